@@ -1,0 +1,193 @@
+"""TANDEM: weights from the twins' losses (arXiv 2606.04401)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+
+from tandem_pl.episode import MEASURE, PROBE, TRAIN, MixtureBatch, Plan, Segment
+from tandem_pl.errors import InputError
+from tandem_pl.mixture import Mixture
+from tandem_pl.simplex import Array, exponentiated_step, projected_step
+
+from .reweighting import ReweightingCallback
+
+UPDATES = {"projected": projected_step, "exponentiated": exponentiated_step}
+
+
+class HyperGradient(NamedTuple):
+    """Delta_m = mean over samples of domain m of (loss under w - loss under u), in nats.
+
+    All are [M]: `delta`, its standard error `error` (0 for a single sample), and `count` of
+    samples. A domain without a sample gets the mean of the others, which moves it with them.
+    """
+
+    delta: Array
+    error: Array
+    count: Array
+
+
+def hyper_gradient(domains: Array, proxy: Array, reference: Array, size: int) -> HyperGradient:
+    """From per-sample losses [N] under both twins and their domain numbers [N].
+
+    >>> import numpy as np
+    >>> hyper_gradient(np.array([0, 0, 1]), np.ones(3), np.array([1.0, 2.0, 1.0]), 2).delta
+    array([0.5, 0. ])
+    """
+    count = np.bincount(domains, minlength=size).astype(np.float64)
+    gap = reference.astype(np.float64) - proxy.astype(np.float64)
+    measured = count > 0
+    samples = np.maximum(count, 1)
+    delta = np.bincount(domains, gap, size) / samples
+    square = np.bincount(domains, (gap - delta[domains]) ** 2, size)
+    error = np.sqrt(square / np.maximum(count - 1, 1) / samples)
+    delta[~measured] = delta[measured].mean() if measured.any() else 0.0
+    return HyperGradient(delta, error, count)
+
+
+class TandemReweighting(ReweightingCallback):
+    """alpha <- Pi_A(alpha - eta gamma Delta) once an episode; needs a `TandemModule`.
+
+    Args:
+        free_steps: E, proxy steps between updates.
+        probe_steps: K, steps of both twins before measuring; more cost more and are less noisy.
+        measure_batches: V, batches measured by both twins, spread evenly over the domains.
+        learning_rate: eta, weight per nat.
+        floor: least weight of a domain, 0 to 1/M.
+        caps: domain -> largest weight; None for no caps.
+        update: "projected" is TANDEM's; "exponentiated" is mirror descent, not TANDEM's rule.
+
+    An episode costs E + 3K - 1 + 2/3 V proxy steps and trains the proxy for E + K.
+
+    Raises:
+        InputError: for settings out of range, a module without twins, or no target data.
+    """
+
+    method = "tandem"
+
+    def __init__(
+        self,
+        free_steps: int = 45,
+        probe_steps: int = 5,
+        measure_batches: int = 4,
+        learning_rate: float = 3.0,
+        floor: float = 0.0,
+        caps: dict[str, float] | None = None,
+        update: Literal["projected", "exponentiated"] = "projected",
+    ) -> None:
+        super().__init__()
+        for key, value, least in (
+            ("free_steps", free_steps, 0),
+            ("probe_steps", probe_steps, 1),
+            ("measure_batches", measure_batches, 1),
+        ):
+            if value < least:
+                raise InputError(
+                    f"{key}={value} must be at least {least}: the twins differ only by what they "
+                    "do in probe steps, and only measured differences move the weights."
+                    if least
+                    else f"{key}={value} must be 0 or more."
+                )
+        if not (np.isfinite(learning_rate) and learning_rate > 0):
+            raise InputError(f"learning_rate={learning_rate} must be a positive number.")
+        if update not in UPDATES:
+            raise InputError(f"update={update!r} must be one of {sorted(UPDATES)}.")
+        self.free_steps = free_steps
+        self.probe_steps = probe_steps
+        self.measure_batches = measure_batches
+        self.learning_rate = learning_rate
+        self.floor = floor
+        self.caps: Mapping[str, float] | None = caps
+        self.rule = update
+        self.signal: HyperGradient | None = None
+        self.skipped_episodes = 0
+        self._rows: list[Tensor] = []  # [3, N] each: domain, loss under u, loss under w
+
+    def plan(self) -> Plan:
+        """free E | probe K with target | measure V, stratified."""
+        weights = tuple(self.weights.tolist())
+        even = (1.0 / len(weights),) * len(weights)
+        segments = [
+            Segment(TRAIN, self.free_steps, weights),
+            Segment(PROBE, self.probe_steps, weights, target=True),
+            Segment(MEASURE, self.measure_batches, even),
+        ]
+        return [segment for segment in segments if segment.batches]
+
+    def initial(self, trainer: Trainer) -> Array:
+        """The datamodule's weights, moved inside the floor and the caps."""
+        start: Mixture = trainer.datamodule.mixture  # type: ignore[attr-defined]
+        return start.project(self.floor, self.caps).array
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuses a module without twins."""
+        if stage == "fit" and not hasattr(pl_module, "probe_step"):
+            raise InputError(
+                f"TandemReweighting compares twin networks, which {type(pl_module).__name__} does "
+                "not have: use TandemModule."
+            )
+        self._rows = []
+        super().setup(trainer, pl_module, stage)
+
+    def observe(self, trainer: Trainer, outputs: Any, batch: MixtureBatch) -> None:
+        """Keeps every rank's losses on every rank, on the device, until the episode ends."""
+        losses = [outputs["losses"], outputs["reference_losses"]]
+        rows = torch.stack([batch.domains.to(losses[0].dtype), *losses])
+        if trainer.world_size > 1:
+            rows = torch.cat(list(trainer.strategy.all_gather(rows)), dim=1)
+        self._rows.append(rows)
+
+    def update(self, trainer: Trainer, module: Any) -> tuple[Array, dict[str, float]]:
+        """Delta and the projected step. Losses that are not finite leave the weights alone."""
+        rows = torch.cat(self._rows, dim=1).double().cpu().numpy()
+        self._rows = []
+        if not np.isfinite(rows).all():
+            self.skipped_episodes += 1
+            rank_zero_warn(
+                f"step {trainer.global_step}: a measured loss is not finite, the weights stay as "
+                f"they are ({self.skipped_episodes} episodes so far)."
+            )
+            return self.weights, {"mixture/skipped_episodes": float(self.skipped_episodes)}
+        domains = rows[0].astype(np.int64)
+        self.signal = hyper_gradient(domains, rows[1], rows[2], len(self.domains))
+        caps = None
+        if self.caps is not None:
+            caps = np.array([self.caps.get(name, 1.0) for name in self.domains])
+        gradient = module.penalty * self.signal.delta
+        rule = UPDATES[self.rule]
+        weights = rule(self.weights, gradient, self.learning_rate, self.floor, caps)
+        metrics = {}
+        for name, slope, error in zip(self.domains, gradient, self.signal.error, strict=True):
+            metrics[f"hypergradient/{name}"] = float(slope)
+            metrics[f"hypergradient_error/{name}"] = float(module.penalty * error)
+        return weights, metrics
+
+    def settings(self) -> dict[str, Any]:
+        """All arguments."""
+        return {
+            "free_steps": self.free_steps,
+            "probe_steps": self.probe_steps,
+            "measure_batches": self.measure_batches,
+            "learning_rate": self.learning_rate,
+            "floor": self.floor,
+            "caps": dict(self.caps) if self.caps else None,
+            "update": self.rule,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Adds what has been measured in the episode so far."""
+        rows = torch.cat(self._rows, dim=1).cpu() if self._rows else None
+        return super().state_dict() | {"rows": rows, "skipped_episodes": self.skipped_episodes}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores it."""
+        super().load_state_dict(state_dict)
+        rows = state_dict.get("rows")
+        self._rows = [] if rows is None else [rows]
+        self.skipped_episodes = state_dict.get("skipped_episodes", 0)

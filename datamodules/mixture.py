@@ -1,0 +1,346 @@
+"""`MixtureDataModule`: domains in, planned mixture batches out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from tandem_pl.episode import EVALUATE, MEASURE, TRAIN, MixtureBatch, Plan, Segment
+from tandem_pl.errors import InputError
+from tandem_pl.mixture import Mixture, resolve_weights
+
+from .sampler import MixtureBatchSampler, PlannedBatch, Stream
+
+Datasets = Mapping[str, Dataset]
+
+
+class MixtureDataModule(LightningDataModule):
+    """Serves batches that mix domains in the shares that a reweighting callback asks for.
+
+    Args:
+        train: domain -> map-style data set.
+        target: the additional data that the mixture is learned for; may have other domains than
+            `train`. Also served as validation data (the proxy never trains on it).
+        test: domain -> data set, for `tandem test`.
+        batch_size: samples in a batch over all ranks; target batches have the same size.
+        weights: where the mixture starts, and stays without a reweighting callback: None or
+            "uniform", "proportional", "temperature:TAU", a map, a `Mixture`, or a mixture file
+            (its average; "last:PATH" for its last weights). Shares are of samples.
+        target_weights: shares of the target domains, written alike; None weighs them equally.
+        seed: of the order of samples.
+        num_workers: of the data loaders.
+        epoch_batches: batches in an epoch without a reweighting callback; None for as many as
+            hold the training data once.
+        collate_fn: list of samples -> batch; None for torch's default.
+        allocation: "debt" keeps drawn shares within about a sample of the asked ones;
+            "multinomial" draws independently, as published methods do.
+        eval_batch_size: of validation and test; None for `batch_size`.
+
+    Raises:
+        InputError: by `setup`, for domains, weights or sizes that cannot be used.
+    """
+
+    def __init__(
+        self,
+        train: Datasets | None = None,
+        target: Datasets | None = None,
+        test: Datasets | None = None,
+        batch_size: int = 32,
+        weights: Any = None,
+        target_weights: Any = None,
+        seed: int = 0,
+        num_workers: int = 0,
+        epoch_batches: int | None = None,
+        collate_fn: Callable[[list], Any] | None = None,
+        allocation: str = "debt",
+        eval_batch_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        for key, value in (("batch_size", batch_size), ("epoch_batches", epoch_batches)):
+            if value is not None and value < 1:
+                raise InputError(f"{key}={value} must be at least 1.")
+        if allocation not in ("debt", "multinomial"):
+            raise InputError(f"allocation={allocation!r} must be 'debt' or 'multinomial'.")
+        self.train_sets: dict[str, Dataset] = dict(train or {})
+        self.target_sets: dict[str, Dataset] = dict(target or {})
+        self.test_sets: dict[str, Dataset] = dict(test or {})
+        self.batch_size = batch_size
+        self.weights = weights
+        self.target_weights = target_weights
+        self.seed = seed
+        self.num_workers = num_workers
+        self.epoch_batches = epoch_batches
+        self.collate_fn = collate_fn or default_collate
+        self.allocation = allocation
+        self.eval_batch_size = eval_batch_size or batch_size
+        self.mixture: Mixture | None = None
+        self.sampler: MixtureBatchSampler | None = None
+
+    # ---- set-up ----
+
+    def setup(self, stage: str | None = None) -> None:
+        """Checks the data and plans the first episode. Subclasses fill the data sets first."""
+        if stage not in (None, "fit"):
+            return
+        sizes = _sizes(self.train_sets, "train")
+        self.mixture = resolve_weights(self.weights, sizes)
+        target, target_weights = None, None
+        if self.target_sets:
+            target_sizes = _sizes(self.target_sets, "target")
+            target = Stream("target", target_sizes, self.seed, self.allocation)
+            target_weights = resolve_weights(
+                self.target_weights, target_sizes, "target_weights"
+            ).array
+        self.sampler = MixtureBatchSampler(
+            Stream("train", sizes, self.seed, self.allocation),
+            Stream(MEASURE, sizes, self.seed, "debt"),
+            target,
+            target_weights,
+            self.batch_size,
+        )
+        self.begin_episode(self._static_plan())
+
+    def begin_episode(self, plan: Plan) -> None:
+        """Takes the plan of the next episode; it starts with the trainer's next epoch."""
+        assert self.sampler is not None
+        for segment in plan:
+            if segment.target and "target" not in self.sampler.streams:
+                raise InputError(
+                    f"{segment.phase!r} batches need target data: give the datamodule target=..."
+                )
+        self.sampler.begin(plan)
+
+    def _static_plan(self) -> Plan:
+        assert self.mixture is not None
+        total = sum(len(data) for data in self.train_sets.values())  # type: ignore[arg-type]
+        batches = self.epoch_batches or math.ceil(total / self.batch_size)
+        return [Segment(TRAIN, batches, tuple(self.mixture.array.tolist()))]
+
+    # ---- what was drawn ----
+
+    def domain_names(self, stage: str = "fit") -> tuple[str, ...]:
+        """Names in the order of the domain numbers: of training, "validate" or "test" batches."""
+        sets = {"validate": self.target_sets, "test": self.test_sets, "predict": self.test_sets}
+        return tuple(sets.get(stage, self.train_sets))
+
+    def seen(self) -> dict[str, dict[str, float]]:
+        """What has been trained on so far, by domain.
+
+        `samples`, `epochs` (passes over the domain), `share` drawn, `requested` share, and
+        `tokens` and `token_share` where data sets have an attribute `tokens_per_sample`.
+        """
+        assert self.sampler is not None
+        debts, drawn = self.sampler.cursors["train"]
+        total = max(float(drawn.sum()), 1.0)
+        rows = {
+            name: {
+                "samples": int(count),
+                "epochs": float(count / size),
+                "share": float(count / total),
+                "requested": float((count + debt) / total),
+            }
+            for name, count, size, debt in zip(
+                self.train_sets, drawn, self.sampler.streams["train"].sizes, debts, strict=True
+            )
+        }
+        per_sample = [getattr(d, "tokens_per_sample", None) for d in self.train_sets.values()]
+        if all(value is not None for value in per_sample):
+            tokens = [row["samples"] * n for row, n in zip(rows.values(), per_sample, strict=True)]
+            for row, count in zip(rows.values(), tokens, strict=True):
+                row.update(tokens=count, token_share=count / max(sum(tokens), 1))
+        return rows
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Counts the training batches that reach the module."""
+        if isinstance(batch, MixtureBatch) and batch.phase != EVALUATE:
+            assert self.sampler is not None
+            self.sampler.consume(batch.step)
+        return batch
+
+    # ---- loaders ----
+
+    def train_dataloader(self) -> DataLoader:
+        """One pass is one episode, or the rest of it after a resume."""
+        assert self.sampler is not None
+        rank, world_size = self._ranks()
+        if world_size > 1 and self.trainer._accelerator_connector.use_distributed_sampler:
+            raise InputError(
+                "use_distributed_sampler=True would replace the mixture's sampler: set "
+                "Trainer(use_distributed_sampler=False); MixtureDataModule shards over ranks itself."
+            )
+        if self.batch_size % world_size:
+            raise InputError(
+                f"batch_size={self.batch_size} is the batch over all ranks and must be a multiple "
+                f"of their number, {world_size}."
+            )
+        self.sampler.rank, self.sampler.world_size = rank, world_size
+        batches = _Episodes(self.sampler, self._static_plan)
+        return DataLoader(
+            _Rows(self.train_sets, self.target_sets, self.collate_fn),
+            batch_sampler=batches,  # type: ignore[arg-type]
+            collate_fn=_identity,
+            **self._loader_options(),
+        )
+
+    def val_dataloader(self) -> Any:
+        """The target data, in order."""
+        return self._evaluation_loader(self.target_sets) if self.target_sets else []
+
+    def test_dataloader(self) -> DataLoader:
+        """The test data, in order."""
+        _sizes(self.test_sets, "test")
+        return self._evaluation_loader(self.test_sets)
+
+    predict_dataloader = test_dataloader
+
+    def _evaluation_loader(self, sets: dict[str, Dataset]) -> DataLoader:
+        sizes = [len(data) for data in sets.values()]  # type: ignore[arg-type]
+        rank, world_size = self._ranks()
+        domains = np.repeat(np.arange(len(sizes)), sizes)[rank::world_size]
+        indices = np.concatenate([np.arange(size) for size in sizes])[rank::world_size]
+        size = max(self.eval_batch_size // world_size, 1)
+        batches = [
+            PlannedBatch(EVALUATE, i, False, False, domains[i : i + size], indices[i : i + size])
+            for i in range(0, len(domains), size)
+        ]
+        return DataLoader(
+            _Batches(_Rows(sets, {}, self.collate_fn), batches),
+            batch_size=None,
+            collate_fn=_identity,
+            **self._loader_options(),
+        )
+
+    def _loader_options(self) -> dict[str, Any]:
+        return {
+            "num_workers": self.num_workers,
+            "persistent_workers": self.num_workers > 0,
+            "pin_memory": torch.cuda.is_available(),
+            "generator": torch.Generator().manual_seed(self.seed),  # leaves the global one alone
+        }
+
+    def _ranks(self) -> tuple[int, int]:
+        given = self.trainer.distributed_sampler_kwargs if self.trainer is not None else None
+        return (given["rank"], given["num_replicas"]) if given else (0, 1)
+
+    # ---- checkpoints ----
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain Python: what must be the same to resume, and where training stands."""
+        if self.sampler is None:
+            return {}
+        return {"identity": self._identity(), "sampler": self.sampler.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Resumes the stream of batches; refuses a checkpoint of other data."""
+        if self.sampler is None or not state:
+            return
+        now = self._identity()
+        for key, value in state["identity"].items():
+            if now.get(key) != value:
+                raise InputError(
+                    f"the checkpoint was made with {key}={value!r} and this run has "
+                    f"{key}={now.get(key)!r}: use the same to resume, or start without ckpt_path."
+                )
+        self.sampler.load_state_dict(state["sampler"])
+
+    def _identity(self) -> dict[str, Any]:
+        def sizes(sets: dict[str, Dataset]) -> dict[str, int]:
+            return {name: len(data) for name, data in sets.items()}  # type: ignore[arg-type]
+
+        return {
+            "domains": sizes(self.train_sets),
+            "target domains": sizes(self.target_sets),
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+            "allocation": self.allocation,
+        }
+
+
+class _Episodes:
+    """The batch sampler that the loader sees: repeats the static plan where no callback plans."""
+
+    def __init__(self, sampler: MixtureBatchSampler, plan: Callable[[], Plan]) -> None:
+        self.sampler = sampler
+        self.plan = plan
+
+    def __iter__(self) -> Iterator[PlannedBatch]:
+        if self.sampler.position == len(self.sampler):
+            self.sampler.begin(self.plan())
+        return iter(self.sampler)
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+
+class _Rows(Dataset):
+    """Fetches planned batches from the domains' data sets."""
+
+    def __init__(
+        self, train: dict[str, Dataset], target: dict[str, Dataset], collate: Callable[[list], Any]
+    ) -> None:
+        self.train, self.target = list(train.values()), list(target.values())
+        self.collate = collate
+
+    def __getitem__(self, index: int) -> Any:
+        raise TypeError("rows are fetched a planned batch at a time.")
+
+    def __getitems__(self, planned: PlannedBatch) -> MixtureBatch:
+        target_domains, target_samples = None, None
+        if planned.target_domains is not None and planned.target_indices is not None:
+            target_domains = torch.from_numpy(planned.target_domains)
+            target_samples = self._fetch(
+                self.target, planned.target_domains, planned.target_indices
+            )
+        return MixtureBatch(
+            planned.phase,
+            planned.step,
+            planned.first,
+            planned.last,
+            torch.from_numpy(planned.domains),
+            self._fetch(self.train, planned.domains, planned.indices),
+            target_domains,
+            target_samples,
+        )
+
+    def _fetch(self, sets: list[Dataset], domains: np.ndarray, indices: np.ndarray) -> Any:
+        samples: list[Any] = []
+        starts = np.flatnonzero(np.diff(domains, prepend=-1))  # rows are sorted by domain
+        for start, stop in zip(starts, [*starts[1:], len(domains)], strict=True):
+            data, rows = sets[domains[start]], indices[start:stop].tolist()
+            fetch = getattr(data, "__getitems__", None)
+            samples.extend(fetch(rows) if fetch else [data[row] for row in rows])
+        return self.collate(samples)
+
+
+class _Batches(Dataset):
+    """Evaluation batches by number."""
+
+    def __init__(self, rows: _Rows, batches: list[PlannedBatch]) -> None:
+        self.rows, self.batches = rows, batches
+
+    def __getitem__(self, number: int) -> MixtureBatch:
+        return self.rows.__getitems__(self.batches[number])
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+def _identity(batch: MixtureBatch) -> MixtureBatch:
+    return batch
+
+
+def _sizes(sets: dict[str, Dataset], key: str) -> dict[str, int]:
+    if not sets:
+        raise InputError(f"{key} has no domain: give the datamodule {key}={{'name': data set}}.")
+    sizes = {}
+    for name, data in sets.items():
+        sizes[name] = len(data)  # type: ignore[arg-type]
+        if sizes[name] < 1:
+            raise InputError(f"{key}[{name!r}] has no sample: give it data or leave it out.")
+    return sizes

@@ -1,0 +1,242 @@
+"""The planned batch sampler: which samples of which domains make up each batch.
+
+Batches are planned, not drawn: the samples of a batch are a pure function of the seed, the
+cursors and the plan, the same on every rank, for any number of workers, and after a resume.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tandem_pl.episode import MEASURE, Plan, Segment
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+class PlannedBatch(NamedTuple):
+    """One rank's rows of a batch, before the data is fetched.
+
+    `domains` and `indices` are [B] int64: domain number and index within the domain's data set.
+    """
+
+    phase: str
+    step: int
+    first: bool
+    last: bool
+    domains: Ints
+    indices: Ints
+    target_domains: Ints | None = None
+    target_indices: Ints | None = None
+
+
+def allocate(debts: Floats, weights: Floats, slots: int) -> tuple[Ints, Floats]:
+    """How many samples each domain gets in a batch, by debt.
+
+    Each slot adds the weights to the debts and goes to the largest debt (ties to the lowest
+    number), of which one unit is repaid. Debts carry over batches and weight changes, so a debt
+    is exactly what a domain was asked for less what it got, and stays about one sample. Domains
+    of weight 0 are never picked; they keep their debt until they have a weight again.
+
+    Args:
+        debts: [M] asked for less drawn so far, in samples.
+        weights: [M] shares, summing to 1.
+        slots: samples in the batch.
+
+    Returns:
+        counts [M] and the new debts [M].
+
+    >>> allocate(np.zeros(2), np.array([0.75, 0.25]), 4)[0].tolist()
+    [3, 1]
+    """
+    counts = np.zeros(len(weights), np.int64)
+    active = np.flatnonzero(weights > 0)
+    owed, share, got = debts[active], weights[active], counts[active]
+    for _ in range(slots):
+        owed += share
+        pick = owed.argmax()
+        owed[pick] -= 1.0
+        got[pick] += 1
+    debts = debts.copy()
+    debts[active] = owed
+    counts[active] = got
+    return counts, debts
+
+
+def draw(debts: Floats, weights: Floats, slots: int, key: list[int]) -> tuple[Ints, Floats]:
+    """As `allocate`, but multinomial: independent draws, as published methods make them.
+
+    Args:
+        key: numbers that seed the draw.
+    """
+    counts = np.random.default_rng(key).multinomial(slots, weights)
+    return counts, debts + slots * weights - counts
+
+
+class Stream:
+    """Draws from a set of domains, each in a fresh order on every pass.
+
+    Args:
+        name: keeps the orders of different streams apart.
+        sizes: domain -> number of samples.
+        seed: of the orders.
+        allocation: "debt" or "multinomial".
+    """
+
+    def __init__(self, name: str, sizes: Mapping[str, int], seed: int, allocation: str) -> None:
+        self.name = name
+        self.names = tuple(sizes)
+        self.sizes = np.array(list(sizes.values()), np.int64)
+        self.seed = seed
+        self.allocation = allocation
+        self._orders: dict[int, tuple[int, Ints]] = {}
+
+    def start(self) -> tuple[Floats, Ints]:
+        """The cursors before the first batch: debts [M] and samples drawn [M]."""
+        return np.zeros(len(self.sizes)), np.zeros(len(self.sizes), np.int64)
+
+    def take(
+        self, cursors: tuple[Floats, Ints], weights: Floats, slots: int, step: int
+    ) -> tuple[Ints, Ints, tuple[Floats, Ints]]:
+        """Plans one batch: domains [slots] (ascending), indices [slots], and the new cursors."""
+        debts, drawn = cursors
+        if self.allocation == "multinomial":
+            counts, debts = draw(debts, weights, slots, [self.seed, _key(self.name), step])
+        else:
+            counts, debts = allocate(debts, weights, slots)
+        chosen = np.flatnonzero(counts)
+        indices = [self._span(m, int(drawn[m]), int(counts[m])) for m in chosen]
+        return np.repeat(chosen, counts[chosen]), np.concatenate(indices), (debts, drawn + counts)
+
+    def _span(self, domain: int, start: int, count: int) -> Ints:
+        """Draws number start, start+1, ... of a domain."""
+        size, parts = int(self.sizes[domain]), []
+        while count > 0:
+            lap, place = divmod(start, size)
+            part = self._order(domain, lap)[place : place + count]
+            parts.append(part)
+            start, count = start + len(part), count - len(part)
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _order(self, domain: int, lap: int) -> Ints:
+        """The permutation of one pass; the latest of each domain is kept."""
+        kept = self._orders.get(domain)
+        if kept is None or kept[0] != lap:
+            key = [self.seed, _key(self.name), _key(self.names[domain]), lap]
+            kept = lap, np.random.default_rng(key).permutation(int(self.sizes[domain]))
+            self._orders[domain] = kept
+        return kept[1]
+
+
+class MixtureBatchSampler:
+    """Yields this rank's `PlannedBatch`es of one episode, from where training stands.
+
+    What was *trained on* is the state, not what workers have fetched: the datamodule calls
+    `consume` with each batch that reaches the module.
+
+    Args:
+        train, target, measure: the streams; measuring has its own, so that passes over the
+            training data stay complete. `target` may be None.
+        target_weights: [M'] of the target domains.
+        batch_size: of the global batch, over all ranks.
+        rank, world_size: this rank takes every `world_size`-th row of the batch.
+    """
+
+    def __init__(
+        self,
+        train: Stream,
+        measure: Stream,
+        target: Stream | None,
+        target_weights: Floats | None,
+        batch_size: int,
+    ) -> None:
+        self.streams = {"train": train, MEASURE: measure}
+        if target is not None:
+            self.streams["target"] = target
+        self.target_weights = target_weights
+        self.batch_size = batch_size
+        self.rank, self.world_size = 0, 1
+        self.cursors = {name: stream.start() for name, stream in self.streams.items()}
+        self.plan: list[Segment] = []
+        self.position = 0  # batches of the plan that were consumed
+        self.step = 0  # batches consumed since the start
+        self._ahead: dict[int, dict[str, tuple[Floats, Ints]]] = {}  # step -> cursors after it
+
+    def begin(self, plan: Plan) -> None:
+        """Starts the next episode."""
+        self.plan, self.position = list(plan), 0
+
+    def consume(self, step: int) -> None:
+        """Marks batch `step` and all before it as trained on."""
+        self.cursors = self._ahead[step]
+        self._ahead = {at: cursors for at, cursors in self._ahead.items() if at > step}
+        self.position += step + 1 - self.step
+        self.step = step + 1
+
+    def __len__(self) -> int:
+        return sum(segment.batches for segment in self.plan)
+
+    def __iter__(self) -> Iterator[PlannedBatch]:
+        cursors, position, first_step = dict(self.cursors), self.position, self.step - self.position
+        self._ahead = {}
+        ends = np.cumsum([segment.batches for segment in self.plan])
+        for place in range(position, int(ends[-1])):
+            number = int(np.searchsorted(ends, place, side="right"))
+            segment, step = self.plan[number], first_step + place
+            stream = MEASURE if segment.phase == MEASURE else "train"
+            weights = np.asarray(segment.weights)
+            domains, indices, cursors[stream] = self.streams[stream].take(
+                cursors[stream], weights, self.batch_size, step
+            )
+            target: tuple[Ints, Ints] | tuple[()] = ()
+            if segment.target:
+                assert self.target_weights is not None
+                *target_rows, cursors["target"] = self.streams["target"].take(
+                    cursors["target"], self.target_weights, self.batch_size, step
+                )
+                target = (self._mine(target_rows[0]), self._mine(target_rows[1]))
+            self._ahead[step] = dict(cursors)
+            first = place == ends[number] - segment.batches
+            yield PlannedBatch(
+                segment.phase,
+                step,
+                first,
+                place == ends[-1] - 1,
+                self._mine(domains),
+                self._mine(indices),
+                *target,
+            )
+
+    def _mine(self, rows: Ints) -> Ints:
+        return rows[self.rank :: self.world_size]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain Python."""
+        return {
+            "cursors": {
+                name: {"debts": debts.tolist(), "drawn": drawn.tolist()}
+                for name, (debts, drawn) in self.cursors.items()
+            },
+            "plan": [segment.as_dict() for segment in self.plan],
+            "position": self.position,
+            "step": self.step,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        for name, cursor in state["cursors"].items():
+            if name in self.streams:
+                debts = np.array(cursor["debts"], np.float64)
+                self.cursors[name] = debts, np.array(cursor["drawn"], np.int64)
+        self.plan = [Segment.from_dict(segment) for segment in state["plan"]]
+        self.position, self.step = state["position"], state["step"]
+
+
+def _key(name: str) -> int:
+    """A number for a name, the same on every machine and run."""
+    return zlib.crc32(name.encode())

@@ -1,0 +1,54 @@
+"""Means of per-sample values by domain, summed over ranks before dividing."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+class DomainLosses:
+    """Collects per-sample losses, where they are, and averages them by domain on demand.
+
+    Adding keeps references to device tensors and costs neither a kernel nor a host sync; all the
+    work is done in `reduce`, in float64 on the CPU.
+
+    >>> losses = DomainLosses()
+    >>> losses.add(torch.tensor([0, 1, 1]), torch.tensor([2.0, 3.0, 5.0]))
+    >>> mean, count = losses.reduce(3)
+    >>> mean.tolist(), count.tolist()
+    ([2.0, 4.0, nan], [1.0, 2.0, 0.0])
+    """
+
+    def __init__(self) -> None:
+        self._domains: list[Tensor] = []
+        self._losses: list[Tensor] = []
+
+    def add(self, domains: Tensor, losses: Tensor) -> None:
+        """Args: domains [B] int64; losses [B]."""
+        self._domains.append(domains)
+        self._losses.append(losses.detach())
+
+    def reduce(self, size: int, strategy: Any = None) -> tuple[NDArray, NDArray]:
+        """Means [size] (NaN where a domain has no sample) and counts [size]; empties the store.
+
+        Args:
+            size: number of domains.
+            strategy: Lightning's; given, all its ranks must call this together.
+        """
+        sums = np.zeros((2, size))
+        if self._domains:
+            domains = torch.cat(self._domains).cpu().numpy()
+            losses = torch.cat(self._losses).double().cpu().numpy()
+            sums[0] = np.bincount(domains, losses, size)
+            sums[1] = np.bincount(domains, minlength=size)
+        self._domains, self._losses = [], []
+        if strategy is not None and getattr(strategy, "world_size", 1) > 1:
+            both = torch.from_numpy(sums).to(strategy.root_device)
+            sums = strategy.reduce(both, reduce_op="sum").cpu().numpy()
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return sums[0] / sums[1], sums[1]
+
+    def __len__(self) -> int:
+        return len(self._domains)

@@ -1,0 +1,259 @@
+"""Domain weights with names: `Mixture`, its file, and the ways a user can write one."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from .errors import InputError
+from .files import write_atomically
+from .simplex import Array, project, settle
+
+WeightsLike = "None | str | os.PathLike[str] | Mapping[str, float] | Mixture"
+
+
+class Mixture:
+    """How much of each domain to draw: positive float64 shares that sum to 1.
+
+    Args:
+        weights: domain -> any non-negative number; divided by their sum.
+        average: the mean over the second half of the run that learned the weights, less noisy
+            than the last value and the default to train with. Without one it equals `weights`.
+        about: plain facts saved beside the weights: method, settings, steps, versions.
+
+    Raises:
+        InputError: for negative, NaN, infinite or all-zero weights, or no domain.
+
+    >>> mixture = Mixture({"code": 3, "books": 1})
+    >>> mixture.weights
+    {'code': 0.75, 'books': 0.25}
+    >>> mixture.mix(Mixture.uniform(["code", "books"]), 0.5).weights["code"]
+    0.625
+    """
+
+    def __init__(
+        self,
+        weights: Mapping[str, float],
+        average: Mapping[str, float] | None = None,
+        about: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.domains: tuple[str, ...] = tuple(str(name) for name in weights)
+        self.array: Array = _normalise(self.domains, weights, "weights")
+        self.average_array: Array = self.array
+        if average is not None:
+            check_domains(average, self.domains, "average")
+            self.average_array = _normalise(self.domains, average, "average")
+        self.about: dict[str, Any] = dict(about or {})
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Domain -> weight, last value."""
+        return dict(zip(self.domains, self.array.tolist(), strict=True))
+
+    @property
+    def average(self) -> dict[str, float]:
+        """Domain -> mean weight over the second half of the trajectory."""
+        return dict(zip(self.domains, self.average_array.tolist(), strict=True))
+
+    @classmethod
+    def uniform(cls, domains: Iterable[str]) -> Mixture:
+        """The same share for each domain."""
+        return cls(dict.fromkeys(domains, 1.0))
+
+    @classmethod
+    def proportional(cls, sizes: Mapping[str, float]) -> Mixture:
+        """Shares proportional to size (samples): every domain has the same number of epochs."""
+        return cls(sizes)
+
+    @classmethod
+    def temperature(cls, sizes: Mapping[str, float], tau: float) -> Mixture:
+        """Shares proportional to size^(1/tau): tau=1 is proportional, large tau is uniform."""
+        if not (math.isfinite(tau) and tau > 0):
+            raise InputError(f"temperature:{tau} must be a positive number, such as temperature:2.")
+        return cls.proportional(sizes).tempered(tau)
+
+    @classmethod
+    def from_array(cls, domains: Iterable[str], array: Array, **more: Any) -> Mixture:
+        """A mixture from [M] numbers in the order of `domains`."""
+        return cls(dict(zip(domains, np.asarray(array, np.float64).tolist(), strict=True)), **more)
+
+    def tempered(self, tau: float) -> Mixture:
+        """Weights to the power 1/tau, normalised. Zero stays zero."""
+        log = np.log(self.array, where=self.array > 0, out=np.full(len(self.array), -np.inf))
+        return Mixture.from_array(self.domains, np.exp((log - log.max()) / tau))
+
+    def mix(self, other: Mixture, share: float) -> Mixture:
+        """(1 - share) * self + share * other."""
+        check_domains(other.domains, self.domains, "mix")
+        there = np.array([other.weights[name] for name in self.domains])
+        return Mixture.from_array(self.domains, (1 - share) * self.array + share * there)
+
+    def restrict(self, domains: Iterable[str]) -> Mixture:
+        """Only these domains, normalised again."""
+        kept = {name: self.weights[name] for name in _known(domains, self.domains, "restrict")}
+        return Mixture(kept)
+
+    def project(self, floor: float = 0.0, caps: Mapping[str, float] | None = None) -> Mixture:
+        """The nearest mixture with every weight in [floor, cap] (see `simplex.project`)."""
+        upper = np.ones(len(self.domains))
+        for name in _known(caps or {}, self.domains, "caps"):
+            upper[self.domains.index(name)] = (caps or {})[name]
+        return Mixture.from_array(self.domains, project(self.array, floor, upper))
+
+    def entropy(self) -> float:
+        """-sum alpha log alpha, in nats."""
+        positive = self.array[self.array > 0]
+        return float(-(positive * np.log(positive)).sum())
+
+    def effective_domains(self) -> float:
+        """exp(entropy): 1 for one domain alone, M for uniform."""
+        return math.exp(self.entropy())
+
+    def distance(self, other: Mixture) -> float:
+        """Total variation, half the sum of |differences|: the share of the data that moves."""
+        check_domains(other.domains, self.domains, "distance")
+        there = np.array([other.weights[name] for name in self.domains])
+        return float(0.5 * np.abs(self.array - there).sum())
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes a YAML file that `load` reads back bit for bit. Never leaves half a file."""
+        content = {"weights": self.weights, "average": self.average, **self.about}
+        text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+        write_atomically(path, text.encode())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Mixture:
+        """Reads a file that `save` wrote, or any YAML map of domain -> weight under `weights`."""
+        try:
+            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise InputError(
+                f"weights={str(path)!r} is neither a file nor one of 'uniform', 'proportional', "
+                "'temperature:2': give one of these, a map of domain to weight, or the path of a "
+                "mixture.yaml."
+            ) from None
+        except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"{path} is not a mixture file ({reason}): give a YAML file.") from None
+        if not isinstance(content, dict) or not isinstance(content.get("weights"), dict):
+            raise InputError(f"{path} is not a mixture file: it needs a map of domains at 'weights'.")
+        weights, average = content.pop("weights"), content.pop("average", None)
+        return cls(weights, average, content)
+
+    def __getitem__(self, domain: str) -> float:
+        return self.weights[domain]
+
+    def __len__(self) -> int:
+        return len(self.domains)
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Mixture)
+            and self.weights == other.weights
+            and self.average == other.average
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        shares = ", ".join(f"{name}: {weight:.4f}" for name, weight in self.weights.items())
+        return f"Mixture({shares})"
+
+
+def resolve_weights(spec: Any, sizes: Mapping[str, int], key: str = "weights") -> Mixture:
+    """The mixture that a user's `weights` setting stands for.
+
+    Args:
+        spec: None or "uniform"; "proportional"; "temperature:TAU"; a map; a `Mixture` or the path
+            of a mixture file, of which the average is taken; "last:PATH" for the last weights.
+        sizes: domain -> number of samples, in the order of the data set.
+        key: name of the setting, for messages.
+
+    >>> resolve_weights("temperature:2", {"web": 100, "code": 25}).weights
+    {'web': 0.6666666666666666, 'code': 0.3333333333333333}
+    """
+    if spec is None or spec == "uniform":
+        return Mixture.uniform(sizes)
+    if spec == "proportional":
+        return Mixture.proportional(sizes)
+    if isinstance(spec, str) and spec.startswith("temperature:"):
+        try:
+            return Mixture.temperature(sizes, float(spec.split(":", 1)[1]))
+        except ValueError as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{key}={spec!r} needs a number, such as 'temperature:2'.") from None
+    if isinstance(spec, str | os.PathLike):
+        last = str(spec).startswith("last:")
+        mixture = Mixture.load(str(spec).removeprefix("last:"))
+        given = mixture.weights if last else mixture.average
+    elif isinstance(spec, Mixture):
+        given = spec.average
+    elif isinstance(spec, Mapping):
+        given = {str(name): value for name, value in spec.items()}
+    else:
+        raise InputError(f"{key}={spec!r} is not a mixture: give a name, a map, a Mixture or a file.")
+    check_domains(given, sizes, key)
+    checked = _normalise(tuple(given), given, key)
+    by_name = dict(zip(given, checked.tolist(), strict=True))
+    return Mixture.from_array(sizes, np.array([by_name[name] for name in sizes]))
+
+
+def check_domains(given: Iterable[str], expected: Iterable[str], key: str) -> None:
+    """Raises unless both name the same domains, saying which to add or take out."""
+    given, expected = list(given), list(expected)
+    _known(given, expected, key)
+    missing = [name for name in expected if name not in set(given)]
+    if missing:
+        raise InputError(
+            f"{key} says nothing of {_list(missing)}: give every domain of {_list(expected)} a "
+            "weight (0 leaves it out)."
+        )
+
+
+def _known(given: Iterable[str], expected: Iterable[str], key: str) -> list[str]:
+    given, expected = list(given), list(expected)
+    for name in given:
+        if name not in set(expected):
+            near = difflib.get_close_matches(str(name), expected, 1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise InputError(
+                f"{key} names the unknown domain {name!r}: {hint}the domains are {_list(expected)}."
+            )
+    return given
+
+
+def _list(names: Iterable[str], most: int = 12) -> str:
+    names = [repr(str(name)) for name in names]
+    more = [f"... ({len(names)} in all)"] if len(names) > most else []
+    return ", ".join(names[:most] + more)
+
+
+def _normalise(domains: tuple[str, ...], weights: Mapping[str, float], key: str) -> Array:
+    if not domains:
+        raise InputError(f"{key} is empty: give at least one domain a weight.")
+    values = []
+    for name in weights:
+        try:
+            value = float(weights[name])
+        except (TypeError, ValueError):
+            value = math.nan
+        if not (math.isfinite(value) and value >= 0):
+            raise InputError(
+                f"{key}[{str(name)!r}]={weights[name]!r} must be a finite number, 0 or more."
+            )
+        values.append(value)
+    array = np.array(values, dtype=np.float64)
+    if array.max() == 0:
+        raise InputError(f"{key} are all 0: give at least one domain a positive weight.")
+    if abs(array.sum() - 1.0) <= 1e-15 * len(array):
+        return array  # already normalised: kept to the bit, so that files and states round-trip
+    array = array / array.max()  # so that neither huge nor tiny numbers overflow the sum
+    return settle(array / array.sum())

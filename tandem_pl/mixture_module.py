@@ -1,0 +1,257 @@
+"""`MixtureModule`: one network trained on a mixture of domains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils._pytree import tree_map_only
+
+from .domain_losses import DomainLosses
+from .episode import TRAIN, MixtureBatch
+from .errors import InputError
+from .randomness import private_randomness, seed_generators
+
+Outputs = dict[str, Tensor]
+
+
+class MixtureModule(LightningModule):
+    """Trains one network on the batches of a `MixtureDataModule`: stage two, and baselines.
+
+    The loss of a batch is the mean of its per-sample losses, so that drawing with weights alpha
+    minimises sum_m alpha_m L_m. Optimization is manual: `trainer.global_step` counts batches.
+
+    Args:
+        network: any module.
+        objective: objective(network, samples) -> Tensor[B], one loss a sample (see `objectives`).
+        optimizer: optimizer(parameters) -> Optimizer.
+        lr_scheduler: lr_scheduler(optimizer) -> scheduler, stepped once a batch; None for none.
+        gradient_clip_val: largest norm of the gradient; None for no clipping.
+        micro_batch_size: samples in one forward. A batch is split without changing its gradient;
+            None for whole batches.
+        max_skipped_updates: a batch whose loss is not finite is skipped, on all ranks alike; after
+            so many in a row the run stops with a checkpoint.
+        seed: of dropout, which is a function of seed, step and rank.
+
+    Training outputs (for callbacks): {"losses": [B]}.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        objective: Callable[[nn.Module, Any], Tensor],
+        optimizer: Callable[[Iterable], Optimizer],
+        lr_scheduler: Callable[[Optimizer], LRScheduler] | None = None,
+        gradient_clip_val: float | None = None,
+        micro_batch_size: int | None = None,
+        max_skipped_updates: int = 10,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        for key, value in (
+            ("gradient_clip_val", gradient_clip_val),
+            ("micro_batch_size", micro_batch_size),
+            ("max_skipped_updates", max_skipped_updates),
+        ):
+            if value is not None and not value > 0:
+                raise InputError(f"{key}={value} must be positive, or null to leave it out.")
+        self.automatic_optimization = False
+        self.network = network
+        self.objective = objective
+        self.make_optimizer = optimizer
+        self.make_scheduler = lr_scheduler
+        self.gradient_clip_val = gradient_clip_val
+        self.micro_batch_size = micro_batch_size
+        self.max_skipped_updates = max_skipped_updates
+        self.seed = seed
+        self.skipped_updates = 0
+        self.skipped_in_a_row = 0
+        self._evaluated: dict[str, DomainLosses] = {}
+
+    # ---- training ----
+
+    def training_step(self, batch: MixtureBatch, batch_idx: int) -> Outputs:
+        """Does what the batch's phase asks for."""
+        with private_randomness(self.device):
+            return self.phase_step(batch)
+
+    def phase_step(self, batch: MixtureBatch) -> Outputs:
+        """Free training; subclasses add phases."""
+        if batch.phase != TRAIN:
+            raise InputError(
+                f"the plan has {batch.phase!r} batches, which {type(self).__name__} cannot use: "
+                "train with TandemModule, or with a callback that only sets weights."
+            )
+        return {"losses": self.train_step(batch)}
+
+    def train_step(self, batch: MixtureBatch) -> Tensor:
+        """One update of the network; gives the losses [B] before it."""
+        self._optimizer().zero_grad()
+        parts = self.micro_batches(batch.samples, len(batch.domains))
+        collected = []
+        for index, part in enumerate(parts):
+            losses = self.losses(self.network, part, batch.step, index)
+            with self.sync_gradients(index == len(parts) - 1):
+                self.manual_backward(losses.sum() / len(batch.domains))
+            collected.append(losses.detach())
+        losses = torch.cat(collected)
+        self.apply_update(losses)
+        return losses
+
+    def losses(self, network: nn.Module, samples: Any, step: int, *salt: int) -> Tensor:
+        """Per-sample losses [B] under `network`; the same numbers draw the same dropout."""
+        seed_generators(self.device, self.seed, step, self.global_rank, *salt)
+        losses = self.objective(network, samples)
+        if not isinstance(losses, Tensor) or losses.ndim != 1:
+            got = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
+            raise InputError(
+                f"objective={type(self.objective).__name__} gave {got}, not one loss a sample: "
+                "return a tensor of shape [B], for example by reduction='none'."
+            )
+        return losses
+
+    def micro_batches(self, samples: Any, size: int) -> list[Any]:
+        """The samples in parts of at most `micro_batch_size`."""
+        step = self.micro_batch_size or size
+        if step >= size:
+            return [samples]
+        return [
+            tree_map_only(Tensor, lambda tensor, at=start: tensor[at : at + step], samples)
+            for start in range(0, size, step)
+        ]
+
+    def sync_gradients(self, now: bool) -> Any:
+        """Under DDP, reduces gradients in the last micro-batch only."""
+        strategy = self.trainer.strategy
+        if now or not hasattr(strategy, "block_backward_sync"):
+            return nullcontext()
+        return strategy.block_backward_sync()
+
+    def apply_update(self, *losses: Tensor) -> None:
+        """One optimizer step and one scheduler step, or a skip where a loss is not finite."""
+        optimizer = self._optimizer()
+        if self._all_finite(losses):
+            self.skipped_in_a_row = 0
+        else:
+            self.skipped_updates += 1
+            self.skipped_in_a_row += 1
+            if getattr(self.trainer.precision_plugin, "scaler", None) is None:
+                optimizer.zero_grad()  # no gradient, no change: the step below only counts
+        optimizer.step()
+        if self.make_scheduler is not None:
+            self.lr_schedulers().step()  # type: ignore[union-attr, call-arg]
+
+    def _all_finite(self, losses: Iterable[Tensor]) -> bool:
+        finite = torch.stack([loss.isfinite().all() for loss in losses]).all()
+        if self.trainer.world_size > 1:  # every rank must decide alike, or the others would wait
+            bad = (~finite).float()
+            return not bool(self.trainer.strategy.reduce(bad, reduce_op="sum"))
+        return bool(finite)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Clips each parameter group by itself; gradients are unscaled here."""
+        if self.gradient_clip_val is not None:
+            for group in optimizer.param_groups:
+                torch.nn.utils.clip_grad_norm_(group["params"], self.gradient_clip_val)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Stops a run that has gone astray."""
+        if self.skipped_in_a_row < self.max_skipped_updates:
+            return
+        folder = Path(self.trainer.log_dir or self.trainer.default_root_dir) / "checkpoints"
+        path = folder / f"stopped-step={self.global_step}.ckpt"
+        self.trainer.save_checkpoint(path)
+        raise InputError(
+            f"the loss was not finite in {self.skipped_in_a_row} batches in a row "
+            f"(max_skipped_updates), up to step {self.global_step}: lower the learning rate or set "
+            f"gradient_clip_val; the state is in {path}."
+        )
+
+    def _optimizer(self) -> Any:
+        return self.optimizers()
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """One optimizer, so that `global_step` counts batches."""
+        optimizer = self.make_optimizer(self.parameter_groups())
+        if self.make_scheduler is None:
+            return optimizer
+        return [optimizer], [self.make_scheduler(optimizer)]
+
+    def parameter_groups(self) -> list[Any]:
+        """What the optimizer factory is called with."""
+        return [p for p in self.network.parameters() if p.requires_grad]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the skip counters."""
+        checkpoint["skipped_updates"] = [self.skipped_updates, self.skipped_in_a_row]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restores the skip counters."""
+        self.skipped_updates, self.skipped_in_a_row = checkpoint.get("skipped_updates", [0, 0])
+
+    # ---- validation, test and prediction, by domain ----
+
+    def evaluated_networks(self) -> dict[str, nn.Module]:
+        """Label of the metric -> network."""
+        return {"loss": self.network}
+
+    def validation_step(self, batch: MixtureBatch, batch_idx: int) -> None:
+        """Adds the losses of one batch."""
+        for label, network in self.evaluated_networks().items():
+            losses = self.objective(network, batch.samples)
+            self._evaluated.setdefault(label, DomainLosses()).add(batch.domains, losses)
+
+    test_step = validation_step
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs `validation/loss/DOMAIN`, their mean, and the mean of perplexities."""
+        self._log_evaluation("validation", self._domains("validate"))
+
+    def on_test_epoch_end(self) -> None:
+        """Logs `test/loss/DOMAIN`, their mean, and the mean of perplexities."""
+        self._log_evaluation("test", self._domains("test"))
+
+    def predict_step(self, batch: MixtureBatch, batch_idx: int) -> Outputs:
+        """Each test sample's domain number and loss."""
+        return {"domains": batch.domains, "losses": self.objective(self.network, batch.samples)}
+
+    def _domains(self, stage: str) -> list[str]:
+        datamodule = getattr(self.trainer, "datamodule", None)
+        if not hasattr(datamodule, "domain_names"):
+            raise InputError(
+                "evaluation by domain needs the names of the domains: pass a MixtureDataModule as "
+                "datamodule to the trainer."
+            )
+        return list(datamodule.domain_names(stage))
+
+    def _log_evaluation(self, stage: str, domains: list[str]) -> None:
+        metrics: dict[str, float] = {}
+        for label, store in self._evaluated.items():
+            mean, count = store.reduce(len(domains), self.trainer.strategy)
+            seen = count > 0
+            for name, value in zip(domains, mean.tolist(), strict=True):
+                if np.isfinite(value):
+                    metrics[f"{stage}/{label}/{name}"] = value
+            if seen.any():
+                metrics[f"{stage}/{label}"] = float(mean[seen].mean())
+                metrics[f"{stage}/perplexity" + label.removeprefix("loss")] = float(
+                    np.exp(mean[seen]).mean()
+                )
+        self._evaluated = {}
+        if self.trainer.sanity_checking:
+            return
+        headline = f"{stage}/loss"
+        for key, value in metrics.items():
+            self.log(key, value, logger=False, prog_bar=key == headline, rank_zero_only=False)
+        for logger in self.loggers:  # on the axis of batches, like every other curve
+            logger.log_metrics(metrics, step=self.global_step)
+

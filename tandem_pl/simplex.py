@@ -1,0 +1,121 @@
+"""The probability simplex: exact projection and two update rules. NumPy float64 only."""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .errors import InputError
+
+Array = NDArray[np.float64]
+
+
+def project(point: ArrayLike, floor: float = 0.0, caps: ArrayLike | None = None) -> Array:
+    """Nearest point of A = {x : sum x = 1, floor <= x_m <= cap_m} in Euclidean distance.
+
+    The solution is x = clip(point - tau, floor, caps) for the one tau that makes it sum to 1.
+    That sum is piecewise linear and falls with tau, with kinks at point - floor and point - caps:
+    the kinks are sorted, the piece that crosses 1 is found, and tau is solved on it exactly.
+
+    Args:
+        point: [M] any finite numbers.
+        floor: least weight of a domain, 0 <= floor <= 1/M.
+        caps: [M] largest weight of each domain; None for no cap.
+
+    Returns:
+        [M] float64 weights.
+
+    Raises:
+        InputError: where A is empty or the point is not finite.
+
+    Source: the sort-and-threshold projection (Duchi et al., 2008), extended to caps.
+
+    >>> project([0.5, 0.4, 0.4]).round(3).tolist()
+    [0.4, 0.3, 0.3]
+    >>> project([2.0, 0.0], caps=[0.7, 1.0]).round(3).tolist()
+    [0.7, 0.3]
+    """
+    z = np.asarray(point, dtype=np.float64)
+    upper = np.ones_like(z) if caps is None else np.minimum(np.asarray(caps, np.float64), 1.0)
+    check_feasible(len(z), floor, upper)
+    if not np.isfinite(z).all():
+        raise InputError(f"cannot project {z.tolist()} onto the simplex: every entry must be finite.")
+    kinks = np.sort(np.concatenate([z - floor, z - upper]))  # the sum falls from left to right
+    left, right = 0, len(kinks) - 1
+    while right - left > 1:  # invariant: sum at left >= 1 >= sum at right
+        half = (left + right) // 2
+        if np.clip(z - kinks[half], floor, upper).sum() >= 1.0:
+            left = half
+        else:
+            right = half
+    middle = z - 0.5 * (kinks[left] + kinks[right])
+    free = (middle > floor) & (middle < upper)  # the entries that move on this piece
+    tau = kinks[left]
+    if free.any():
+        fixed = np.where(middle <= floor, floor, upper)[~free].sum()
+        tau = (z[free].sum() + fixed - 1.0) / free.sum()
+    return settle(np.clip(z - tau, floor, upper), floor, upper)
+
+
+def settle(x: Array, floor: float = 0.0, caps: Array | None = None) -> Array:
+    """Removes the rounding error of a sum that should be 1, inside the bounds."""
+    for _ in range(2):
+        gap = 1.0 - x.sum()
+        room = (x > floor) & (x < (1.0 if caps is None else caps)) if gap else np.zeros(len(x), bool)
+        if not room.any():
+            break
+        x = np.where(room, x + gap / room.sum(), x)
+    return x
+
+
+def check_feasible(size: int, floor: float, caps: Array) -> None:
+    """Raises where no weights satisfy the bounds, naming the setting to change."""
+    if not 0.0 <= floor <= 1.0 / size:
+        raise InputError(
+            f"floor={floor} leaves no mixture of {size} domains: choose 0 <= floor <= {1 / size:.6g}."
+        )
+    if not np.isfinite(caps).all() or (caps < floor).any():
+        raise InputError(f"caps={caps.tolist()} must be finite and at least floor={floor}.")
+    if caps.sum() < 1.0 - 1e-12:
+        raise InputError(f"caps sum to {caps.sum():.6g}: raise them until they sum to at least 1.")
+
+
+def projected_step(
+    weights: ArrayLike,
+    gradient: ArrayLike,
+    learning_rate: float,
+    floor: float = 0.0,
+    caps: ArrayLike | None = None,
+) -> Array:
+    """TANDEM's update: alpha <- Pi_A(alpha - eta * gradient), with an exact projection.
+
+    Args:
+        weights: [M] the mixture now.
+        gradient: [M] the hyper-gradient, gamma * Delta, in nats.
+        learning_rate: eta, weight per nat.
+        floor: least weight of a domain.
+        caps: [M] largest weight of each domain, or None.
+
+    Returns:
+        [M] the next mixture. A constant added to the gradient changes nothing.
+    """
+    return project(np.asarray(weights) - learning_rate * np.asarray(gradient), floor, caps)
+
+
+def exponentiated_step(
+    weights: ArrayLike,
+    gradient: ArrayLike,
+    learning_rate: float,
+    floor: float = 0.0,
+    caps: ArrayLike | None = None,
+) -> Array:
+    """Mirror descent: alpha_m <- alpha_m exp(-eta gradient_m) / Z, then into the bounds.
+
+    This is the rule of DoReMi and DoGE, offered for comparison; it is not TANDEM's. A domain of
+    weight 0 stays at 0 unless the floor lifts it.
+    """
+    alpha = np.asarray(weights, np.float64)
+    step = -learning_rate * np.asarray(gradient, np.float64)
+    grown = alpha * np.exp(step - step[alpha > 0].max())
+    grown = grown / grown.sum()
+    if floor == 0.0 and caps is None:
+        return settle(grown)
+    return project(grown, floor, caps)

@@ -1,0 +1,206 @@
+"""`TandemModule`: the proxy and its twin, the reference."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from lightning.pytorch.strategies import DDPStrategy
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from .episode import MEASURE, PROBE, MixtureBatch
+from .errors import InputError
+from .mixture_module import MixtureModule, Outputs
+from .twins import copy_buffers, copy_network, copy_optimizer_state, distance
+
+TARGET_SALT = 1 << 32  # keeps dropout of target samples apart from that of training samples
+
+
+class TandemModule(MixtureModule):
+    """Twin networks: the proxy u and the reference w (TANDEM, arXiv 2606.04401).
+
+    An episode, as `callbacks.TandemReweighting` plans it:
+
+    1. free: u steps on training batches, u <- u - eta grad L_train(alpha, u);
+    2. sync: w <- u with buffers and optimizer moments;
+    3. probe: u steps as before; w <- w - eta grad (L_target(w) + gamma L_train(alpha, w)) on the
+       same training batch, with the same dropout, plus a target batch;
+    4. measure: per-sample losses under both, in eval mode, without gradient.
+
+    The hyper-gradient of domain m is gamma (L_m(w) - L_m(u)). Both twins are parameter groups of
+    one optimizer, named "proxy" and "reference".
+
+    Args:
+        network: the proxy; the reference is a deep copy.
+        objective, optimizer, lr_scheduler, gradient_clip_val, micro_batch_size,
+            max_skipped_updates, seed: as in `MixtureModule`. The optimizer factory gets two
+            parameter groups. Each twin's gradient is clipped by itself.
+        penalty: gamma, the weight of the training loss in the reference's objective.
+
+    Training outputs: {"losses": [B]} of the proxy before its step; in probe steps also
+    "reference_losses" [B] and "target_losses" [B']; in measure steps "reference_losses".
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        objective: Callable[[nn.Module, Any], Tensor],
+        optimizer: Callable[[Iterable], Optimizer],
+        lr_scheduler: Callable[[Optimizer], LRScheduler] | None = None,
+        penalty: float = 1.0,
+        gradient_clip_val: float | None = None,
+        micro_batch_size: int | None = None,
+        max_skipped_updates: int = 10,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(
+            network,
+            objective,
+            optimizer,
+            lr_scheduler,
+            gradient_clip_val,
+            micro_batch_size,
+            max_skipped_updates,
+            seed,
+        )
+        if not penalty > 0:
+            raise InputError(f"penalty={penalty} must be positive; the paper uses 1.")
+        self.penalty = penalty
+        self.reference = copy.deepcopy(network)
+
+    def phase_step(self, batch: MixtureBatch) -> Outputs:
+        """Free, probe or measure."""
+        if batch.phase == PROBE:
+            return self.probe_step(batch)
+        if batch.phase == MEASURE:
+            return self.measure_step(batch)
+        return super().phase_step(batch)
+
+    def sync(self) -> None:
+        """w <- u: parameters, buffers, optimizer moments and step counts."""
+        copy_network(self.network, self.reference)
+        copy_optimizer_state(
+            self._optimizer().optimizer,
+            *(list(group["params"]) for group in self.parameter_groups()),
+        )
+
+    def probe_step(self, batch: MixtureBatch) -> Outputs:
+        """One step of each twin, by one joint backward and one optimizer step.
+
+        In an episode's first probe step w = u, so the training gradient is computed once and the
+        reference gets gamma times the proxy's.
+        """
+        if batch.target_samples is None or batch.target_domains is None:
+            raise InputError(
+                "probing needs target data: give MixtureDataModule(target=...) a data set."
+            )
+        self._optimizer().zero_grad()
+        if batch.first:
+            self.sync()
+        size, target_size = len(batch.domains), len(batch.target_domains)
+        parts = self.micro_batches(batch.samples, size)
+        target_parts = self.micro_batches(batch.target_samples, target_size)
+        has_buffers = next(self.network.buffers(), None) is not None
+        shared = batch.first and (len(parts) == 1 or not has_buffers)
+        collected: list[tuple[Tensor, Tensor, Tensor]] = []
+        for index, (part, target_part) in enumerate(zip(parts, target_parts, strict=True)):
+            proxy = self.losses(self.network, part, batch.step, index)
+            loss = proxy.sum() / size
+            if shared:
+                reference = proxy
+                copy_buffers(self.network, self.reference)  # as if w had seen the samples too
+            else:
+                reference = self.losses(self.reference, part, batch.step, index)
+                loss = loss + self.penalty * (reference.sum() / size)
+            target = self.losses(self.reference, target_part, batch.step, index, TARGET_SALT)
+            loss = loss + target.sum() / target_size
+            with self.sync_gradients(index == len(parts) - 1):
+                self.manual_backward(loss)
+            collected.append((proxy.detach(), reference.detach(), target.detach()))
+        self._reduce_reference_gradients()
+        if shared:
+            self._add_proxy_gradients()
+        proxy, reference, target = (torch.cat(losses) for losses in zip(*collected, strict=True))
+        self.apply_update(proxy, reference, target)
+        return {"losses": proxy, "reference_losses": reference, "target_losses": target}
+
+    @torch.no_grad()
+    def measure_step(self, batch: MixtureBatch) -> Outputs:
+        """Losses under both twins, in eval mode, on the same samples."""
+        parts = self.micro_batches(batch.samples, len(batch.domains))
+        outputs = {}
+        for key, network in (("losses", self.network), ("reference_losses", self.reference)):
+            with evaluating(network):
+                losses = [self.losses(network, part, batch.step, i) for i, part in enumerate(parts)]
+            outputs[key] = torch.cat(losses)
+        return outputs
+
+    def twin_distance(self) -> Tensor:
+        """||w - u|| / ||u||."""
+        return distance(self.network, self.reference)
+
+    def evaluated_networks(self) -> dict[str, nn.Module]:
+        """While fitting, validation shows the reference beside the proxy."""
+        networks = super().evaluated_networks()
+        if self.trainer.state.fn == "fit":
+            networks["loss_reference"] = self.reference
+        return networks
+
+    def parameter_groups(self) -> list[Any]:
+        """The proxy's and the reference's trainable parameters, in the same order."""
+        return [
+            {"params": [p for p in network.parameters() if p.requires_grad], "name": name}
+            for name, network in (("proxy", self.network), ("reference", self.reference))
+        ]
+
+    # ---- gradients of the reference ----
+
+    def configure_model(self) -> None:
+        """Keeps the reference out of DDP's reducer, which would wait for it in free steps."""
+        if isinstance(self.trainer.strategy, DDPStrategy):
+            names = [f"reference.{name}" for name, _ in self.reference.named_parameters()]
+            names += [f"reference.{name}" for name, _ in self.reference.named_buffers()]
+            DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, names)
+
+    def _reduce_reference_gradients(self) -> None:
+        """Averages the reference's gradients over ranks, as DDP does the proxy's."""
+        if self.trainer.world_size == 1 or not isinstance(self.trainer.strategy, DDPStrategy):
+            return
+        gradients = [p.grad for p in self.reference.parameters() if p.grad is not None]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        torch.distributed.all_reduce(flat)
+        flat /= self.trainer.world_size
+        sizes = [gradient.numel() for gradient in gradients]
+        views = [v.view_as(g) for v, g in zip(flat.split(sizes), gradients, strict=True)]
+        torch._foreach_copy_(gradients, views)
+
+    def _add_proxy_gradients(self) -> None:
+        mine, theirs = [], []
+        for proxy, reference in zip(
+            self.network.parameters(), self.reference.parameters(), strict=True
+        ):
+            if proxy.grad is None:
+                continue
+            if reference.grad is None:
+                reference.grad = torch.zeros_like(reference)
+            mine.append(reference.grad)
+            theirs.append(proxy.grad)
+        torch._foreach_add_(mine, theirs, alpha=self.penalty)
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Eval mode inside, each submodule's own mode again after."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

@@ -1,0 +1,67 @@
+"""Making one network and its optimizer state equal another's, in place and without allocation."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+
+@torch.no_grad()
+def copy_tensors(sources: Iterable[Tensor], destinations: Iterable[Tensor]) -> None:
+    """destinations <- sources, one fused call a device and dtype."""
+    groups: dict[Any, tuple[list[Tensor], list[Tensor]]] = {}
+    for source, destination in zip(sources, destinations, strict=True):
+        pair = groups.setdefault((source.device, source.dtype), ([], []))
+        pair[0].append(source)
+        pair[1].append(destination)
+    for source_list, destination_list in groups.values():
+        torch._foreach_copy_(destination_list, source_list)
+
+
+def copy_network(source: nn.Module, destination: nn.Module) -> None:
+    """Copies parameters and buffers (BatchNorm's running statistics among them)."""
+    copy_tensors(source.parameters(), destination.parameters())
+    copy_buffers(source, destination)
+
+
+def copy_buffers(source: nn.Module, destination: nn.Module) -> None:
+    """Copies buffers only."""
+    copy_tensors(source.buffers(), destination.buffers())
+
+
+def copy_optimizer_state(
+    optimizer: Optimizer, sources: Sequence[Tensor], destinations: Sequence[Tensor]
+) -> None:
+    """Gives each destination parameter the moments and step count of its source parameter.
+
+    Works for any optimizer that keeps its state per parameter in tensors and plain values.
+    """
+    old, new = [], []
+    for source, destination in zip(sources, destinations, strict=True):
+        state = optimizer.state.get(source)
+        if not state:
+            optimizer.state.pop(destination, None)
+            continue
+        mine = optimizer.state[destination]
+        for key in mine.keys() - state.keys():
+            del mine[key]
+        for key, value in state.items():
+            if not isinstance(value, Tensor):
+                mine[key] = value
+            elif not isinstance(mine.get(key), Tensor) or mine[key].shape != value.shape:
+                mine[key] = value.clone()
+            else:
+                old.append(value)
+                new.append(mine[key])
+    copy_tensors(old, new)
+
+
+def distance(first: nn.Module, second: nn.Module) -> Tensor:
+    """||w - u|| / ||u|| over all parameters, a scalar on the device."""
+    pairs = list(zip(first.parameters(), second.parameters(), strict=True))
+    with torch.no_grad():
+        gap = torch.stack([(b.detach() - a.detach()).float().norm() for a, b in pairs]).norm()
+        size = torch.stack([a.detach().float().norm() for a, _ in pairs]).norm()
+    return gap / size.clamp(min=1e-30)
