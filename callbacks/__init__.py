@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from .evaluation_table import EvaluationTable
     from .fixed import FixedMixture
     from .monitor import MixtureMonitor
+    from .progress import RunProgressBar
     from .reweighting import ReweightingCallback
     from .tandem import TandemReweighting
 
@@ -15,6 +16,7 @@ __all__ = [
     "FixedMixture",
     "MixtureMonitor",
     "ReweightingCallback",
+    "RunProgressBar",
     "TandemReweighting",
 ]
 
@@ -23,6 +25,7 @@ _HOME = {
     "FixedMixture": "fixed",
     "MixtureMonitor": "monitor",
     "ReweightingCallback": "reweighting",
+    "RunProgressBar": "progress",
     "TandemReweighting": "tandem",
 }
 

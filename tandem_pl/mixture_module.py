@@ -48,7 +48,7 @@ class MixtureModule(LightningModule):
     def __init__(
         self,
         network: nn.Module,
-        objective: Callable[[nn.Module, Any], Tensor],
+        objective: Callable[..., Any],
         optimizer: Callable[[Iterable], Optimizer],
         lr_scheduler: Callable[[Optimizer], LRScheduler] | None = None,
         gradient_clip_val: float | None = None,

@@ -50,7 +50,7 @@ class TandemModule(MixtureModule):
     def __init__(
         self,
         network: nn.Module,
-        objective: Callable[[nn.Module, Any], Tensor],
+        objective: Callable[..., Any],
         optimizer: Callable[[Iterable], Optimizer],
         lr_scheduler: Callable[[Optimizer], LRScheduler] | None = None,
         penalty: float = 1.0,

@@ -1,0 +1,80 @@
+"""One progress bar for the whole run: episodes are too short to have one each."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from tqdm.auto import tqdm
+
+from tandem_pl.episode import MEASURE
+
+
+class RunProgressBar(ProgressBar):
+    """Counts proxy batches (`global_step`) up to the end of training, with the time left.
+
+    Args:
+        refresh_rate: proxy batches between updates; 0 shows nothing.
+    """
+
+    def __init__(self, refresh_rate: int = 10) -> None:
+        super().__init__()
+        self.refresh_rate = refresh_rate
+        self._bar: tqdm | None = None
+        self._enabled = refresh_rate > 0
+
+    def enable(self) -> None:
+        """Called by Lightning on rank zero."""
+        self._enabled = self.refresh_rate > 0
+
+    def disable(self) -> None:
+        """Called by Lightning on the other ranks."""
+        self._enabled = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Opens the bar."""
+        self._bar = tqdm(
+            desc=str(getattr(trainer.logger, "name", None) or "training"),
+            total=_total_steps(trainer),
+            initial=trainer.global_step,
+            unit=" steps",
+            file=sys.stderr,
+            disable=not self._enabled,
+            dynamic_ncols=True,
+        )
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Moves it."""
+        if self._bar is None or self._bar.disable:
+            return
+        behind = trainer.global_step - self._bar.n
+        if behind >= self.refresh_rate or trainer.global_step == self._bar.total:
+            metrics = self.get_metrics(trainer, pl_module)
+            metrics.pop("v_num", None)
+            self._bar.set_postfix(metrics, refresh=False)
+            self._bar.update(behind)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leaves it at its last state."""
+        if self._bar is not None:
+            self._bar.update(trainer.global_step - self._bar.n)
+            self._bar.close()
+
+    def print(self, *args: Any, **kwargs: Any) -> None:
+        """Prints above the bar."""
+        if self._enabled:
+            tqdm.write(" ".join(map(str, args)), **kwargs)
+
+
+def _total_steps(trainer: Trainer) -> int | None:
+    """Proxy batches at the end: `max_steps`, or episodes times the steps of one."""
+    limits = [trainer.max_steps] if trainer.max_steps > 0 else []
+    sampler = getattr(getattr(trainer, "datamodule", None), "sampler", None)
+    if trainer.max_epochs is not None and trainer.max_epochs > 0 and sampler is not None:
+        steps = sum(segment.batches for segment in sampler.plan if segment.phase != MEASURE)
+        limits.append(trainer.max_epochs * steps)
+    return min(limits) if limits else None

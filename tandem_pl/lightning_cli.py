@@ -1,0 +1,103 @@
+"""`tandem fit|validate|test|predict`, by LightningCLI."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+
+from .checkpoint_io import AtomicCheckpointIO
+from .errors import InputError
+from .files import write_atomically
+
+
+class SaveConfig(SaveConfigCallback):
+    """Saves the parsed configuration as `config.yaml` of the run."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Fit's configuration is the run's; other verbs leave it alone."""
+        path = Path(trainer.log_dir or trainer.default_root_dir) / self.config_filename
+        if stage == "fit":
+            text = self.parser.dump(self.config, skip_none=False)
+            write_atomically(path, text.encode())
+
+
+class Parser(LightningArgumentParser):
+    """Says what is wrong without first printing every option there is."""
+
+    def error(self, message: str, *rest: Any) -> NoReturn:
+        """Exits with code 2."""
+        if self.exit_on_error:
+            hint = f"see: {self.prog} --help"
+            self.exit(2, f"tandem: error: {message}\n{hint}\n")
+        return super().error(message, *rest)
+
+
+class TandemCLI(LightningCLI):
+    """LightningCLI with references between keys, and without its `--optimizer`.
+
+    The optimizer belongs to the module, which holds two networks; see `model.init_args`.
+    """
+
+    def __init__(self, arguments: Sequence[str]) -> None:
+        super().__init__(
+            LightningModule,
+            LightningDataModule,
+            args=list(arguments),
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            save_config_callback=SaveConfig,
+            save_config_kwargs={"save_to_log_dir": False},
+            seed_everything_default=0,
+            parser_class=Parser,
+            parser_kwargs={
+                "parser_mode": "omegaconf+",
+                "prog": "tandem",
+                "description": "Learn how much of each kind of data to train on.",
+            },
+            trainer_defaults={"use_distributed_sampler": False},
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Tables of results are ours (`EvaluationTable`), not Lightning's."""
+        for action in parser._actions:
+            if action.dest == "verbose":
+                parser.set_defaults(verbose=False)
+
+    def before_instantiate_classes(self) -> None:
+        """Meets a misspelt checkpoint at the door."""
+        config = self.config[self.subcommand]
+        path = config.get("ckpt_path")
+        special = ("last", "best", "hpc", "registry")
+        if path and not str(path).startswith(special) and not Path(path).exists():
+            raise InputError(f"ckpt_path={str(path)!r} does not exist: give a checkpoint's path.")
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        """Adds a table of results, a bar for the whole run, and checkpoints written whole."""
+        from .callbacks import EvaluationTable, RunProgressBar
+
+        given = [callback for callback in config.get("callbacks") or [] if callback]
+        callbacks = [*callbacks, EvaluationTable()]
+        wanted = config.get("enable_progress_bar") is not False
+        if wanted and not any(isinstance(callback, ProgressBar) for callback in given):
+            callbacks.append(RunProgressBar())
+        trainer = super()._instantiate_trainer(config, callbacks)
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        return trainer
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Runs the verb."""
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
+    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*smaller than the logging interval")
+    TandemCLI(arguments)
