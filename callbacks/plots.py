@@ -38,8 +38,8 @@ def draw_mixture(domains: Sequence[str], steps: Sequence[int], trajectory: Array
     if len(steps) == 1:  # an area needs two ends
         steps, bands = [steps[0], steps[0] + 1], np.repeat(bands, 2, axis=1)
     colours = colormaps["tab10" if len(names) <= 10 else "tab20"].colors  # type: ignore[attr-defined]
-    figure = Figure(figsize=(8, 4), dpi=100, layout="constrained")
-    axes = figure.add_subplot()
+    figure = Figure(figsize=(8, 4), dpi=100)
+    axes = figure.add_axes((0.08, 0.13, 0.72, 0.84))  # room for the names on the right
     axes.stackplot(steps, bands, colors=colours[: len(names)], linewidth=0)
     axes.set(xlabel="step (proxy batches)", ylabel="share of samples", ylim=(0, 1))
     axes.set_xlim(steps[0], max(steps[-1], steps[0] + 1))

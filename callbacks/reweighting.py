@@ -152,10 +152,12 @@ class ReweightingCallback(Callback):
         if not self.domains or self._folder is None:
             return
         self._seen = trainer.datamodule.seen()  # type: ignore[attr-defined]
-        if trainer.is_global_zero and self._written != trainer.global_step:
-            trajectory = np.stack(self.trajectory)
-            write_run_files(self._folder, self.mixture, self.steps, trajectory)
-            self._written = trainer.global_step
+        if trainer.is_global_zero:
+            grown = self._written != len(self.trajectory)  # a picture takes longer than a batch
+            self._written = len(self.trajectory)
+            write_run_files(
+                self._folder, self.mixture, self.steps, self.trajectory if grown else None
+            )
 
     # ---- checkpoints ----
 

@@ -16,13 +16,16 @@ from .plots import draw_mixture
 
 
 def write_run_files(
-    folder: Path, mixture: Mixture, steps: Sequence[int], trajectory: Array
+    folder: Path, mixture: Mixture, steps: Sequence[int], trajectory: Sequence[Array] | None
 ) -> None:
-    """Args: steps [T] global step of each row of trajectory [T, M]."""
+    """Args: steps [T] global step of each row of trajectory [T, M]; None where it is written."""
     mixture.save(folder / "mixture.yaml")
-    write_trajectory(folder / "trajectory.csv", mixture.domains, steps, trajectory)
+    if trajectory is None:
+        return
+    rows = np.stack(trajectory)
+    write_trajectory(folder / "trajectory.csv", mixture.domains, steps, rows)
     picture = io.BytesIO()
-    draw_mixture(mixture.domains, steps, trajectory).savefig(picture, format="png")
+    draw_mixture(mixture.domains, steps, rows).savefig(picture, format="png")
     write_atomically(folder / "mixture.png", picture.getvalue())
 
 

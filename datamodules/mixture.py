@@ -62,9 +62,15 @@ class MixtureDataModule(LightningDataModule):
         eval_batch_size: int | None = None,
     ) -> None:
         super().__init__()
-        for key, value in (("batch_size", batch_size), ("epoch_batches", epoch_batches)):
-            if value is not None and value < 1:
-                raise InputError(f"{key}={value} must be at least 1.")
+        for key, value, least in (
+            ("batch_size", batch_size, 1),
+            ("epoch_batches", epoch_batches, 1),
+            ("eval_batch_size", eval_batch_size, 1),
+            ("num_workers", num_workers, 0),
+            ("seed", seed, 0),
+        ):
+            if value is not None and value < least:
+                raise InputError(f"{key}={value} must be at least {least}.")
         if allocation not in ("debt", "multinomial"):
             raise InputError(f"allocation={allocation!r} must be 'debt' or 'multinomial'.")
         self.train_sets: dict[str, Dataset] = dict(train or {})
@@ -181,7 +187,7 @@ class MixtureDataModule(LightningDataModule):
             )
         self.sampler.rank, self.sampler.world_size = rank, world_size
         batches = _Episodes(self.sampler, self._static_plan)
-        return DataLoader(
+        return _ResumableLoader(
             _Rows(self.train_sets, self.target_sets, self.collate_fn),
             batch_sampler=batches,  # type: ignore[arg-type]
             collate_fn=_identity,
@@ -243,15 +249,16 @@ class MixtureDataModule(LightningDataModule):
         now = self._identity()
         for key, value in state["identity"].items():
             if now.get(key) != value:
+                then, here = (dict(v) if isinstance(v, list) else v for v in (value, now.get(key)))
                 raise InputError(
-                    f"the checkpoint was made with {key}={value!r} and this run has "
-                    f"{key}={now.get(key)!r}: use the same to resume, or start without ckpt_path."
+                    f"the checkpoint was made with {key}={then!r} and this run has {key}={here!r}: "
+                    "use the same to resume, or start without ckpt_path."
                 )
         self.sampler.load_state_dict(state["sampler"])
 
     def _identity(self) -> dict[str, Any]:
-        def sizes(sets: dict[str, Dataset]) -> dict[str, int]:
-            return {name: len(data) for name, data in sets.items()}  # type: ignore[arg-type]
+        def sizes(sets: dict[str, Dataset]) -> list[tuple[str, int]]:  # the order matters
+            return [(name, len(data)) for name, data in sets.items()]  # type: ignore[arg-type]
 
         return {
             "domains": sizes(self.train_sets),
@@ -276,6 +283,16 @@ class _Episodes:
 
     def __len__(self) -> int:
         return len(self.sampler)
+
+
+class _ResumableLoader(DataLoader):
+    """Tells Lightning that a resume inside an epoch is exact; the state is the datamodule's."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
 
 
 class _Rows(Dataset):

@@ -205,8 +205,8 @@ class MixtureBatchSampler:
             yield PlannedBatch(
                 segment.phase,
                 step,
-                first,
-                place == ends[-1] - 1,
+                bool(first),
+                bool(place == ends[-1] - 1),
                 self._mine(domains),
                 self._mine(indices),
                 *target,

@@ -44,7 +44,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     module = import_module(f".{VERBS[arguments[0]][0]}", __package__)
     try:
         module.main(arguments)
-    except InputError as error:
-        print(f"tandem: error: {error}", file=sys.stderr)
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, InputError):
+            cause = cause.__cause__  # the parser wraps what a constructor raises
+        if cause is None:
+            raise
+        print(f"tandem: error: {cause}", file=sys.stderr)
         return 2
     return 0

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shutil
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,19 +68,38 @@ class TandemCLI(LightningCLI):
             trainer_defaults={"use_distributed_sampler": False},
         )
 
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Tables of results are ours (`EvaluationTable`), not Lightning's."""
-        for action in parser._actions:
-            if action.dest == "verbose":
-                parser.set_defaults(verbose=False)
+    def _prepare_subcommand_parser(
+        self, klass: type, subcommand: str, **kwargs: Any
+    ) -> LightningArgumentParser:
+        """Leaves the table of results to `EvaluationTable`."""
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand in ("validate", "test"):
+            parser.set_defaults(verbose=False)
+        return parser
 
     def before_instantiate_classes(self) -> None:
-        """Meets a misspelt checkpoint at the door."""
+        """Meets a misspelt checkpoint at the door; results go to the folder of its run."""
         config = self.config[self.subcommand]
         path = config.get("ckpt_path")
         special = ("last", "best", "hpc", "registry")
         if path and not str(path).startswith(special) and not Path(path).exists():
             raise InputError(f"ckpt_path={str(path)!r} does not exist: give a checkpoint's path.")
+        if self.subcommand != "fit" and path and Path(path).parent.name == "checkpoints":
+            config.trainer.logger = False  # one folder a run, not a new one for each look at it
+            config.trainer.default_root_dir = str(Path(path).parent.parent)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """A run that is refused before its first step leaves no folder behind."""
+        folder = getattr(self.trainer.logger, "log_dir", None)
+        fresh = folder is not None and not os.path.exists(folder)
+        try:
+            super()._run_subcommand(subcommand)
+        except InputError:
+            if fresh and self.trainer.global_step == 0 and self.trainer.is_global_zero:
+                shutil.rmtree(folder, ignore_errors=True)  # type: ignore[arg-type]
+                with contextlib.suppress(OSError):  # the parents too, where they are empty
+                    os.removedirs(os.path.dirname(folder))  # type: ignore[type-var, arg-type]
+            raise
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         """Adds a table of results, a bar for the whole run, and checkpoints written whole."""

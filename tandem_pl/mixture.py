@@ -16,8 +16,6 @@ from .errors import InputError
 from .files import write_atomically
 from .simplex import Array, project, settle
 
-WeightsLike = "None | str | os.PathLike[str] | Mapping[str, float] | Mixture"
-
 
 class Mixture:
     """How much of each domain to draw: positive float64 shares that sum to 1.
@@ -48,7 +46,7 @@ class Mixture:
         self.array: Array = _normalise(self.domains, weights, "weights")
         self.average_array: Array = self.array
         if average is not None:
-            check_domains(average, self.domains, "average")
+            check_domains(map(str, average), self.domains, "average")
             self.average_array = _normalise(self.domains, average, "average")
         self.about: dict[str, Any] = dict(about or {})
 
@@ -125,25 +123,30 @@ class Mixture:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes a YAML file that `load` reads back bit for bit. Never leaves half a file."""
         content = {"weights": self.weights, "average": self.average, **self.about}
-        text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+        plain = all(name.isprintable() for name in self.domains)  # else YAML must escape
+        text = yaml.safe_dump(content, sort_keys=False, allow_unicode=plain)
         write_atomically(path, text.encode())
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Mixture:
+    def load(cls, path: str | os.PathLike[str], key: str = "weights") -> Mixture:
         """Reads a file that `save` wrote, or any YAML map of domain -> weight under `weights`."""
         try:
             content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise InputError(
-                f"weights={str(path)!r} is neither a file nor one of 'uniform', 'proportional', "
+                f"{key}={str(path)!r} is neither a file nor one of 'uniform', 'proportional', "
                 "'temperature:2': give one of these, a map of domain to weight, or the path of a "
                 "mixture.yaml."
             ) from None
         except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
             reason = str(error).splitlines()[0]
             raise InputError(f"{path} is not a mixture file ({reason}): give a YAML file.") from None
-        if not isinstance(content, dict) or not isinstance(content.get("weights"), dict):
-            raise InputError(f"{path} is not a mixture file: it needs a map of domains at 'weights'.")
+        for part in ("weights", "average"):
+            needed = part == "weights" or (isinstance(content, dict) and part in content)
+            if needed and not (isinstance(content, dict) and isinstance(content.get(part), dict)):
+                raise InputError(
+                    f"{path} is not a mixture file: it needs a map of domains at {part!r}."
+                )
         weights, average = content.pop("weights"), content.pop("average", None)
         return cls(weights, average, content)
 
@@ -192,7 +195,7 @@ def resolve_weights(spec: Any, sizes: Mapping[str, int], key: str = "weights") -
             raise InputError(f"{key}={spec!r} needs a number, such as 'temperature:2'.") from None
     if isinstance(spec, str | os.PathLike):
         last = str(spec).startswith("last:")
-        mixture = Mixture.load(str(spec).removeprefix("last:"))
+        mixture = Mixture.load(str(spec).removeprefix("last:"), key)
         given = mixture.weights if last else mixture.average
     elif isinstance(spec, Mixture):
         given = spec.average
@@ -239,16 +242,14 @@ def _list(names: Iterable[str], most: int = 12) -> str:
 def _normalise(domains: tuple[str, ...], weights: Mapping[str, float], key: str) -> Array:
     if not domains:
         raise InputError(f"{key} is empty: give at least one domain a weight.")
-    values = []
-    for name in weights:
+    values, by_name = [], {str(name): value for name, value in weights.items()}
+    for name in domains:
         try:
-            value = float(weights[name])
+            value = float(by_name[name])
         except (TypeError, ValueError):
             value = math.nan
         if not (math.isfinite(value) and value >= 0):
-            raise InputError(
-                f"{key}[{str(name)!r}]={weights[name]!r} must be a finite number, 0 or more."
-            )
+            raise InputError(f"{key}[{name!r}]={by_name[name]!r} must be a finite number, 0 or more.")
         values.append(value)
     array = np.array(values, dtype=np.float64)
     if array.max() == 0:

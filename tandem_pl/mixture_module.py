@@ -98,8 +98,8 @@ class MixtureModule(LightningModule):
         self._optimizer().zero_grad()
         parts = self.micro_batches(batch.samples, len(batch.domains))
         collected = []
-        for index, part in enumerate(parts):
-            losses = self.losses(self.network, part, batch.step, index)
+        for index, (part, size) in enumerate(parts):
+            losses = self.losses(self.network, part, size, batch.step, index)
             with self.sync_gradients(index == len(parts) - 1):
                 self.manual_backward(losses.sum() / len(batch.domains))
             collected.append(losses.detach())
@@ -107,25 +107,35 @@ class MixtureModule(LightningModule):
         self.apply_update(losses)
         return losses
 
-    def losses(self, network: nn.Module, samples: Any, step: int, *salt: int) -> Tensor:
-        """Per-sample losses [B] under `network`; the same numbers draw the same dropout."""
+    def losses(
+        self, network: nn.Module, samples: Any, size: int, step: int, *salt: int
+    ) -> Tensor:
+        """Losses [size] under `network`; the same `step` and `salt` draw the same dropout."""
         seed_generators(self.device, self.seed, step, self.global_rank, *salt)
+        return self.sample_losses(network, samples, size)
+
+    def sample_losses(self, network: nn.Module, samples: Any, size: int) -> Tensor:
+        """The objective's losses, refused unless there is one a sample."""
         losses = self.objective(network, samples)
-        if not isinstance(losses, Tensor) or losses.ndim != 1:
-            got = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
+        shape = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
+        if shape != (size,):
+            name = getattr(self.objective, "__name__", type(self.objective).__name__)
             raise InputError(
-                f"objective={type(self.objective).__name__} gave {got}, not one loss a sample: "
-                "return a tensor of shape [B], for example by reduction='none'."
+                f"objective={name} gave {shape} for {size} samples, not one loss a sample: return "
+                "a tensor of shape [B], for example by reduction='none'."
             )
         return losses
 
-    def micro_batches(self, samples: Any, size: int) -> list[Any]:
-        """The samples in parts of at most `micro_batch_size`."""
+    def micro_batches(self, samples: Any, size: int) -> list[tuple[Any, int]]:
+        """The samples in parts of at most `micro_batch_size`, with the size of each."""
         step = self.micro_batch_size or size
         if step >= size:
-            return [samples]
+            return [(samples, size)]
         return [
-            tree_map_only(Tensor, lambda tensor, at=start: tensor[at : at + step], samples)
+            (
+                tree_map_only(Tensor, lambda tensor, at=start: tensor[at : at + step], samples),
+                min(step, size - start),
+            )
             for start in range(0, size, step)
         ]
 
@@ -146,6 +156,11 @@ class MixtureModule(LightningModule):
             self.skipped_in_a_row += 1
             if getattr(self.trainer.precision_plugin, "scaler", None) is None:
                 optimizer.zero_grad()  # no gradient, no change: the step below only counts
+            else:  # the scaler skips on what it finds in the gradients, and wants to find some
+                for group in optimizer.param_groups:
+                    for parameter in group["params"]:
+                        if parameter.grad is not None:
+                            parameter.grad.fill_(torch.inf)
         optimizer.step()
         if self.make_scheduler is not None:
             self.lr_schedulers().step()  # type: ignore[union-attr, call-arg]
@@ -195,8 +210,10 @@ class MixtureModule(LightningModule):
         checkpoint["skipped_updates"] = [self.skipped_updates, self.skipped_in_a_row]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restores the skip counters."""
+        """Restores the skip counters, and lets the optimizer's present settings win."""
         self.skipped_updates, self.skipped_in_a_row = checkpoint.get("skipped_updates", [0, 0])
+        if checkpoint.get("optimizer_states"):
+            keep_settings(self.make_optimizer(self.parameter_groups()), checkpoint)
 
     # ---- validation, test and prediction, by domain ----
 
@@ -207,7 +224,7 @@ class MixtureModule(LightningModule):
     def validation_step(self, batch: MixtureBatch, batch_idx: int) -> None:
         """Adds the losses of one batch."""
         for label, network in self.evaluated_networks().items():
-            losses = self.objective(network, batch.samples)
+            losses = self.sample_losses(network, batch.samples, len(batch.domains))
             self._evaluated.setdefault(label, DomainLosses()).add(batch.domains, losses)
 
     test_step = validation_step
@@ -222,7 +239,8 @@ class MixtureModule(LightningModule):
 
     def predict_step(self, batch: MixtureBatch, batch_idx: int) -> Outputs:
         """Each test sample's domain number and loss."""
-        return {"domains": batch.domains, "losses": self.objective(self.network, batch.samples)}
+        losses = self.sample_losses(self.network, batch.samples, len(batch.domains))
+        return {"domains": batch.domains, "losses": losses}
 
     def _domains(self, stage: str) -> list[str]:
         datamodule = getattr(self.trainer, "datamodule", None)
@@ -255,3 +273,24 @@ class MixtureModule(LightningModule):
         for logger in self.loggers:  # on the axis of batches, like every other curve
             logger.log_metrics(metrics, step=self.global_step)
 
+
+def keep_settings(optimizer: Optimizer, checkpoint: dict[str, Any]) -> None:
+    """Puts a new optimizer's settings into a checkpoint that is about to be loaded.
+
+    Without this a resumed run would go on with the checkpoint's learning rate, whatever the
+    configuration says now. A scheduled rate keeps its place in the schedule: it is multiplied by
+    new base rate over old base rate, which is exactly 1 where nothing changed.
+    """
+    bases = []
+    saved_groups = checkpoint["optimizer_states"][0]["param_groups"]
+    for fresh, saved in zip(optimizer.param_groups, saved_groups, strict=True):
+        base = saved.get("initial_lr", saved["lr"])
+        rate = saved["lr"] * (fresh["lr"] / base) if base else fresh["lr"]
+        saved.update({key: value for key, value in fresh.items() if key != "params"})
+        saved["lr"] = rate
+        if "initial_lr" in saved:
+            saved["initial_lr"] = fresh["lr"]
+        bases.append(fresh["lr"])
+    for state in checkpoint.get("lr_schedulers", []):
+        if "base_lrs" in state:
+            state["base_lrs"] = bases

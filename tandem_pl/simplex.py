@@ -38,6 +38,7 @@ def project(point: ArrayLike, floor: float = 0.0, caps: ArrayLike | None = None)
     check_feasible(len(z), floor, upper)
     if not np.isfinite(z).all():
         raise InputError(f"cannot project {z.tolist()} onto the simplex: every entry must be finite.")
+    z = z - z.max()  # a common shift changes nothing, and huge entries lose their low bits
     kinks = np.sort(np.concatenate([z - floor, z - upper]))  # the sum falls from left to right
     left, right = 0, len(kinks) - 1
     while right - left > 1:  # invariant: sum at left >= 1 >= sum at right
@@ -56,13 +57,17 @@ def project(point: ArrayLike, floor: float = 0.0, caps: ArrayLike | None = None)
 
 
 def settle(x: Array, floor: float = 0.0, caps: Array | None = None) -> Array:
-    """Removes the rounding error of a sum that should be 1, inside the bounds."""
-    for _ in range(2):
-        gap = 1.0 - x.sum()
-        room = (x > floor) & (x < (1.0 if caps is None else caps)) if gap else np.zeros(len(x), bool)
-        if not room.any():
-            break
-        x = np.where(room, x + gap / room.sum(), x)
+    """Gives the rounding error of a sum that should be 1 to the largest entry that can take it.
+
+    The others, which may be tiny, keep their bits.
+    """
+    gap = 1.0 - x.sum()
+    upper = np.ones_like(x) if caps is None else caps
+    room = (x > floor) & (x + gap >= floor) & (x + gap <= upper)
+    if gap == 0.0 or not room.any():
+        return x
+    x = x.copy()
+    x[np.where(room, x, -1.0).argmax()] += gap
     return x
 
 
@@ -114,7 +119,8 @@ def exponentiated_step(
     """
     alpha = np.asarray(weights, np.float64)
     step = -learning_rate * np.asarray(gradient, np.float64)
-    grown = alpha * np.exp(step - step[alpha > 0].max())
+    step = np.where(alpha > 0, step, -np.inf)
+    grown = alpha * np.exp(step - step.max())
     grown = grown / grown.sum()
     if floor == 0.0 and caps is None:
         return settle(grown)

@@ -109,16 +109,16 @@ class TandemModule(MixtureModule):
         has_buffers = next(self.network.buffers(), None) is not None
         shared = batch.first and (len(parts) == 1 or not has_buffers)
         collected: list[tuple[Tensor, Tensor, Tensor]] = []
-        for index, (part, target_part) in enumerate(zip(parts, target_parts, strict=True)):
-            proxy = self.losses(self.network, part, batch.step, index)
+        for index, (train, extra) in enumerate(zip(parts, target_parts, strict=True)):
+            proxy = self.losses(self.network, *train, batch.step, index)
             loss = proxy.sum() / size
             if shared:
                 reference = proxy
                 copy_buffers(self.network, self.reference)  # as if w had seen the samples too
             else:
-                reference = self.losses(self.reference, part, batch.step, index)
+                reference = self.losses(self.reference, *train, batch.step, index)
                 loss = loss + self.penalty * (reference.sum() / size)
-            target = self.losses(self.reference, target_part, batch.step, index, TARGET_SALT)
+            target = self.losses(self.reference, *extra, batch.step, index, TARGET_SALT)
             loss = loss + target.sum() / target_size
             with self.sync_gradients(index == len(parts) - 1):
                 self.manual_backward(loss)
@@ -137,7 +137,7 @@ class TandemModule(MixtureModule):
         outputs = {}
         for key, network in (("losses", self.network), ("reference_losses", self.reference)):
             with evaluating(network):
-                losses = [self.losses(network, part, batch.step, i) for i, part in enumerate(parts)]
+                losses = [self.losses(network, *part, batch.step, i) for i, part in enumerate(parts)]
             outputs[key] = torch.cat(losses)
         return outputs
 

@@ -1,0 +1,240 @@
+"""Two processes over gloo against one. This file is also the program that each process runs."""
+
+import json
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tandem_pl import InputError, TandemModule
+from tandem_pl.callbacks import TandemReweighting
+from tandem_pl.datamodules import MixtureDataModule
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # for the processes: pytest has it
+
+from helpers import (
+    Recorder,
+    Rows,
+    parameters_of,
+    predict_last,
+    quiet_trainer,
+    random_rows,
+    small_network,
+)
+
+WIDTH, LIMIT, POISON = 4, 120, 1e6
+
+
+def poisoned(network, samples):
+    """NaN for marked samples only."""
+    marked = samples[:, 0] == POISON
+    losses = predict_last(network, samples.where(~marked[:, None], torch.zeros_like(samples)))
+    return losses * torch.where(marked, math.nan, 1.0)
+
+
+def mark(rows: Rows, index: int) -> Rows:
+    rows.rows[index, 0] = POISON
+    return rows
+
+
+def train(folder: str, poison: str, devices: int, distributed_sampler: bool = False) -> dict:
+    """Three episodes; what a process knows after them."""
+    rows = {name: random_rows(20, WIDTH, seed) for seed, name in enumerate("abc")}
+    target = {"t": random_rows(30, WIDTH, 7)}
+    if poison:
+        mark((rows if poison == "train" else target)["a" if poison == "train" else "t"], 3)
+    data = MixtureDataModule(rows, target, batch_size=8)
+    module = TandemModule(
+        small_network(WIDTH),
+        poisoned,
+        lambda parameters: torch.optim.AdamW(parameters, 0.02),
+        lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: 1 / (1 + n)),
+        penalty=2.0,
+        gradient_clip_val=0.5,
+        micro_batch_size=2,
+    )
+    reweighting = TandemReweighting(4, 4, 2, learning_rate=1.0)
+    recorder = Recorder()
+    trainer = quiet_trainer(
+        folder,
+        callbacks=[reweighting, recorder],
+        max_epochs=3,
+        devices=devices,
+        strategy="ddp" if devices > 1 else "auto",
+        use_distributed_sampler=distributed_sampler,
+        limit_val_batches=1.0,
+    )
+    trainer.fit(module, datamodule=data)
+    bad = [
+        any(part is not None and bool((part[:, 0] == POISON).any()) for part in parts)
+        for parts in ((b.samples, b.target_samples) for b in recorder.batches)
+    ]
+    return {
+        "phases": [batch.phase for batch in recorder.batches],
+        "bad": bad,
+        "still": [
+            torch.equal(a[0], b[0]) for a, b in zip(recorder.before, recorder.after, strict=True)
+        ],
+        "twins": [[twin.tolist() for twin in state] for state in recorder.after],
+        "trajectory": [[float(w).hex() for w in weights] for weights in reweighting.trajectory],
+        "delta": None if reweighting.signal is None else reweighting.signal.delta.tolist(),
+        "samples": [batch.samples.tolist() for batch in recorder.batches],
+        "domains": [batch.domains.tolist() for batch in recorder.batches],
+        "skipped": module.skipped_updates,
+        "skipped_episodes": reweighting.skipped_episodes,
+        "global_step": trainer.global_step,
+        "network": parameters_of(module.network).tolist(),
+        "metrics": {key: value.item() for key, value in trainer.callback_metrics.items()},
+        "seen": {name: row["samples"] for name, row in data.seen().items()},
+    }
+
+
+def main(folder: str, *poisons: str) -> None:
+    """One rank: one training for each poison, then a setting of the sampler that is refused."""
+    results: dict = {poison: train(folder, poison, devices=2) for poison in poisons}
+    try:
+        train(folder, "", devices=2, distributed_sampler=True)
+    except InputError as error:
+        results["refused"] = str(error)
+    Path(folder, f"rank{os.environ['LOCAL_RANK']}.json").write_text(json.dumps(results))
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def two_ranks(folder: Path, *poisons: str) -> list[dict]:
+    """Runs both processes under a hard limit of time: a hang fails, and leaves nothing behind."""
+    shared = os.environ | {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+        "WORLD_SIZE": "2",
+        "NODE_RANK": "0",
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    command = [sys.executable, __file__, str(folder), *poisons]
+    logs = [open(folder / f"log{rank}", "w+") for rank in (0, 1)]  # noqa: SIM115
+    ranks = [
+        subprocess.Popen(
+            command,
+            env=shared | {"LOCAL_RANK": str(rank)},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        for rank, log in enumerate(logs)
+    ]
+    end = time.monotonic() + LIMIT
+    try:
+        codes = [rank.wait(max(end - time.monotonic(), 0.1)) for rank in ranks]
+    except subprocess.TimeoutExpired:
+        pytest.fail(f"the ranks hung: {(folder / 'log0').read_text()[-2000:]}")
+    finally:
+        for rank, log in zip(ranks, logs, strict=True):
+            if rank.poll() is None:
+                os.killpg(rank.pid, signal.SIGKILL)
+                rank.wait()
+            log.close()
+    assert codes == [0, 0], "\n".join((folder / f"log{r}").read_text()[-3000:] for r in (0, 1))
+    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory) -> tuple[dict, dict, dict]:
+    """Rank 0, rank 1, and one process alone."""
+    first, second = two_ranks(tmp_path_factory.mktemp("two"), "")
+    alone = train(str(tmp_path_factory.mktemp("one")), "", devices=1)
+    return (first[""] | {"refused": first["refused"]}, second[""], alone)
+
+
+@pytest.fixture(scope="module")
+def poisoned_runs(tmp_path_factory) -> list[dict]:
+    """Both ranks' runs with a bad training sample and with a bad target sample."""
+    return two_ranks(tmp_path_factory.mktemp("bad"), "train", "target")
+
+
+def weights(result: dict) -> torch.Tensor:
+    return torch.tensor([[float.fromhex(w) for w in row] for row in result["trajectory"]]).double()
+
+
+def test_all_ranks_hold_the_same_weights_to_the_bit(clean) -> None:
+    first, second, _ = clean
+    assert len(first["trajectory"]) == 4
+    assert first["trajectory"] == second["trajectory"]
+    assert len({tuple(row) for row in first["trajectory"]}) == 4  # they did move
+
+
+def test_all_ranks_hold_the_same_twins_to_the_bit(clean) -> None:
+    """After every training batch, also the reference, which DDP does not look after."""
+    first, second, _ = clean
+    for phase, mine, other in zip(first["phases"], first["twins"], second["twins"], strict=True):
+        assert mine[0] == other[0]
+        if phase != "train":
+            assert mine[1] == other[1]
+
+
+def test_two_ranks_train_as_one_process_does(clean) -> None:
+    first, _, alone = clean
+    assert first["global_step"] == alone["global_step"] == 24
+    for phase, mine, other in zip(first["phases"], first["twins"], alone["twins"], strict=True):
+        for twin, expected in list(zip(mine, other, strict=True))[: 1 + (phase != "train")]:
+            assert twin == pytest.approx(expected, rel=0, abs=1e-9)
+    assert first["delta"] == pytest.approx(alone["delta"], rel=0, abs=1e-9)
+    assert (weights(first) - weights(alone)).abs().max() < 1e-9
+
+
+def test_ranks_share_out_the_batches_of_one_process(clean) -> None:
+    first, second, alone = clean
+    for even, odd, whole in zip(first["samples"], second["samples"], alone["samples"], strict=True):
+        assert even == whole[0::2]
+        assert odd == whole[1::2]
+    assert first["seen"] == second["seen"] == alone["seen"]
+
+
+def test_metrics_by_domain_are_over_all_ranks(clean) -> None:
+    first, second, alone = clean
+    assert "validation/loss/t" in alone["metrics"]
+    assert first["metrics"] == second["metrics"]
+    assert first["metrics"] == pytest.approx(alone["metrics"], rel=1e-6)
+
+
+def test_lightnings_own_sampler_is_refused(clean) -> None:
+    refused = clean[0]["refused"]
+    assert "use_distributed_sampler=True would replace the mixture's sampler" in refused
+    assert "Trainer(use_distributed_sampler=False)" in refused
+
+
+@pytest.mark.parametrize("poison", ["train", "target"])
+def test_a_bad_loss_on_one_rank_is_skipped_by_both(poisoned_runs, poison) -> None:
+    first, second = (rank[poison] for rank in poisoned_runs)
+    steps = [phase != "measure" for phase in first["phases"]]
+    rows = list(zip(steps, first["bad"], second["bad"], first["still"], strict=True))
+    apart = [mine != other for step, mine, other, _ in rows if step]
+    assert any(apart)
+    assert [still for step, _, _, still in rows if step] == [
+        mine or other for step, mine, other, _ in rows if step
+    ]
+    assert first["still"] == second["still"]
+    assert (
+        first["skipped"]
+        == second["skipped"]
+        == sum(step and (mine or other) for step, mine, other, _ in rows)
+    )
+    assert first["network"] == second["network"]
+    assert all(math.isfinite(value) for value in first["network"])
+    assert first["trajectory"] == second["trajectory"]
+    assert first["skipped_episodes"] == second["skipped_episodes"]
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
