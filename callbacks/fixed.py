@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ class FixedMixture(ReweightingCallback):
         cuts = [start, *(at for at in self._starts if start < at < stop), stop]
         return [
             Segment(TRAIN, right - left, tuple(self._at(left).tolist()))
-            for left, right in zip(cuts, cuts[1:], strict=False)
+            for left, right in pairwise(cuts)
         ]
 
     def update(self, trainer: Trainer, module: Any) -> tuple[Array, dict[str, float]]:

@@ -102,7 +102,7 @@ class ReweightingCallback(Callback):
         self._folder = Path(trainer.log_dir or trainer.default_root_dir)
         if stage != "fit":
             return
-        datamodule = getattr(trainer, "datamodule", None)
+        datamodule: Any = getattr(trainer, "datamodule", None)
         if not hasattr(datamodule, "begin_episode"):
             raise InputError(
                 f"{type(self).__name__} sets the shares of a MixtureDataModule: pass one as "

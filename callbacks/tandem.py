@@ -14,6 +14,7 @@ from torch import Tensor
 from tandem_pl.episode import MEASURE, PROBE, TRAIN, MixtureBatch, Plan, Segment
 from tandem_pl.errors import InputError
 from tandem_pl.mixture import Mixture
+from tandem_pl.objectives import at_least_float32
 from tandem_pl.simplex import Array, exponentiated_step, projected_step
 
 from .reweighting import ReweightingCallback
@@ -24,13 +25,14 @@ UPDATES = {"projected": projected_step, "exponentiated": exponentiated_step}
 class HyperGradient(NamedTuple):
     """Delta_m = mean over samples of domain m of (loss under w - loss under u), in nats.
 
-    All are [M]: `delta`, its standard error `error` (0 for a single sample), and `count` of
-    samples. A domain without a sample gets the mean of the others, which moves it with them.
+    All are [M]: `delta`, its standard error `error` (0 for a single sample; it covers the choice of
+    measured samples, not that of the probe's batches) and the number of `samples`. A domain without
+    a sample gets the mean of the others, which moves it with them.
     """
 
     delta: Array
     error: Array
-    count: Array
+    samples: Array
 
 
 def hyper_gradient(domains: Array, proxy: Array, reference: Array, size: int) -> HyperGradient:
@@ -110,7 +112,7 @@ class TandemReweighting(ReweightingCallback):
         self._rows: list[Tensor] = []  # [3, N] each: domain, loss under u, loss under w
 
     def plan(self) -> Plan:
-        """free E | probe K with target | measure V, stratified."""
+        """Free E | probe K with target | measure V, stratified."""
         weights = tuple(self.weights.tolist())
         even = (1.0 / len(weights),) * len(weights)
         segments = [
@@ -137,8 +139,9 @@ class TandemReweighting(ReweightingCallback):
 
     def observe(self, trainer: Trainer, outputs: Any, batch: MixtureBatch) -> None:
         """Keeps every rank's losses on every rank, on the device, until the episode ends."""
-        losses = [outputs["losses"], outputs["reference_losses"]]
-        rows = torch.stack([batch.domains.to(losses[0].dtype), *losses])
+        proxy, reference = outputs["losses"], outputs["reference_losses"]
+        exact = at_least_float32(proxy)  # whole numbers up to 2^24: enough for domain numbers
+        rows = torch.stack([batch.domains.to(exact), exact, reference.to(exact)])
         if trainer.world_size > 1:
             rows = torch.cat(list(trainer.strategy.all_gather(rows)), dim=1)
         self._rows.append(rows)

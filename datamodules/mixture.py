@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from tandem_pl.episode import EVALUATE, MEASURE, TRAIN, MixtureBatch, Plan, Segm
 from tandem_pl.errors import InputError
 from tandem_pl.mixture import Mixture, resolve_weights
 
+from .loading import Batches, Episodes, ResumableLoader, Rows, as_is
 from .sampler import MixtureBatchSampler, PlannedBatch, Stream
 
 Datasets = Mapping[str, Dataset]
@@ -124,7 +125,7 @@ class MixtureDataModule(LightningDataModule):
 
     def _static_plan(self) -> Plan:
         assert self.mixture is not None
-        total = sum(len(data) for data in self.train_sets.values())  # type: ignore[arg-type]
+        total = sum(lengths(self.train_sets).values())
         batches = self.epoch_batches or math.ceil(total / self.batch_size)
         return [Segment(TRAIN, batches, tuple(self.mixture.array.tolist()))]
 
@@ -144,22 +145,22 @@ class MixtureDataModule(LightningDataModule):
         assert self.sampler is not None
         debts, drawn = self.sampler.cursors["train"]
         total = max(float(drawn.sum()), 1.0)
-        rows = {
-            name: {
-                "samples": int(count),
-                "epochs": float(count / size),
-                "share": float(count / total),
-                "requested": float((count + debt) / total),
+        rows: dict[str, dict[str, float]] = {}
+        sizes = lengths(self.train_sets)
+        for name, count, debt in zip(sizes, drawn.tolist(), debts.tolist(), strict=True):
+            rows[name] = {
+                "samples": count,
+                "epochs": count / sizes[name],
+                "share": count / total,
+                "requested": (count + debt) / total,
             }
-            for name, count, size, debt in zip(
-                self.train_sets, drawn, self.sampler.streams["train"].sizes, debts, strict=True
-            )
-        }
-        per_sample = [getattr(d, "tokens_per_sample", None) for d in self.train_sets.values()]
-        if all(value is not None for value in per_sample):
-            tokens = [row["samples"] * n for row, n in zip(rows.values(), per_sample, strict=True)]
-            for row, count in zip(rows.values(), tokens, strict=True):
-                row.update(tokens=count, token_share=count / max(sum(tokens), 1))
+            per_sample = getattr(self.train_sets[name], "tokens_per_sample", None)
+            if per_sample is not None:
+                rows[name]["tokens"] = count * per_sample
+        if all("tokens" in row for row in rows.values()):
+            tokens = max(sum(row["tokens"] for row in rows.values()), 1)
+            for row in rows.values():
+                row["token_share"] = row["tokens"] / tokens
         return rows
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
@@ -175,10 +176,11 @@ class MixtureDataModule(LightningDataModule):
         """One pass is one episode, or the rest of it after a resume."""
         assert self.sampler is not None
         rank, world_size = self._ranks()
-        if world_size > 1 and self.trainer._accelerator_connector.use_distributed_sampler:
+        connector = getattr(self.trainer, "_accelerator_connector", None)
+        if world_size > 1 and getattr(connector, "use_distributed_sampler", False):
             raise InputError(
                 "use_distributed_sampler=True would replace the mixture's sampler: set "
-                "Trainer(use_distributed_sampler=False); MixtureDataModule shards over ranks itself."
+                "Trainer(use_distributed_sampler=False); the datamodule shards over ranks itself."
             )
         if self.batch_size % world_size:
             raise InputError(
@@ -186,11 +188,11 @@ class MixtureDataModule(LightningDataModule):
                 f"of their number, {world_size}."
             )
         self.sampler.rank, self.sampler.world_size = rank, world_size
-        batches = _Episodes(self.sampler, self._static_plan)
-        return _ResumableLoader(
-            _Rows(self.train_sets, self.target_sets, self.collate_fn),
+        batches = Episodes(self.sampler, self._static_plan)
+        return ResumableLoader(
+            Rows(self.train_sets, self.target_sets, self.collate_fn),
             batch_sampler=batches,  # type: ignore[arg-type]
-            collate_fn=_identity,
+            collate_fn=as_is,
             **self._loader_options(),
         )
 
@@ -206,7 +208,7 @@ class MixtureDataModule(LightningDataModule):
     predict_dataloader = test_dataloader
 
     def _evaluation_loader(self, sets: dict[str, Dataset]) -> DataLoader:
-        sizes = [len(data) for data in sets.values()]  # type: ignore[arg-type]
+        sizes = list(lengths(sets).values())
         rank, world_size = self._ranks()
         domains = np.repeat(np.arange(len(sizes)), sizes)[rank::world_size]
         indices = np.concatenate([np.arange(size) for size in sizes])[rank::world_size]
@@ -216,9 +218,9 @@ class MixtureDataModule(LightningDataModule):
             for i in range(0, len(domains), size)
         ]
         return DataLoader(
-            _Batches(_Rows(sets, {}, self.collate_fn), batches),
+            Batches(Rows(sets, {}, self.collate_fn), batches),
             batch_size=None,
-            collate_fn=_identity,
+            collate_fn=as_is,
             **self._loader_options(),
         )
 
@@ -257,107 +259,25 @@ class MixtureDataModule(LightningDataModule):
         self.sampler.load_state_dict(state["sampler"])
 
     def _identity(self) -> dict[str, Any]:
-        def sizes(sets: dict[str, Dataset]) -> list[tuple[str, int]]:  # the order matters
-            return [(name, len(data)) for name, data in sets.items()]  # type: ignore[arg-type]
-
-        return {
-            "domains": sizes(self.train_sets),
-            "target domains": sizes(self.target_sets),
+        return {  # lists of pairs, since the order of domains matters
+            "domains": list(lengths(self.train_sets).items()),
+            "target domains": list(lengths(self.target_sets).items()),
             "batch_size": self.batch_size,
             "seed": self.seed,
             "allocation": self.allocation,
         }
 
 
-class _Episodes:
-    """The batch sampler that the loader sees: repeats the static plan where no callback plans."""
-
-    def __init__(self, sampler: MixtureBatchSampler, plan: Callable[[], Plan]) -> None:
-        self.sampler = sampler
-        self.plan = plan
-
-    def __iter__(self) -> Iterator[PlannedBatch]:
-        if self.sampler.position == len(self.sampler):
-            self.sampler.begin(self.plan())
-        return iter(self.sampler)
-
-    def __len__(self) -> int:
-        return len(self.sampler)
-
-
-class _ResumableLoader(DataLoader):
-    """Tells Lightning that a resume inside an epoch is exact; the state is the datamodule's."""
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        pass
-
-
-class _Rows(Dataset):
-    """Fetches planned batches from the domains' data sets."""
-
-    def __init__(
-        self, train: dict[str, Dataset], target: dict[str, Dataset], collate: Callable[[list], Any]
-    ) -> None:
-        self.train, self.target = list(train.values()), list(target.values())
-        self.collate = collate
-
-    def __getitem__(self, index: int) -> Any:
-        raise TypeError("rows are fetched a planned batch at a time.")
-
-    def __getitems__(self, planned: PlannedBatch) -> MixtureBatch:
-        target_domains, target_samples = None, None
-        if planned.target_domains is not None and planned.target_indices is not None:
-            target_domains = torch.from_numpy(planned.target_domains)
-            target_samples = self._fetch(
-                self.target, planned.target_domains, planned.target_indices
-            )
-        return MixtureBatch(
-            planned.phase,
-            planned.step,
-            planned.first,
-            planned.last,
-            torch.from_numpy(planned.domains),
-            self._fetch(self.train, planned.domains, planned.indices),
-            target_domains,
-            target_samples,
-        )
-
-    def _fetch(self, sets: list[Dataset], domains: np.ndarray, indices: np.ndarray) -> Any:
-        samples: list[Any] = []
-        starts = np.flatnonzero(np.diff(domains, prepend=-1))  # rows are sorted by domain
-        for start, stop in zip(starts, [*starts[1:], len(domains)], strict=True):
-            data, rows = sets[domains[start]], indices[start:stop].tolist()
-            fetch = getattr(data, "__getitems__", None)
-            samples.extend(fetch(rows) if fetch else [data[row] for row in rows])
-        return self.collate(samples)
-
-
-class _Batches(Dataset):
-    """Evaluation batches by number."""
-
-    def __init__(self, rows: _Rows, batches: list[PlannedBatch]) -> None:
-        self.rows, self.batches = rows, batches
-
-    def __getitem__(self, number: int) -> MixtureBatch:
-        return self.rows.__getitems__(self.batches[number])
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-
-def _identity(batch: MixtureBatch) -> MixtureBatch:
-    return batch
+def lengths(sets: Mapping[str, Dataset]) -> dict[str, int]:
+    """Domain -> number of samples."""
+    return {name: len(data) for name, data in sets.items()}  # type: ignore[arg-type]
 
 
 def _sizes(sets: dict[str, Dataset], key: str) -> dict[str, int]:
     if not sets:
         raise InputError(f"{key} has no domain: give the datamodule {key}={{'name': data set}}.")
-    sizes = {}
-    for name, data in sets.items():
-        sizes[name] = len(data)  # type: ignore[arg-type]
-        if sizes[name] < 1:
+    sizes = lengths(sets)
+    for name, size in sizes.items():
+        if size < 1:
             raise InputError(f"{key}[{name!r}] has no sample: give it data or leave it out.")
     return sizes

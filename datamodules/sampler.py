@@ -69,11 +69,7 @@ def allocate(debts: Floats, weights: Floats, slots: int) -> tuple[Ints, Floats]:
 
 
 def draw(debts: Floats, weights: Floats, slots: int, key: list[int]) -> tuple[Ints, Floats]:
-    """As `allocate`, but multinomial: independent draws, as published methods make them.
-
-    Args:
-        key: numbers that seed the draw.
-    """
+    """As `allocate`, but multinomial: independent draws seeded by `key`, as published."""
     counts = np.random.default_rng(key).multinomial(slots, weights)
     return counts, debts + slots * weights - counts
 
@@ -110,7 +106,7 @@ class Stream:
         else:
             counts, debts = allocate(debts, weights, slots)
         chosen = np.flatnonzero(counts)
-        indices = [self._span(m, int(drawn[m]), int(counts[m])) for m in chosen]
+        indices = [self._span(m, int(drawn[m]), int(counts[m])) for m in chosen.tolist()]
         return np.repeat(chosen, counts[chosen]), np.concatenate(indices), (debts, drawn + counts)
 
     def _span(self, domain: int, start: int, count: int) -> Ints:

@@ -34,12 +34,12 @@ class SaveConfig(SaveConfigCallback):
 class Parser(LightningArgumentParser):
     """Says what is wrong without first printing every option there is."""
 
-    def error(self, message: str, *rest: Any) -> NoReturn:
+    def error(self, message: str, *rest: Any) -> NoReturn:  # type: ignore[misc]
         """Exits with code 2."""
         if self.exit_on_error:
             hint = f"see: {self.prog} --help"
             self.exit(2, f"tandem: error: {message}\n{hint}\n")
-        return super().error(message, *rest)
+        super().error(message, *rest)
 
 
 class TandemCLI(LightningCLI):
@@ -98,7 +98,7 @@ class TandemCLI(LightningCLI):
             if fresh and self.trainer.global_step == 0 and self.trainer.is_global_zero:
                 shutil.rmtree(folder, ignore_errors=True)  # type: ignore[arg-type]
                 with contextlib.suppress(OSError):  # the parents too, where they are empty
-                    os.removedirs(os.path.dirname(folder))  # type: ignore[type-var, arg-type]
+                    os.removedirs(os.path.dirname(folder))  # type: ignore[arg-type]
             raise
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:

@@ -140,7 +140,9 @@ class Mixture:
             ) from None
         except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
             reason = str(error).splitlines()[0]
-            raise InputError(f"{path} is not a mixture file ({reason}): give a YAML file.") from None
+            raise InputError(
+                f"{path} is not a mixture file ({reason}): give a YAML file."
+            ) from None
         for part in ("weights", "average"):
             needed = part == "weights" or (isinstance(content, dict) and part in content)
             if needed and not (isinstance(content, dict) and isinstance(content.get(part), dict)):
@@ -202,7 +204,9 @@ def resolve_weights(spec: Any, sizes: Mapping[str, int], key: str = "weights") -
     elif isinstance(spec, Mapping):
         given = {str(name): value for name, value in spec.items()}
     else:
-        raise InputError(f"{key}={spec!r} is not a mixture: give a name, a map, a Mixture or a file.")
+        raise InputError(
+            f"{key}={spec!r} is not a mixture: give a name, a map, a Mixture or a file."
+        )
     check_domains(given, sizes, key)
     checked = _normalise(tuple(given), given, key)
     by_name = dict(zip(given, checked.tolist(), strict=True))
@@ -249,7 +253,9 @@ def _normalise(domains: tuple[str, ...], weights: Mapping[str, float], key: str)
         except (TypeError, ValueError):
             value = math.nan
         if not (math.isfinite(value) and value >= 0):
-            raise InputError(f"{key}[{name!r}]={by_name[name]!r} must be a finite number, 0 or more.")
+            raise InputError(
+                f"{key}[{name!r}]={by_name[name]!r} must be a finite number, 0 or more."
+            )
         values.append(value)
     array = np.array(values, dtype=np.float64)
     if array.max() == 0:

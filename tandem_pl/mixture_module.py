@@ -107,9 +107,7 @@ class MixtureModule(LightningModule):
         self.apply_update(losses)
         return losses
 
-    def losses(
-        self, network: nn.Module, samples: Any, size: int, step: int, *salt: int
-    ) -> Tensor:
+    def losses(self, network: nn.Module, samples: Any, size: int, step: int, *salt: int) -> Tensor:
         """Losses [size] under `network`; the same `step` and `salt` draw the same dropout."""
         seed_generators(self.device, self.seed, step, self.global_rank, *salt)
         return self.sample_losses(network, samples, size)
@@ -131,13 +129,12 @@ class MixtureModule(LightningModule):
         step = self.micro_batch_size or size
         if step >= size:
             return [(samples, size)]
-        return [
-            (
-                tree_map_only(Tensor, lambda tensor, at=start: tensor[at : at + step], samples),
-                min(step, size - start),
-            )
-            for start in range(0, size, step)
-        ]
+
+        def part(start: int) -> tuple[Any, int]:
+            rows = slice(start, start + step)
+            return tree_map_only(Tensor, lambda t: t[rows], samples), min(step, size - start)
+
+        return [part(start) for start in range(0, size, step)]
 
     def sync_gradients(self, now: bool) -> Any:
         """Under DDP, reduces gradients in the last micro-batch only."""
@@ -163,7 +160,7 @@ class MixtureModule(LightningModule):
                             parameter.grad.fill_(torch.inf)
         optimizer.step()
         if self.make_scheduler is not None:
-            self.lr_schedulers().step()  # type: ignore[union-attr, call-arg]
+            self.lr_schedulers().step()  # type: ignore[union-attr]
 
     def _all_finite(self, losses: Iterable[Tensor]) -> bool:
         finite = torch.stack([loss.isfinite().all() for loss in losses]).all()
@@ -243,7 +240,7 @@ class MixtureModule(LightningModule):
         return {"domains": batch.domains, "losses": losses}
 
     def _domains(self, stage: str) -> list[str]:
-        datamodule = getattr(self.trainer, "datamodule", None)
+        datamodule: Any = getattr(self.trainer, "datamodule", None)
         if not hasattr(datamodule, "domain_names"):
             raise InputError(
                 "evaluation by domain needs the names of the domains: pass a MixtureDataModule as "

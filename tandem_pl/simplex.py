@@ -37,7 +37,9 @@ def project(point: ArrayLike, floor: float = 0.0, caps: ArrayLike | None = None)
     upper = np.ones_like(z) if caps is None else np.minimum(np.asarray(caps, np.float64), 1.0)
     check_feasible(len(z), floor, upper)
     if not np.isfinite(z).all():
-        raise InputError(f"cannot project {z.tolist()} onto the simplex: every entry must be finite.")
+        raise InputError(
+            f"cannot project {z.tolist()} onto the simplex: every entry must be finite."
+        )
     z = z - z.max()  # a common shift changes nothing, and huge entries lose their low bits
     kinks = np.sort(np.concatenate([z - floor, z - upper]))  # the sum falls from left to right
     left, right = 0, len(kinks) - 1
@@ -75,7 +77,8 @@ def check_feasible(size: int, floor: float, caps: Array) -> None:
     """Raises where no weights satisfy the bounds, naming the setting to change."""
     if not 0.0 <= floor <= 1.0 / size:
         raise InputError(
-            f"floor={floor} leaves no mixture of {size} domains: choose 0 <= floor <= {1 / size:.6g}."
+            f"floor={floor} leaves no mixture of {size} domains: "
+            f"choose 0 <= floor <= {1 / size:.6g}."
         )
     if not np.isfinite(caps).all() or (caps < floor).any():
         raise InputError(f"caps={caps.tolist()} must be finite and at least floor={floor}.")

@@ -83,7 +83,7 @@ class TandemModule(MixtureModule):
         return super().phase_step(batch)
 
     def sync(self) -> None:
-        """w <- u: parameters, buffers, optimizer moments and step counts."""
+        """W <- u: parameters, buffers, optimizer moments and step counts."""
         copy_network(self.network, self.reference)
         copy_optimizer_state(
             self._optimizer().optimizer,
@@ -137,7 +137,9 @@ class TandemModule(MixtureModule):
         outputs = {}
         for key, network in (("losses", self.network), ("reference_losses", self.reference)):
             with evaluating(network):
-                losses = [self.losses(network, *part, batch.step, i) for i, part in enumerate(parts)]
+                losses = [
+                    self.losses(network, *part, batch.step, i) for i, part in enumerate(parts)
+                ]
             outputs[key] = torch.cat(losses)
         return outputs
 

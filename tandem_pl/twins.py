@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 @torch.no_grad()
 def copy_tensors(sources: Iterable[Tensor], destinations: Iterable[Tensor]) -> None:
-    """destinations <- sources, one fused call a device and dtype."""
+    """Destinations <- sources, one fused call a device and dtype."""
     groups: dict[Any, tuple[list[Tensor], list[Tensor]]] = {}
     for source, destination in zip(sources, destinations, strict=True):
         pair = groups.setdefault((source.device, source.dtype), ([], []))

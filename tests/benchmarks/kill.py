@@ -45,7 +45,8 @@ def child(folder: Path) -> None:
     module = TandemModule(
         network, Classification(), optimizer=lambda params: torch.optim.AdamW(params, 3e-3)
     )
-    data = MixtureDataModule({name: pairs(i) for i, name in enumerate("abc")}, {"t": pairs(5)}, batch_size=16)  # fmt: skip
+    train = {name: pairs(i) for i, name in enumerate("abc")}
+    data = MixtureDataModule(train, {"t": pairs(5)}, batch_size=16)
     last = folder / "checkpoints" / "last.ckpt"
     trainer = Trainer(
         max_epochs=EPISODES,

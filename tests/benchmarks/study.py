@@ -89,9 +89,7 @@ def table(losses: dict[str, list[dict[str, float]]], seeds: list[int]) -> str:
         "| vs uniform | mean of perplexities |",
         "|---" * (len(seeds) + 4) + "|",
     ]
-    mean = {
-        name: [statistics.fmean(run.values()) for run in runs] for name, runs in losses.items()
-    }
+    mean = {name: [statistics.fmean(run.values()) for run in runs] for name, runs in losses.items()}
     for name, values in sorted(mean.items(), key=lambda item: statistics.fmean(item[1])):
         gaps = [value - uniform for value, uniform in zip(values, mean["uniform"], strict=True)]
         perplexity = statistics.fmean(

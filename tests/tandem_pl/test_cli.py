@@ -75,13 +75,11 @@ def test_every_shipped_configuration_runs(config, place):
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.name)
 def test_every_key_of_a_shipped_configuration_is_explained(config):
     text = config.read_text()
-    plain = ("class_path:", "init_args:", "trainer:", "model:", "data:", "logger:", "callbacks:")
-    lines = text[text.index("seed_everything") :].splitlines()
-    for number, line in enumerate(lines):
-        if line.strip() and not line.strip().lstrip("- ").startswith(plain):
-            later = lines[number:]
-            assert any("#" in row for row in later[:10]), line
     assert text.startswith("# ")
+    for line in text.splitlines():
+        key, _, value = line.partition(":")
+        if value.strip() and "class_path" not in key:
+            assert "#" in line, line
 
 
 def test_two_stages_then_test_and_predict(place, capsys):
@@ -115,7 +113,9 @@ def test_the_command_line_beats_the_checkpoint(place):
     last = place / "runs/train/version_0/checkpoints/last.ckpt"
     changed = ["--model.optimizer.lr", 0.5, "--model.lr_scheduler.warmup_steps", 0]
     changed += ["--model.lr_scheduler.total_steps", 1000000]
-    assert fit("train.yaml", *few, 10, "--data.epoch_batches", 5, "--ckpt_path", last, *changed) == 0
+    assert (
+        fit("train.yaml", *few, 10, "--data.epoch_batches", 5, "--ckpt_path", last, *changed) == 0
+    )
     after = torch.load(place / "runs/train/version_1/checkpoints/last.ckpt", weights_only=True)
     assert after["global_step"] == 10
     assert after["optimizer_states"][0]["param_groups"][0]["lr"] == pytest.approx(0.5)

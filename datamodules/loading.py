@@ -1,0 +1,99 @@
+"""Between the sampler's plans and the module's batches: what the data loaders are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from tandem_pl.episode import MixtureBatch, Plan
+
+from .sampler import MixtureBatchSampler, PlannedBatch
+
+
+class Episodes:
+    """The batch sampler that the loader sees: repeats the static plan where no callback plans."""
+
+    def __init__(self, sampler: MixtureBatchSampler, plan: Callable[[], Plan]) -> None:
+        self.sampler = sampler
+        self.plan = plan
+
+    def __iter__(self) -> Iterator[PlannedBatch]:
+        if self.sampler.position == len(self.sampler):
+            self.sampler.begin(self.plan())
+        return iter(self.sampler)
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+
+class ResumableLoader(DataLoader):
+    """Tells Lightning that a resume inside an epoch is exact; the state is the datamodule's."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing."""
+
+
+class Rows(Dataset):
+    """Fetches planned batches from the domains' data sets."""
+
+    def __init__(
+        self, train: dict[str, Dataset], target: dict[str, Dataset], collate: Callable[[list], Any]
+    ) -> None:
+        self.train, self.target = list(train.values()), list(target.values())
+        self.collate = collate
+
+    def __getitem__(self, index: int) -> Any:
+        raise TypeError("rows are fetched a planned batch at a time.")
+
+    def __getitems__(self, planned: PlannedBatch) -> MixtureBatch:
+        target_domains, target_samples = None, None
+        if planned.target_domains is not None and planned.target_indices is not None:
+            target_domains = torch.from_numpy(planned.target_domains)
+            target_samples = self._fetch(
+                self.target, planned.target_domains, planned.target_indices
+            )
+        return MixtureBatch(
+            planned.phase,
+            planned.step,
+            planned.first,
+            planned.last,
+            torch.from_numpy(planned.domains),
+            self._fetch(self.train, planned.domains, planned.indices),
+            target_domains,
+            target_samples,
+        )
+
+    def _fetch(self, sets: list[Dataset], domains: np.ndarray, indices: np.ndarray) -> Any:
+        samples: list[Any] = []
+        starts = np.flatnonzero(np.diff(domains, prepend=-1))  # rows are sorted by domain
+        for start, stop in zip(starts, [*starts[1:], len(domains)], strict=True):
+            data, rows = sets[domains[start]], indices[start:stop].tolist()
+            fetch = getattr(data, "__getitems__", None)
+            samples.extend(fetch(rows) if fetch else [data[row] for row in rows])
+        return self.collate(samples)
+
+
+class Batches(Dataset):
+    """Evaluation batches by number."""
+
+    def __init__(self, rows: Rows, batches: list[PlannedBatch]) -> None:
+        self.rows, self.batches = rows, batches
+
+    def __getitem__(self, number: int) -> MixtureBatch:
+        return self.rows.__getitems__(self.batches[number])
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+def as_is(batch: Any) -> Any:
+    """Batches come whole from the data set."""
+    return batch
