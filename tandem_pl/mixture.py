@@ -207,8 +207,8 @@ def resolve_weights(spec: Any, sizes: Mapping[str, int], key: str = "weights") -
         raise InputError(
             f"{key}={spec!r} is not a mixture: give a name, a map, a Mixture or a file."
         )
-    check_domains(given, sizes, key)
     checked = _normalise(tuple(given), given, key)
+    check_domains(given, sizes, key)
     by_name = dict(zip(given, checked.tolist(), strict=True))
     return Mixture.from_array(sizes, np.array([by_name[name] for name in sizes]))
 
