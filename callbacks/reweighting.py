@@ -11,6 +11,7 @@ import lightning
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
 
 import tandem_pl
 from tandem_pl.episode import MEASURE, MixtureBatch, Plan
@@ -18,7 +19,7 @@ from tandem_pl.errors import InputError
 from tandem_pl.mixture import Mixture
 from tandem_pl.simplex import Array
 
-from .run_files import write_run_files
+from .run_files import mixture_table, write_run_files
 
 
 class ReweightingCallback(Callback):
@@ -145,8 +146,11 @@ class ReweightingCallback(Callback):
         self._write(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes the run's files."""
+        """Writes the run's files, and says what came out."""
         self._write(trainer)
+        if self._folder is not None:
+            table = mixture_table(self.mixture, self.trajectory[0])
+            rank_zero_info(f"\n{table}\nwritten to {self._folder / 'mixture.yaml'}")
 
     def _write(self, trainer: Trainer) -> None:
         if not self.domains or self._folder is None:

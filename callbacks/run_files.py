@@ -29,6 +29,24 @@ def write_run_files(
     write_atomically(folder / "mixture.png", picture.getvalue())
 
 
+def mixture_table(mixture: Mixture, start: Array) -> str:
+    """The result as a person reads it: each domain's first, average and last weight, and epochs.
+
+    >>> print(mixture_table(Mixture({"code": 3, "books": 1}), np.array([0.5, 0.5])))
+    domain   start  average     last  epochs
+    code    0.5000   0.7500   0.7500
+    books   0.5000   0.2500   0.2500
+    """
+    width = max(len("domain"), *map(len, mixture.domains))
+    lines = [f"{'domain':{width}}   start  average     last  epochs"]
+    epochs = mixture.about.get("epochs", {})
+    for name, first in zip(mixture.domains, start.tolist(), strict=True):
+        passes = f"{epochs[name]:8.1f}" if name in epochs else ""
+        average, last = mixture.average[name], mixture.weights[name]
+        lines.append(f"{name:{width}}  {first:.4f}   {average:.4f}   {last:.4f}{passes}")
+    return "\n".join(lines)
+
+
 def write_trajectory(
     path: Path, domains: Sequence[str], steps: Sequence[int], trajectory: Array
 ) -> None:

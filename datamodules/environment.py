@@ -21,15 +21,16 @@ from tandem_pl.errors import InputError
 from .packing import SPLITS
 from .text import PackedTextDataModule, SplitDocuments
 
-#: Training text a domain, in bytes of UTF-8: roughly geometric from the smallest to the largest.
+#: Training text a domain, in bytes of UTF-8. "restricted" has two large domains and five
+#: small ones, as web corpora do.
 PRESETS: dict[str, dict[str, int]] = {
     "restricted": {
         "python": 1_500_000,
-        "cpp": 700_000,
-        "docstrings": 320_000,
-        "stubs": 150_000,
-        "javascript": 70_000,
-        "readmes": 32_000,
+        "cpp": 750_000,
+        "docstrings": 36_000,
+        "stubs": 30_000,
+        "javascript": 24_000,
+        "readmes": 20_000,
         "licences": 15_000,
     },
     "abundant": {
@@ -275,6 +276,7 @@ class EnvironmentCorpus(PackedTextDataModule):
         epoch_batches: batches an epoch without a reweighting callback; None: the data once.
         allocation: `"debt"` or `"multinomial"`, see `MixtureDataModule`.
         eval_batch_size: of validation and test; None: `batch_size`.
+        validate_target: whether `fit` also validates, on the target data.
 
     Raises:
         InputError: an unknown preset or domain, a size that is not positive, and, when the cache
@@ -304,6 +306,7 @@ class EnvironmentCorpus(PackedTextDataModule):
         epoch_batches: int | None = None,
         allocation: Literal["debt", "multinomial"] = "debt",
         eval_batch_size: int | None = None,
+        validate_target: bool = False,
     ) -> None:
         super().__init__(
             tokenizer=tokenizer,
@@ -317,6 +320,7 @@ class EnvironmentCorpus(PackedTextDataModule):
             epoch_batches=epoch_batches,
             allocation=allocation,
             eval_batch_size=eval_batch_size,
+            validate_target=validate_target,
         )
         if preset not in PRESETS:
             raise InputError(f"preset is {preset!r}; give one of {', '.join(map(repr, PRESETS))}.")

@@ -27,7 +27,7 @@ class MixtureDataModule(LightningDataModule):
     Args:
         train: domain -> map-style data set.
         target: the additional data that the mixture is learned for; may have other domains than
-            `train`. Also served as validation data (the proxy never trains on it).
+            `train`. Also what `trainer.validate` evaluates (the proxy never trains on it).
         test: domain -> data set, for `tandem test`.
         batch_size: samples in a batch over all ranks; target batches have the same size.
         weights: where the mixture starts, and stays without a reweighting callback: None or
@@ -42,6 +42,8 @@ class MixtureDataModule(LightningDataModule):
         allocation: "debt" keeps drawn shares within about a sample of the asked ones;
             "multinomial" draws independently, as published methods do.
         eval_batch_size: of validation and test; None for `batch_size`.
+        validate_target: whether `trainer.fit` also validates on the target data, as often as its
+            `check_val_every_n_epoch` says; episodes are short epochs, so it is off by default.
 
     Raises:
         InputError: by `setup`, for domains, weights or sizes that cannot be used.
@@ -61,6 +63,7 @@ class MixtureDataModule(LightningDataModule):
         collate_fn: Callable[[list], Any] | None = None,
         allocation: str = "debt",
         eval_batch_size: int | None = None,
+        validate_target: bool = False,
     ) -> None:
         super().__init__()
         for key, value, least in (
@@ -86,6 +89,7 @@ class MixtureDataModule(LightningDataModule):
         self.collate_fn = collate_fn or default_collate
         self.allocation = allocation
         self.eval_batch_size = eval_batch_size or batch_size
+        self.validate_target = validate_target
         self.mixture: Mixture | None = None
         self.sampler: MixtureBatchSampler | None = None
 
@@ -197,8 +201,11 @@ class MixtureDataModule(LightningDataModule):
         )
 
     def val_dataloader(self) -> Any:
-        """The target data, in order."""
-        return self._evaluation_loader(self.target_sets) if self.target_sets else []
+        """The target data, in order; nothing while fitting unless `validate_target` is set."""
+        fitting = getattr(getattr(self.trainer, "state", None), "fn", None) == "fit"
+        if not self.target_sets or (fitting and not self.validate_target):
+            return []
+        return self._evaluation_loader(self.target_sets)
 
     def test_dataloader(self) -> DataLoader:
         """The test data, in order."""

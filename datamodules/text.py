@@ -234,6 +234,7 @@ class TextMixtureDataModule(PackedTextDataModule):
         epoch_batches: batches an epoch without a reweighting callback; None: the data once.
         allocation: `"debt"` or `"multinomial"`, see `MixtureDataModule`.
         eval_batch_size: of validation and test; None: `batch_size`.
+        validate_target: whether `fit` also validates, on the target data.
 
     Raises:
         InputError: neither or both of `domains` and `dataset`, a bad fraction, and, when the cache
@@ -266,6 +267,7 @@ class TextMixtureDataModule(PackedTextDataModule):
         epoch_batches: int | None = None,
         allocation: Literal["debt", "multinomial"] = "debt",
         eval_batch_size: int | None = None,
+        validate_target: bool = False,
     ) -> None:
         super().__init__(
             tokenizer=tokenizer,
@@ -279,6 +281,7 @@ class TextMixtureDataModule(PackedTextDataModule):
             epoch_batches=epoch_batches,
             allocation=allocation,
             eval_batch_size=eval_batch_size,
+            validate_target=validate_target,
         )
         if bool(domains) == bool(dataset):
             raise InputError(

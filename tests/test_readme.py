@@ -43,6 +43,23 @@ def test_every_command_runs_in_order(tmp_path, monkeypatch, capsys):
     assert "exp(mean loss)" in capsys.readouterr().out
 
 
+def test_the_configuration_for_your_own_text_runs(tmp_path, monkeypatch):
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TANDEM_CACHE", str(tmp_path / "cache"))
+    (block,) = blocks("yaml")
+    (tmp_path / "mine.yaml").write_text(block)
+    for folder, ending in (("books", "txt"), ("src", "py"), ("tools", "py")):
+        (tmp_path / folder).mkdir()
+        for number in range(12):
+            text = f"{folder} {number}\n" + "".join(f"{number * line} " for line in range(99))
+            (tmp_path / folder / f"{number}.{ending}").write_text(text)
+    (command,) = re.findall(r"`tandem (fit --config configs/quickstart.yaml --config .*?)`", README)
+    small = [option for option in SMALL if "bytes" not in option and option != "3000"]
+    assert main([*shlex.split(command), *small]) == 0
+    assert next(tmp_path.glob("runs/quickstart/version_0/mixture.yaml"))
+
+
 def test_the_example_runs_and_its_comment_is_true(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {}

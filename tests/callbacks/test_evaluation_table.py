@@ -28,7 +28,7 @@ def parts(tmp_path):
     module = MixtureModule(
         QuadraticNetwork(4), half_squared_distance, lambda p: torch.optim.SGD(p, lr=0.1)
     )
-    data = MixtureDataModule(SETS, SETS, SETS, batch_size=4)
+    data = MixtureDataModule(SETS, SETS, SETS, batch_size=4, validate_target=True)
     trainer = quiet_trainer(
         tmp_path, callbacks=[EvaluationTable()], limit_val_batches=1.0, max_epochs=1
     )

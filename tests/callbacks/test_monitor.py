@@ -44,7 +44,7 @@ def make_data(**options):
 
     train = {name: domain(size) for name, size in zip(DOMAINS, (10, 20, 40), strict=True)}
     target = {name: domain(6) for name in TARGETS}
-    return MixtureDataModule(train, target, batch_size=8, **options)
+    return MixtureDataModule(train, target, batch_size=8, validate_target=True, **options)
 
 
 def sgd(parameters):

@@ -50,7 +50,7 @@ def train(folder: str, poison: str, devices: int, distributed_sampler: bool = Fa
     target = {"t": random_rows(30, WIDTH, 7)}
     if poison:
         mark((rows if poison == "train" else target)["a" if poison == "train" else "t"], 3)
-    data = MixtureDataModule(rows, target, batch_size=8)
+    data = MixtureDataModule(rows, target, batch_size=8, validate_target=True)
     module = TandemModule(
         small_network(WIDTH),
         poisoned,

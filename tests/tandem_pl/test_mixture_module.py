@@ -42,7 +42,9 @@ def falling(optimizer):
 def make_data(dtype=torch.float64, **options) -> MixtureDataModule:
     train = {name: random_rows(20, WIDTH, seed, dtype) for seed, name in enumerate("ab")}
     target = {"t": random_rows(30, WIDTH, 7, dtype)}
-    return MixtureDataModule(train, **{"target": target, "batch_size": 8, **options})
+    return MixtureDataModule(
+        train, **{"target": target, "batch_size": 8, "validate_target": True, **options}
+    )
 
 
 def make_reweighting(free=2, probe=3, measure=1) -> TandemReweighting:
@@ -620,3 +622,21 @@ def test_bf16_mixed_trains_float32_weights(tmp_path) -> None:
     assert not torch.equal(recorder.before[0][0], recorder.after[-1][0])
     assert len(reweighting.trajectory) == 3
     assert reweighting.skipped_episodes == 0
+
+
+def test_fit_validates_on_the_target_only_when_asked(tmp_path) -> None:
+    class Count(Callback):
+        batches = 0
+
+        def on_validation_batch_end(self, *args) -> None:
+            self.batches += 1
+
+    for asked in (False, True):
+        data = make_data(validate_target=asked, epoch_batches=1)
+        count = Count()
+        module = MixtureModule(small_network(WIDTH), predict_last, sgd)
+        trainer = quiet_trainer(tmp_path, callbacks=[count], max_epochs=1, limit_val_batches=1.0)
+        trainer.fit(module, datamodule=data)
+        assert (count.batches > 0) is asked
+        trainer.validate(module, datamodule=data, verbose=False)
+        assert count.batches > 0

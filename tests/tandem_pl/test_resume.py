@@ -68,6 +68,7 @@ def build(twin=True, workers=0):
         batch_size=6,
         num_workers=workers,
         epoch_batches=5,
+        validate_target=True,
     )
     return module, data
 
