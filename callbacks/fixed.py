@@ -26,7 +26,7 @@ class FixedMixture(ReweightingCallback):
         schedule: the path of a run's `trajectory.csv`, or a list of {"step": first training batch,
             "weights": as above}, in ascending order and starting at 0. Weights change exactly at
             these batches.
-        episode_steps: batches in an epoch; the weights are logged once an epoch.
+        episode_steps: batches in an epoch; None for the datamodule's `epoch_batches`.
     """
 
     method = "fixed"
@@ -35,28 +35,27 @@ class FixedMixture(ReweightingCallback):
         self,
         weights: Any = None,
         schedule: str | list[dict[str, Any]] | None = None,
-        episode_steps: int = 50,
+        episode_steps: int | None = None,
     ) -> None:
         super().__init__()
         if weights is not None and schedule is not None:
             raise InputError("weights and schedule are both given: keep one.")
-        if episode_steps < 1:
+        if episode_steps is not None and episode_steps < 1:
             raise InputError(f"episode_steps={episode_steps} must be at least 1.")
         self.given = weights
         self.schedule = schedule
         self.episode_steps = episode_steps
+        self._length = episode_steps or 1
         self._starts: list[int] = [0]
         self._weights: list[Array] = []
 
     def initial(self, trainer: Trainer) -> Array:
         """Reads the schedule."""
-        mixture = trainer.datamodule.mixture  # type: ignore[attr-defined]
-        sizes = {
-            name: len(data)
-            for name, data in trainer.datamodule.train_sets.items()  # type: ignore[attr-defined]
-        }
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        self._length = self.episode_steps or data.static_batches()
+        sizes = {name: len(samples) for name, samples in data.train_sets.items()}
         if self.schedule is None:
-            resolved = mixture if self.given is None else resolve_weights(self.given, sizes)
+            resolved = data.mixture if self.given is None else resolve_weights(self.given, sizes)
             self._starts, self._weights = [0], [resolved.array]
         elif isinstance(self.schedule, str):
             names, self._starts, rows = read_trajectory(Path(self.schedule))
@@ -81,7 +80,7 @@ class FixedMixture(ReweightingCallback):
 
     def plan(self) -> Plan:
         """One segment for each piece of the schedule that the epoch crosses."""
-        start, stop = self.steps[-1], self.steps[-1] + self.episode_steps
+        start, stop = self.steps[-1], self.steps[-1] + self._length
         cuts = [start, *(at for at in self._starts if start < at < stop), stop]
         return [
             Segment(TRAIN, right - left, tuple(self._at(left).tolist()))
@@ -98,4 +97,4 @@ class FixedMixture(ReweightingCallback):
     def settings(self) -> dict[str, Any]:
         """Where the weights come from."""
         kept = self.schedule if isinstance(self.schedule, str) else None
-        return {"schedule": kept, "pieces": len(self._starts), "episode_steps": self.episode_steps}
+        return {"schedule": kept, "pieces": len(self._starts), "episode_steps": self._length}

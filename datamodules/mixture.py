@@ -127,11 +127,14 @@ class MixtureDataModule(LightningDataModule):
                 )
         self.sampler.begin(plan)
 
+    def static_batches(self) -> int:
+        """Batches in an epoch of given weights."""
+        total = sum(lengths(self.train_sets).values())
+        return self.epoch_batches or math.ceil(total / self.batch_size)
+
     def _static_plan(self) -> Plan:
         assert self.mixture is not None
-        total = sum(lengths(self.train_sets).values())
-        batches = self.epoch_batches or math.ceil(total / self.batch_size)
-        return [Segment(TRAIN, batches, tuple(self.mixture.array.tolist()))]
+        return [Segment(TRAIN, self.static_batches(), tuple(self.mixture.array.tolist()))]
 
     # ---- what was drawn ----
 

@@ -59,7 +59,7 @@ def study(preset: str, config: str, steps: int, seeds: list[int], folder: Path) 
     common: list[object] = ["--trainer.max_steps", steps]
     losses: dict[str, list[dict[str, float]]] = {}
 
-    def one_seed(seed: int) -> dict[str, Path]:
+    def one_seed(seed: int) -> dict[str, dict[str, float]]:
         learned = run_stage(folder / f"learn-{seed}", config, seed, common)
         runs = {"tandem (proxy)": learned}
         choices = {"tandem": learned / "mixture.yaml"} | dict(zip(STATIC, STATIC, strict=True))
@@ -67,19 +67,21 @@ def study(preset: str, config: str, steps: int, seeds: list[int], folder: Path) 
             options = [*common, "--data.weights", weights, "--data.preset", preset]
             place = folder / f"{name.replace(':', '-')}-{seed}"
             runs[name] = run_stage(place, "train.yaml", seed, options)
-        return runs
+        return {name: test_losses(run) for name, run in runs.items()}
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for runs in pool.map(one_seed, seeds):
-            for name, run in runs.items():
-                losses.setdefault(name, []).append(test_losses(run))
+        for results in pool.map(one_seed, seeds):
+            for name, result in results.items():
+                losses.setdefault(name, []).append(result)
     print(table(losses, seeds))
     for seed in seeds:
         mixture = yaml.safe_load((folder / f"learn-{seed}/version_0/mixture.yaml").read_text())
         shares = ", ".join(f"{name} {share:.3f}" for name, share in mixture["average"].items())
         print(f"learned weights (average), seed {seed}: {shares}")
-    seen = yaml.safe_load((folder / "learn-0/version_0/mixture.yaml").read_text())["epochs"]
-    print("epochs while learning:", ", ".join(f"{n} {e:.1f}" for n, e in seen.items()))
+    for name in ("uniform", "tandem"):
+        run = folder / f"{name}-{seeds[0]}" / "version_0"
+        seen = yaml.safe_load((run / "mixture.yaml").read_text())["epochs"]
+        print(f"epochs in the {name} run:", ", ".join(f"{n} {e:.1f}" for n, e in seen.items()))
 
 
 def table(losses: dict[str, list[dict[str, float]]], seeds: list[int]) -> str:
