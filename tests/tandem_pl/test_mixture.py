@@ -275,7 +275,7 @@ def test_weights_from_a_file_are_kept_to_the_bit(tmp_path) -> None:
         ({"web": 1, "code": -1, "books": 1}, r"weights\['code'\]=-1 must be a finite number"),
         ({"web": 1, "code": math.nan, "books": 1}, r"weights\['code'\]=nan must be"),
         ({"web": 0, "code": 0, "books": 0}, "weights are all 0"),
-        ({}, "weights says nothing of 'web', 'code', 'books'"),
+        ({}, "weights is empty: give at least one domain a weight"),
         ("temperature:warm", "weights='temperature:warm' needs a number"),
         ("temperature:-2", "must be a positive number"),
         ("proportionnal", "weights='proportionnal' is neither a file nor one of 'uniform'"),

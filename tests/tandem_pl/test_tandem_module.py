@@ -199,16 +199,12 @@ def test_the_reference_rests_in_free_steps(tmp_path):
 def test_without_extra_information_in_the_target_nothing_moves(tmp_path):
     """With the target gradient zero, w takes gamma = 1 times u's steps: Delta = 0."""
 
-    class Zero(Rows):
-        def __getitem__(self, index):
-            return 0.0 * super().__getitem__(index)
-
     def objective(net, samples):
         return (samples[:, :1] * net.weight + samples[:, 1:]).square().sum(1)
 
     rows = torch.randn(40, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     data = MixtureDataModule(
-        {"a": Rows(rows), "b": Rows(rows + 1)}, {"t": Zero(rows)}, batch_size=8
+        {"a": Rows(rows), "b": Rows(rows + 1)}, {"t": Rows(0.0 * rows)}, batch_size=8
     )
     method = TandemReweighting(2, 3, 2, learning_rate=100.0)
     module = TandemModule(nn.Linear(1, 1, bias=False).double(), objective, OPTIMIZERS["sgd"])
