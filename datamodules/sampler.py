@@ -140,7 +140,8 @@ class MixtureBatchSampler:
             training data stay complete. `target` may be None.
         target_weights: [M'] of the target domains.
         batch_size: of the global batch, over all ranks.
-        rank, world_size: this rank takes every `world_size`-th row of the batch.
+
+    Rank `rank` of `world_size` (attributes) takes every `world_size`-th row of the batch.
     """
 
     def __init__(
@@ -180,33 +181,35 @@ class MixtureBatchSampler:
     def __iter__(self) -> Iterator[PlannedBatch]:
         cursors, position, first_step = dict(self.cursors), self.position, self.step - self.position
         self._ahead = {}
-        ends = np.cumsum([segment.batches for segment in self.plan])
-        for place in range(position, int(ends[-1])):
-            number = int(np.searchsorted(ends, place, side="right"))
-            segment, step = self.plan[number], first_step + place
+        place, last = -1, len(self) - 1
+        for segment in self.plan:
             stream = MEASURE if segment.phase == MEASURE else "train"
             weights = np.asarray(segment.weights)
-            domains, indices, cursors[stream] = self.streams[stream].take(
-                cursors[stream], weights, self.batch_size, step
-            )
-            target: tuple[Ints, Ints] | tuple[()] = ()
-            if segment.target:
-                assert self.target_weights is not None
-                *target_rows, cursors["target"] = self.streams["target"].take(
-                    cursors["target"], self.target_weights, self.batch_size, step
+            for number in range(segment.batches):
+                place += 1
+                if place < position:
+                    continue  # consumed before a resume
+                step = first_step + place
+                domains, indices, cursors[stream] = self.streams[stream].take(
+                    cursors[stream], weights, self.batch_size, step
                 )
-                target = (self._mine(target_rows[0]), self._mine(target_rows[1]))
-            self._ahead[step] = dict(cursors)
-            first = place == ends[number] - segment.batches
-            yield PlannedBatch(
-                segment.phase,
-                step,
-                bool(first),
-                bool(place == ends[-1] - 1),
-                self._mine(domains),
-                self._mine(indices),
-                *target,
-            )
+                target: tuple[Ints, Ints] | tuple[()] = ()
+                if segment.target:
+                    assert self.target_weights is not None
+                    *rows, cursors["target"] = self.streams["target"].take(
+                        cursors["target"], self.target_weights, self.batch_size, step
+                    )
+                    target = (self._mine(rows[0]), self._mine(rows[1]))
+                self._ahead[step] = dict(cursors)
+                yield PlannedBatch(
+                    segment.phase,
+                    step,
+                    number == 0,
+                    place == last,
+                    self._mine(domains),
+                    self._mine(indices),
+                    *target,
+                )
 
     def _mine(self, rows: Ints) -> Ints:
         return rows[self.rank :: self.world_size]

@@ -83,7 +83,7 @@ class TandemModule(MixtureModule):
         return super().phase_step(batch)
 
     def sync(self) -> None:
-        """W <- u: parameters, buffers, optimizer moments and step counts."""
+        """Reference <- proxy: parameters, buffers, optimizer moments and step counts."""
         copy_network(self.network, self.reference)
         copy_optimizer_state(
             self._optimizer().optimizer,
