@@ -19,6 +19,9 @@ from torch.utils._pytree import tree_map_only
 from .domain_losses import DomainLosses
 from .episode import TRAIN, MixtureBatch
 from .errors import InputError
+from .frozen import drop_frozen, restore_frozen
+from .networks import check_vocabulary
+from .optimizer_settings import keep_settings, trainable
 from .randomness import private_randomness, seed_generators
 
 Outputs = dict[str, Tensor]
@@ -40,6 +43,8 @@ class MixtureModule(LightningModule):
             None for whole batches.
         max_skipped_updates: a batch whose loss is not finite is skipped, on all ranks alike; after
             so many in a row the run stops with a checkpoint.
+        checkpoint_frozen: whether checkpoints hold the parameters that do not train. False keeps
+            them small (adapters on a large backbone); loading one needs the same backbone.
         seed: of dropout, which is a function of seed, step and rank.
 
     Training outputs (for callbacks): {"losses": [B]}.
@@ -54,6 +59,7 @@ class MixtureModule(LightningModule):
         gradient_clip_val: float | None = None,
         micro_batch_size: int | None = None,
         max_skipped_updates: int = 10,
+        checkpoint_frozen: bool = True,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -72,10 +78,16 @@ class MixtureModule(LightningModule):
         self.gradient_clip_val = gradient_clip_val
         self.micro_batch_size = micro_batch_size
         self.max_skipped_updates = max_skipped_updates
+        self.checkpoint_frozen = checkpoint_frozen
         self.seed = seed
         self.skipped_updates = 0
         self.skipped_in_a_row = 0
         self._evaluated: dict[str, DomainLosses] = {}
+
+    def setup(self, stage: str) -> None:
+        """Refuses data whose tokens the network does not know."""
+        datamodule: Any = getattr(self.trainer, "datamodule", None)
+        check_vocabulary(self.network, getattr(datamodule, "vocab_size", None))
 
     # ---- training ----
 
@@ -200,14 +212,17 @@ class MixtureModule(LightningModule):
 
     def parameter_groups(self) -> list[Any]:
         """What the optimizer factory is called with."""
-        return [p for p in self.network.parameters() if p.requires_grad]
+        return trainable(self.network)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the skip counters."""
+        """Adds the skip counters; takes the frozen parameters out, where asked to."""
         checkpoint["skipped_updates"] = [self.skipped_updates, self.skipped_in_a_row]
+        if not self.checkpoint_frozen:
+            drop_frozen(self, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restores the skip counters, and lets the optimizer's present settings win."""
+        restore_frozen(self, checkpoint)
         self.skipped_updates, self.skipped_in_a_row = checkpoint.get("skipped_updates", [0, 0])
         if checkpoint.get("optimizer_states"):
             keep_settings(self.make_optimizer(self.parameter_groups()), checkpoint)
@@ -269,25 +284,3 @@ class MixtureModule(LightningModule):
             self.log(key, value, logger=False, prog_bar=key == headline, rank_zero_only=False)
         for logger in self.loggers:  # on the axis of batches, like every other curve
             logger.log_metrics(metrics, step=self.global_step)
-
-
-def keep_settings(optimizer: Optimizer, checkpoint: dict[str, Any]) -> None:
-    """Puts a new optimizer's settings into a checkpoint that is about to be loaded.
-
-    Without this a resumed run would go on with the checkpoint's learning rate, whatever the
-    configuration says now. A scheduled rate keeps its place in the schedule: it is multiplied by
-    new base rate over old base rate, which is exactly 1 where nothing changed.
-    """
-    bases = []
-    saved_groups = checkpoint["optimizer_states"][0]["param_groups"]
-    for fresh, saved in zip(optimizer.param_groups, saved_groups, strict=True):
-        base = saved.get("initial_lr", saved["lr"])
-        rate = saved["lr"] * (fresh["lr"] / base) if base else fresh["lr"]
-        saved.update({key: value for key, value in fresh.items() if key != "params"})
-        saved["lr"] = rate
-        if "initial_lr" in saved:
-            saved["initial_lr"] = fresh["lr"]
-        bases.append(fresh["lr"])
-    for state in checkpoint.get("lr_schedulers", []):
-        if "base_lrs" in state:
-            state["base_lrs"] = bases

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,7 +16,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from .episode import MEASURE, PROBE, MixtureBatch
 from .errors import InputError
 from .mixture_module import MixtureModule, Outputs
-from .twins import copy_buffers, copy_network, copy_optimizer_state, distance
+from .optimizer_settings import trainable
+from .twins import copy_buffers, copy_network, copy_optimizer_state, distance, make_twin
 
 TARGET_SALT = 1 << 32  # keeps dropout of target samples apart from that of training samples
 
@@ -37,10 +37,11 @@ class TandemModule(MixtureModule):
     one optimizer, named "proxy" and "reference".
 
     Args:
-        network: the proxy; the reference is a deep copy.
+        network: the proxy; the reference is a deep copy that shares frozen parameters, so adapters
+            on a frozen backbone (`adapters.lora`) cost one more set of adapters.
         objective, optimizer, lr_scheduler, gradient_clip_val, micro_batch_size,
-            max_skipped_updates, seed: as in `MixtureModule`. The optimizer factory gets two
-            parameter groups. Each twin's gradient is clipped by itself.
+            max_skipped_updates, checkpoint_frozen, seed: as in `MixtureModule`. The optimizer
+            factory gets two parameter groups. Each twin's gradient is clipped by itself.
         penalty: gamma, the weight of the training loss in the reference's objective.
 
     Training outputs: {"losses": [B]} of the proxy before its step; in probe steps also
@@ -57,6 +58,7 @@ class TandemModule(MixtureModule):
         gradient_clip_val: float | None = None,
         micro_batch_size: int | None = None,
         max_skipped_updates: int = 10,
+        checkpoint_frozen: bool = True,
         seed: int = 0,
     ) -> None:
         super().__init__(
@@ -67,12 +69,13 @@ class TandemModule(MixtureModule):
             gradient_clip_val,
             micro_batch_size,
             max_skipped_updates,
+            checkpoint_frozen,
             seed,
         )
         if not penalty > 0:
             raise InputError(f"penalty={penalty} must be positive; the paper uses 1.")
         self.penalty = penalty
-        self.reference = copy.deepcopy(network)
+        self.reference = make_twin(network)
 
     def phase_step(self, batch: MixtureBatch) -> Outputs:
         """Free, probe or measure."""
@@ -91,10 +94,11 @@ class TandemModule(MixtureModule):
         )
 
     def probe_step(self, batch: MixtureBatch) -> Outputs:
-        """One step of each twin, by one joint backward and one optimizer step.
+        """One step of each twin, by one optimizer step.
 
-        In an episode's first probe step w = u, so the training gradient is computed once and the
-        reference gets gamma times the proxy's.
+        Every loss has its backward at once, so that the memory for activations is that of one
+        forward. In an episode's first probe step w = u, so the training gradient is computed once
+        and the reference gets gamma times the proxy's.
         """
         if batch.target_samples is None or batch.target_domains is None:
             raise InputError(
@@ -111,17 +115,16 @@ class TandemModule(MixtureModule):
         collected: list[tuple[Tensor, Tensor, Tensor]] = []
         for index, (train, extra) in enumerate(zip(parts, target_parts, strict=True)):
             proxy = self.losses(self.network, *train, batch.step, index)
-            loss = proxy.sum() / size
+            with self.sync_gradients(index == len(parts) - 1):
+                self.manual_backward(proxy.sum() / size)
             if shared:
                 reference = proxy
                 copy_buffers(self.network, self.reference)  # as if w had seen the samples too
             else:
                 reference = self.losses(self.reference, *train, batch.step, index)
-                loss = loss + self.penalty * (reference.sum() / size)
+                self._reference_backward(self.penalty * (reference.sum() / size))
             target = self.losses(self.reference, *extra, batch.step, index, TARGET_SALT)
-            loss = loss + target.sum() / target_size
-            with self.sync_gradients(index == len(parts) - 1):
-                self.manual_backward(loss)
+            self._reference_backward(target.sum() / target_size)
             collected.append((proxy.detach(), reference.detach(), target.detach()))
         self._reduce_reference_gradients()
         if shared:
@@ -157,7 +160,7 @@ class TandemModule(MixtureModule):
     def parameter_groups(self) -> list[Any]:
         """The proxy's and the reference's trainable parameters, in the same order."""
         return [
-            {"params": [p for p in network.parameters() if p.requires_grad], "name": name}
+            {"params": trainable(network), "name": name}
             for name, network in (("proxy", self.network), ("reference", self.reference))
         ]
 
@@ -169,6 +172,15 @@ class TandemModule(MixtureModule):
             names = [f"reference.{name}" for name, _ in self.reference.named_parameters()]
             names += [f"reference.{name}" for name, _ in self.reference.named_buffers()]
             DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, names)
+
+    def _reference_backward(self, loss: Tensor) -> None:
+        """Backward without DDP's reducer, which does not know the reference."""
+        wrapper = self.trainer.strategy.model
+        before = getattr(wrapper, "require_forward_param_sync", None)
+        with self.sync_gradients(False):
+            self.manual_backward(loss)
+        if before is not None:  # else the next forward would not broadcast the proxy's buffers
+            wrapper.require_forward_param_sync = before  # type: ignore[union-attr]
 
     def _reduce_reference_gradients(self) -> None:
         """Averages the reference's gradients over ranks, as DDP does the proxy's."""

@@ -1,11 +1,35 @@
-"""Making one network and its optimizer state equal another's, in place and without allocation."""
+"""A network's twin, and making its parameters and optimizer state equal the network's again.
 
+Copies are in place and without allocation.
+"""
+
+import copy
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+
+def make_twin(network: nn.Module) -> nn.Module:
+    """A deep copy that shares the frozen parameters (those with `requires_grad` False).
+
+    Buffers are copied. So the twin of adapters on a frozen backbone costs one more set of adapters.
+
+    >>> network = nn.Sequential(nn.Linear(2, 2).requires_grad_(False), nn.Linear(2, 1))
+    >>> twin = make_twin(network)
+    >>> twin[0].weight is network[0].weight, twin[1].weight is network[1].weight
+    (True, False)
+    """
+    shared = {id(p): p for p in network.parameters() if not p.requires_grad}
+    return copy.deepcopy(network, shared)  # deepcopy takes what it finds there as copied
+
+
+def separate_parameters(first: nn.Module, second: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """Pairs of parameters of twins, but those that both share."""
+    pairs = zip(first.parameters(), second.parameters(), strict=True)
+    return [(mine, theirs) for mine, theirs in pairs if mine is not theirs]
 
 
 @torch.no_grad()
@@ -22,7 +46,8 @@ def copy_tensors(sources: Iterable[Tensor], destinations: Iterable[Tensor]) -> N
 
 def copy_network(source: nn.Module, destination: nn.Module) -> None:
     """Copies parameters and buffers (BatchNorm's running statistics among them)."""
-    copy_tensors(source.parameters(), destination.parameters())
+    pairs = separate_parameters(source, destination)
+    copy_tensors((mine for mine, _ in pairs), (theirs for _, theirs in pairs))
     copy_buffers(source, destination)
 
 
@@ -59,8 +84,8 @@ def copy_optimizer_state(
 
 
 def distance(first: nn.Module, second: nn.Module) -> Tensor:
-    """||w - u|| / ||u|| over all parameters, a scalar on the device."""
-    pairs = list(zip(first.parameters(), second.parameters(), strict=True))
+    """||w - u|| / ||u|| over the parameters that are not shared, a scalar on the device."""
+    pairs = separate_parameters(first, second)
     with torch.no_grad():
         gap = torch.stack([(b.detach() - a.detach()).float().norm() for a, b in pairs]).norm()
         size = torch.stack([a.detach().float().norm() for a, _ in pairs]).norm()
