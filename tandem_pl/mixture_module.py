@@ -268,8 +268,8 @@ class MixtureModule(LightningModule):
         for label, store in self._evaluated.items():
             mean, count = store.reduce(len(domains), self.trainer.strategy)
             seen = count > 0
-            for name, value in zip(domains, mean.tolist(), strict=True):
-                if np.isfinite(value):
+            for name, value, number in zip(domains, mean.tolist(), count, strict=True):
+                if number:
                     metrics[f"{stage}/{label}/{name}"] = value
             if seen.any():
                 metrics[f"{stage}/{label}"] = float(mean[seen].mean())

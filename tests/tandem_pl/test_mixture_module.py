@@ -1,3 +1,5 @@
+"""What a step does, and which settings are refused."""
+
 import copy
 import math
 
@@ -15,47 +17,21 @@ from helpers import (
     small_network,
 )
 from lightning.pytorch import Callback
-from lightning.pytorch.plugins import MixedPrecision
+from module_helpers import (
+    WIDTH,
+    adamw,
+    batch_norm_network,
+    falling,
+    fit,
+    make_data,
+    make_reweighting,
+    sgd,
+)
 from torch import nn
 
 from tandem_pl import InputError, MixtureModule, TandemModule
-from tandem_pl.callbacks import TandemReweighting
 from tandem_pl.datamodules import MixtureDataModule
 from tandem_pl.episode import MEASURE, PROBE, TRAIN
-
-WIDTH = 4
-
-
-def adamw(parameters) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(parameters, 0.05, weight_decay=0.1)
-
-
-def sgd(parameters) -> torch.optim.Optimizer:
-    return torch.optim.SGD(parameters, 0.05, momentum=0.9)
-
-
-def falling(optimizer):
-    """Rate / (1 + batches done)."""
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step))
-
-
-def make_data(dtype=torch.float64, **options) -> MixtureDataModule:
-    train = {name: random_rows(20, WIDTH, seed, dtype) for seed, name in enumerate("ab")}
-    target = {"t": random_rows(30, WIDTH, 7, dtype)}
-    return MixtureDataModule(
-        train, **{"target": target, "batch_size": 8, "validate_target": True, **options}
-    )
-
-
-def make_reweighting(free=2, probe=3, measure=1) -> TandemReweighting:
-    return TandemReweighting(free, probe, measure, learning_rate=1.0)
-
-
-def fit(folder, module, data, *callbacks, **options):
-    trainer = quiet_trainer(folder, callbacks=list(callbacks), **options)
-    trainer.fit(module, datamodule=data)
-    return trainer
-
 
 # ---- what a step does ----
 
@@ -94,13 +70,6 @@ class ByHand:
             self.update(target + self.penalty * training, self.reference, self.second)
         self.update(objective(self.proxy, batch.samples).mean(), self.proxy, self.first)
         self.done += 1
-
-
-def batch_norm_network() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Linear(WIDTH - 1, 5, bias=False), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 1)
-    ).double()  # a bias before BatchNorm has gradient 0: Adam would blow up its rounding error
 
 
 @pytest.mark.parametrize("make_optimizer", [adamw, sgd])
@@ -344,299 +313,3 @@ def test_one_network_cannot_probe(tmp_path) -> None:
     module = MixtureModule(small_network(WIDTH), predict_last, sgd)
     with pytest.raises(InputError, match="twin networks, which MixtureModule does not have"):
         fit(tmp_path, module, make_data(), make_reweighting(), max_epochs=1)
-
-
-# ---- losses that are not finite ----
-
-POISON = 1e6
-
-
-def poisoned(network, samples):
-    """NaN for the samples that start with the marker."""
-    marked = samples[:, 0] == POISON
-    losses = predict_last(network, samples.where(~marked[:, None], torch.zeros_like(samples)))
-    return losses * torch.where(marked, math.nan, 1.0)
-
-
-def with_marker(rows: Rows, index: int) -> Rows:
-    marked = rows.rows.clone()
-    marked[index, 0] = POISON
-    return Rows(marked)
-
-
-def has_marker(samples) -> bool:
-    return samples is not None and bool((samples[:, 0] == POISON).any())
-
-
-@pytest.mark.parametrize("where", ["train", "target"])
-@pytest.mark.parametrize("make_optimizer", [adamw, sgd])
-def test_a_loss_that_is_not_finite_skips_the_update(tmp_path, where, make_optimizer) -> None:
-    """Neither weight decay nor momentum moves a twin in a skipped batch, whichever was bad."""
-    module = TandemModule(small_network(WIDTH), poisoned, make_optimizer)
-    data, recorder = make_data(batch_size=4), Recorder()
-    sets = data.train_sets if where == "train" else data.target_sets
-    name = next(iter(sets))
-    sets[name] = with_marker(sets[name], 3)
-    moments = []
-
-    class Moments(Callback):
-        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
-            self.state = copy.deepcopy(trainer.optimizers[0].state_dict()["state"])
-
-        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-            now = trainer.optimizers[0].state_dict()["state"]
-            keys = [(number, key) for number in self.state for key in self.state[number]]
-            moments.append(
-                all(torch.equal(self.state[number][key], now[number][key]) for number, key in keys)
-            )
-
-    trainer = fit(tmp_path, module, data, make_reweighting(3, 3), recorder, Moments(), max_epochs=6)
-    skipped = 0
-    rows = zip(recorder.batches, recorder.before, recorder.after, moments, strict=True)
-    for batch, before, after, same_moments in rows:
-        if batch.phase == MEASURE:
-            continue
-        bad = has_marker(batch.samples) or has_marker(batch.target_samples)
-        skipped += bad
-        assert torch.equal(before[0], after[0]) == bad
-        if batch.phase == PROBE and not batch.first:
-            assert torch.equal(before[1], after[1]) == bad
-            assert same_moments == bad
-    assert skipped >= 2
-    assert module.skipped_updates == skipped
-    assert trainer.global_step == 6 * 6
-    assert all(torch.isfinite(state).all() for states in recorder.after for state in states)
-
-
-def test_a_measured_loss_that_is_not_finite_leaves_the_weights(tmp_path) -> None:
-    module, data = TandemModule(small_network(WIDTH), poisoned, sgd), make_data(batch_size=8)
-    data.train_sets["a"] = with_marker(data.train_sets["a"], 3)
-    recorder, reweighting = Recorder(), make_reweighting(1, 1)
-    with pytest.warns(UserWarning, match="a measured loss is not finite"):
-        fit(tmp_path, module, data, reweighting, recorder, max_epochs=6)
-    bad = [has_marker(b.samples) for b in recorder.batches if b.phase == MEASURE]
-    assert 0 < sum(bad) < len(bad)
-    assert reweighting.skipped_episodes == sum(bad)
-    pairs = zip(reweighting.trajectory, reweighting.trajectory[1:], strict=False)
-    same = [bool((old == new).all()) for old, new in pairs]
-    assert all(still for still, skipped in zip(same, bad, strict=True) if skipped)
-    assert not all(same)
-
-
-def test_too_many_skips_in_a_row_stop_the_run_with_a_checkpoint(tmp_path) -> None:
-    def always(network, samples):
-        return predict_last(network, samples) * math.nan
-
-    module = TandemModule(small_network(WIDTH), always, adamw, max_skipped_updates=3)
-    start = copy.deepcopy(module.network.state_dict())
-    with pytest.raises(InputError, match="not finite in 3 batches in a row") as raised:
-        fit(tmp_path, module, make_data(), make_reweighting(9, 1), max_epochs=5)
-    (path,) = tmp_path.rglob("*.ckpt")
-    assert str(path) in str(raised.value)
-    checkpoint = torch.load(path, weights_only=True)
-    assert checkpoint["global_step"] == 3
-    assert checkpoint["skipped_updates"] == [3, 3]
-    for name, value in start.items():
-        assert torch.equal(checkpoint["state_dict"][f"network.{name}"], value)
-
-
-def test_skips_apart_from_each_other_do_not_stop_the_run(tmp_path) -> None:
-    calls = []
-
-    def every_other(network, samples):
-        calls.append(1)
-        return predict_last(network, samples) * (math.nan if len(calls) % 2 else 1.0)
-
-    module = MixtureModule(small_network(WIDTH), every_other, sgd, max_skipped_updates=2)
-    fit(tmp_path, module, make_data(epoch_batches=10), max_epochs=1)
-    assert (module.skipped_updates, module.skipped_in_a_row) == (5, 0)
-
-
-# ---- validation, test and prediction ----
-
-
-def mean_losses(network, sets) -> dict[str, float]:
-    network = copy.deepcopy(network).eval()
-    return {
-        name: predict_last(network, torch.stack([rows[i] for i in range(len(rows))])).mean().item()
-        for name, rows in sets.items()
-    }
-
-
-def expected_metrics(stage, losses, label="loss", perplexity="perplexity") -> dict[str, float]:
-    values = list(losses.values())
-    return {f"{stage}/{label}/{name}": value for name, value in losses.items()} | {
-        f"{stage}/{label}": math.fsum(values) / len(values),  # domains count alike, not samples
-        f"{stage}/{perplexity}": math.fsum(math.exp(value) for value in values) / len(values),
-    }
-
-
-def uneven_sets() -> dict[str, Rows]:
-    return {"t": random_rows(9, WIDTH, 5), "v": random_rows(3, WIDTH, 6)}
-
-
-def test_metrics_of_a_test_are_means_by_domain(tmp_path) -> None:
-    module, sets = MixtureModule(batch_norm_network(), predict_last, sgd), uneven_sets()
-    trainer = quiet_trainer(tmp_path)
-    trainer.test(module, datamodule=make_data(test=sets), verbose=False)
-    got = {key: value.item() for key, value in trainer.callback_metrics.items()}
-    expected = expected_metrics("test", mean_losses(module.network, sets))
-    assert got == pytest.approx(expected, rel=1e-6)
-
-
-def test_metrics_of_a_validation_show_both_twins(tmp_path) -> None:
-    module, sets = TandemModule(small_network(WIDTH), predict_last, sgd), uneven_sets()
-    data = make_data(target=sets)
-    trainer = fit(tmp_path, module, data, make_reweighting(), max_epochs=2, limit_val_batches=1.0)
-    got = {key: value.item() for key, value in trainer.callback_metrics.items()}
-    expected = expected_metrics("validation", mean_losses(module.network, sets))
-    expected |= expected_metrics(
-        "validation", mean_losses(module.reference, sets), "loss_reference", "perplexity_reference"
-    )
-    assert got == pytest.approx(expected, rel=1e-6)
-
-
-def test_validating_does_not_change_the_training(tmp_path) -> None:
-    ends = []
-    for limit in (0, 1.0):
-        module = TandemModule(batch_norm_network(), predict_last, adamw)
-        options = {"max_epochs": 2, "limit_val_batches": limit}
-        fit(tmp_path, module, make_data(), make_reweighting(), **options)
-        ends.append(torch.cat([v.flatten().double() for v in module.state_dict().values()]))
-    assert torch.equal(*ends)
-
-
-def test_predictions_are_losses_with_their_domain(tmp_path) -> None:
-    module, sets = MixtureModule(small_network(WIDTH), predict_last, sgd), uneven_sets()
-    data = make_data(test=sets)
-    data.setup("fit")
-    parts = quiet_trainer(tmp_path).predict(module, dataloaders=data.test_dataloader())
-    losses = torch.cat([part["losses"] for part in parts])
-    domains = torch.cat([part["domains"] for part in parts])
-    assert domains.tolist() == 9 * [0] + 3 * [1]
-    expected = torch.cat([predict_last(module.network, rows.rows) for rows in sets.values()])
-    assert torch.allclose(losses, expected)
-
-
-# ---- precision ----
-
-
-def half_precision(scale: float = 2.0**10) -> MixedPrecision:
-    return MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=scale))
-
-
-def explosive(network, samples):
-    """A finite loss whose scaled gradient is not, for marked samples."""
-    marked = samples[:, 0] == POISON
-    losses = predict_last(network, samples.where(~marked[:, None], torch.ones_like(samples)))
-    return losses.float() * torch.where(marked, 1e37, 1.0)
-
-
-@pytest.mark.parametrize("where", ["train", "target"])
-def test_an_overflow_skips_both_twins_alike(tmp_path, where) -> None:
-    scaler = half_precision()
-    module = TandemModule(small_network(WIDTH, dtype=torch.float32), explosive, sgd)
-    data, recorder = make_data(torch.float32, batch_size=4), Recorder()
-    sets = data.train_sets if where == "train" else data.target_sets
-    name = next(iter(sets))
-    sets[name] = with_marker(sets[name], 3)
-    fit(tmp_path, module, data, make_reweighting(1, 4), recorder, max_epochs=4, plugins=[scaler])
-    overflows, apart = 0, 0
-    for batch, before, after in zip(recorder.batches, recorder.before, recorder.after, strict=True):
-        if batch.phase == MEASURE:
-            continue
-        bad = has_marker(batch.samples) or has_marker(batch.target_samples)
-        overflows += bad
-        assert torch.equal(before[0], after[0]) == bad
-        if batch.phase == PROBE and not batch.first:
-            assert torch.equal(before[1], after[1]) == bad
-            apart += bad
-    assert apart
-    assert scaler.scaler.get_scale() == 2.0**10 / 2**overflows  # once an overflow, not once a twin
-
-
-def test_the_scale_does_not_change_the_steps(tmp_path) -> None:
-    """Clipping sees unscaled gradients: with fp16's scaler the steps are those without."""
-    ends = []
-    for scale in (1.0, 2.0**12):
-        module = TandemModule(
-            small_network(WIDTH, dtype=torch.float32), predict_last, sgd, gradient_clip_val=0.1
-        )
-        recorder = Recorder()
-        fit(
-            tmp_path,
-            module,
-            make_data(torch.float32),
-            make_reweighting(),
-            recorder,
-            max_epochs=2,
-            plugins=[half_precision(scale)],
-        )
-        ends.append(recorder)
-    moved = (ends[0].after[-1][0] - ends[0].before[0][0]).abs().max()
-    assert moved > 1e-2
-    for mine, other in zip(ends[0].after, ends[1].after, strict=True):
-        assert max((a - b).abs().max() for a, b in zip(mine, other, strict=True)) < 2e-3 * moved
-
-
-def test_a_bad_loss_is_skipped_under_the_scaler_even_with_finite_gradients(tmp_path) -> None:
-    def constant(network, samples):
-        return predict_last(network, samples).float() + math.inf
-
-    module = TandemModule(small_network(WIDTH, dtype=torch.float32), constant, sgd)
-    recorder = Recorder()
-    fit(
-        tmp_path,
-        module,
-        make_data(torch.float32),
-        make_reweighting(),
-        recorder,
-        max_epochs=1,
-        plugins=[half_precision()],
-    )
-    assert module.skipped_updates == 5
-    assert torch.equal(recorder.before[0][0], recorder.after[-1][0])
-
-
-def test_bf16_mixed_trains_float32_weights(tmp_path) -> None:
-    seen = []
-
-    def objective(network, samples):
-        output = network(samples[:, :-1])
-        seen.append(output.dtype)
-        return (output.squeeze(1).float() - samples[:, -1]).square()
-
-    module = TandemModule(small_network(WIDTH, dtype=torch.float32), objective, sgd)
-    recorder, reweighting = Recorder(), make_reweighting()
-    fit(
-        tmp_path,
-        module,
-        make_data(torch.float32),
-        reweighting,
-        recorder,
-        max_epochs=2,
-        precision="bf16-mixed",
-    )
-    assert set(seen) == {torch.bfloat16}
-    assert {p.dtype for p in module.parameters()} == {torch.float32}
-    assert not torch.equal(recorder.before[0][0], recorder.after[-1][0])
-    assert len(reweighting.trajectory) == 3
-    assert reweighting.skipped_episodes == 0
-
-
-def test_fit_validates_on_the_target_only_when_asked(tmp_path) -> None:
-    class Count(Callback):
-        batches = 0
-
-        def on_validation_batch_end(self, *args) -> None:
-            self.batches += 1
-
-    for asked in (False, True):
-        data = make_data(validate_target=asked, epoch_batches=1)
-        count = Count()
-        module = MixtureModule(small_network(WIDTH), predict_last, sgd)
-        trainer = quiet_trainer(tmp_path, callbacks=[count], max_epochs=1, limit_val_batches=1.0)
-        trainer.fit(module, datamodule=data)
-        assert (count.batches > 0) is asked
-        trainer.validate(module, datamodule=data, verbose=False)
-        assert count.batches > 0
