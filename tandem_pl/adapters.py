@@ -14,7 +14,7 @@ def lora(
     alpha: float = 16.0,
     dropout: float = 0.0,
     target_modules: list[str] | str | None = None,
-    config: dict[str, Any] | None = None,
+    lora_config: dict[str, Any] | None = None,
     seed: int = 0,
 ) -> nn.Module:
     """Freezes `network` and adds LoRA: every adapted weight W becomes W + alpha / rank B A.
@@ -31,7 +31,7 @@ def lora(
         dropout: on the adapters' input.
         target_modules: names of the layers to adapt, "all-linear", or None for `peft`'s choice for
             this architecture (the attention's projections).
-        config: more fields of `peft.LoraConfig`, such as {"use_rslora": true}.
+        lora_config: more fields of `peft.LoraConfig`, such as {"use_rslora": true}.
         seed: of A's random start; the global generator is left alone.
 
     Raises:
@@ -50,7 +50,7 @@ def lora(
             lora_alpha=alpha,
             lora_dropout=dropout,
             target_modules=target_modules,
-            **(config or {}),
+            **(lora_config or {}),
         )
         with torch.random.fork_rng([]):
             torch.manual_seed(seed)
@@ -59,5 +59,5 @@ def lora(
         reason = str(error).splitlines()[0]
         raise InputError(
             f"these adapters do not fit {type(network).__name__} ({reason}); set target_modules to "
-            "names of its layers or to 'all-linear', and config to fields of peft.LoraConfig."
+            "names of its layers or to 'all-linear', and lora_config to fields of peft.LoraConfig."
         ) from error

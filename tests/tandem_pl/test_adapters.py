@@ -159,7 +159,7 @@ def test_a_frozen_backbone_needs_no_peft():
     [
         ({"rank": 0}, "rank=0 must be at least 1"),
         ({"target_modules": ["nope"]}, "set target_modules"),
-        ({"config": {"nope": 1}}, "fields of peft.LoraConfig"),
+        ({"lora_config": {"nope": 1}}, "fields of peft.LoraConfig"),
     ],
 )
 def test_bad_settings_are_one_sentence(options, message):

@@ -48,11 +48,14 @@ def train(folder: str, poison: str, devices: int, distributed_sampler: bool = Fa
     """Three episodes; what a process knows after them."""
     rows = {name: random_rows(20, WIDTH, seed) for seed, name in enumerate("abc")}
     target = {"t": random_rows(30, WIDTH, 7)}
-    if poison:
+    network = small_network(WIDTH)
+    if poison == "frozen":  # no poison, but twins that share a layer
+        network[0].requires_grad_(False)
+    elif poison:
         mark((rows if poison == "train" else target)["a" if poison == "train" else "t"], 3)
     data = MixtureDataModule(rows, target, batch_size=8, validate_target=True)
     module = TandemModule(
-        small_network(WIDTH),
+        network,
         poisoned,
         lambda parameters: torch.optim.AdamW(parameters, 0.02),
         lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: 1 / (1 + n)),
@@ -150,9 +153,15 @@ def two_ranks(folder: Path, *poisons: str) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def clean(tmp_path_factory) -> tuple[dict, dict, dict]:
+def ranks(tmp_path_factory) -> list[dict]:
+    """Both ranks' runs, one with all trainable and one with a frozen layer."""
+    return two_ranks(tmp_path_factory.mktemp("two"), "", "frozen")
+
+
+@pytest.fixture(scope="module")
+def clean(ranks, tmp_path_factory) -> tuple[dict, dict, dict]:
     """Rank 0, rank 1, and one process alone."""
-    first, second = two_ranks(tmp_path_factory.mktemp("two"), "")
+    first, second = ranks
     alone = train(str(tmp_path_factory.mktemp("one")), "", devices=1)
     return (first[""] | {"refused": first["refused"]}, second[""], alone)
 
@@ -238,3 +247,15 @@ def test_a_bad_loss_on_one_rank_is_skipped_by_both(poisoned_runs, poison) -> Non
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+
+
+def test_twins_that_share_frozen_parameters(ranks, tmp_path) -> None:
+    """As above: the same bits on both ranks, and what one process alone comes to."""
+    first, second = (rank["frozen"] for rank in ranks)
+    assert first["trajectory"] == second["trajectory"]
+    assert first["twins"] == second["twins"]
+    alone = train(str(tmp_path), "frozen", devices=1)
+    torch.testing.assert_close(weights(first), weights(alone), rtol=0, atol=1e-9)
+    torch.testing.assert_close(
+        torch.tensor(first["network"]), torch.tensor(alone["network"]), rtol=0, atol=1e-9
+    )
