@@ -17,14 +17,17 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils._pytree import tree_map_only
 
 from .domain_losses import DomainLosses
-from .episode import TRAIN, MixtureBatch
+from .episode import MEASURE, TRAIN, MixtureBatch
 from .errors import InputError
 from .frozen import drop_frozen, restore_frozen
+from .modes import evaluating
 from .networks import check_vocabulary
 from .optimizer_settings import keep_settings, trainable
 from .randomness import private_randomness, seed_generators
 
 Outputs = dict[str, Tensor]
+#: What a method does with a batch of one phase, in place of the module: (module, batch) -> outputs.
+Handler = Callable[["MixtureModule", MixtureBatch], Outputs]
 
 
 class MixtureModule(LightningModule):
@@ -82,6 +85,7 @@ class MixtureModule(LightningModule):
         self.seed = seed
         self.skipped_updates = 0
         self.skipped_in_a_row = 0
+        self.handlers: dict[str, Handler] = {}
         self._evaluated: dict[str, DomainLosses] = {}
 
     def setup(self, stage: str) -> None:
@@ -97,13 +101,36 @@ class MixtureModule(LightningModule):
             return self.phase_step(batch)
 
     def phase_step(self, batch: MixtureBatch) -> Outputs:
-        """Free training; subclasses add phases."""
-        if batch.phase != TRAIN:
-            raise InputError(
-                f"the plan has {batch.phase!r} batches, which {type(self).__name__} cannot use: "
-                "train with TandemModule, or with a callback that only sets weights."
-            )
-        return {"losses": self.train_step(batch)}
+        """Training and measuring; subclasses add phases, and methods bring `handlers` of theirs."""
+        if batch.phase in self.handlers:
+            return self.handlers[batch.phase](self, batch)
+        if batch.phase == TRAIN:
+            return {"losses": self.train_step(batch)}
+        if batch.phase == MEASURE:
+            return self.measure_step(batch)
+        raise InputError(
+            f"the plan has {batch.phase!r} batches, which {type(self).__name__} cannot use: "
+            "train with TandemModule, or with a callback that only sets weights."
+        )
+
+    @torch.no_grad()
+    def measure_step(self, batch: MixtureBatch) -> Outputs:
+        """Losses in eval mode; of the target samples too, where the batch has some."""
+        return self.measured_losses(self.network, "", batch)
+
+    def measured_losses(self, network: nn.Module, prefix: str, batch: MixtureBatch) -> Outputs:
+        """{prefix + "losses": [B]} and perhaps {prefix + "target_losses": [B']} of `network`."""
+        outputs, sets = {}, {"losses": (batch.samples, batch.domains)}
+        if batch.target_domains is not None:
+            sets["target_losses"] = (batch.target_samples, batch.target_domains)
+        with evaluating(network):
+            for key, (samples, domains) in sets.items():
+                parts = self.micro_batches(samples, len(domains))
+                losses = [
+                    self.losses(network, *part, batch.step, i) for i, part in enumerate(parts)
+                ]
+                outputs[prefix + key] = torch.cat(losses)
+        return outputs
 
     def train_step(self, batch: MixtureBatch) -> Tensor:
         """One update of the network; gives the losses [B] before it."""

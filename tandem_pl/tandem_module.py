@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from .episode import MEASURE, PROBE, MixtureBatch
+from .episode import PROBE, MixtureBatch
 from .errors import InputError
 from .mixture_module import MixtureModule, Outputs
 from .optimizer_settings import trainable
@@ -78,11 +77,9 @@ class TandemModule(MixtureModule):
         self.reference = make_twin(network)
 
     def phase_step(self, batch: MixtureBatch) -> Outputs:
-        """Free, probe or measure."""
-        if batch.phase == PROBE:
+        """Probes, and what `MixtureModule` does."""
+        if batch.phase == PROBE and PROBE not in self.handlers:
             return self.probe_step(batch)
-        if batch.phase == MEASURE:
-            return self.measure_step(batch)
         return super().phase_step(batch)
 
     def sync(self) -> None:
@@ -136,15 +133,8 @@ class TandemModule(MixtureModule):
     @torch.no_grad()
     def measure_step(self, batch: MixtureBatch) -> Outputs:
         """Losses under both twins, in eval mode, on the same samples."""
-        parts = self.micro_batches(batch.samples, len(batch.domains))
-        outputs = {}
-        for key, network in (("losses", self.network), ("reference_losses", self.reference)):
-            with evaluating(network):
-                losses = [
-                    self.losses(network, *part, batch.step, i) for i, part in enumerate(parts)
-                ]
-            outputs[key] = torch.cat(losses)
-        return outputs
+        proxy = self.measured_losses(self.network, "", batch)
+        return proxy | self.measured_losses(self.reference, "reference_", batch)
 
     def twin_distance(self) -> Tensor:
         """||w - u|| / ||u||."""
@@ -206,15 +196,3 @@ class TandemModule(MixtureModule):
             mine.append(reference.grad)
             theirs.append(proxy.grad)
         torch._foreach_add_(mine, theirs, alpha=self.penalty)
-
-
-@contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
-    """Eval mode inside, each submodule's own mode again after."""
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

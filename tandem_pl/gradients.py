@@ -1,0 +1,106 @@
+"""Gradients of groups of samples, for methods that compare them; no optimizer sees them.
+
+All are of sums of losses over the ranks' samples, in float32 at least, of the parameters that
+train. One gradient costs the memory of one set of gradients, and a domain's is made anew for every
+domain, so that M domains need two sets (the running one and what it is multiplied with), not M.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+
+from .objectives import at_least_float32
+from .optimizer_settings import trainable
+
+if TYPE_CHECKING:
+    from .mixture_module import MixtureModule
+
+Gradient = list[Tensor]
+
+
+def summed_gradient(
+    module: MixtureModule, samples: Any, size: int, step: int, *salt: int
+) -> tuple[Gradient, Tensor]:
+    """Gradient of the sum of this rank's losses, and the losses [size].
+
+    Args:
+        module: gives the network, the objective and the micro-batches.
+        samples: collated; every tensor has `size` rows, which may be 0.
+        size: number of samples.
+        step: of the batch; with `salt` it decides dropout.
+        salt: more numbers that decide dropout.
+    """
+    parameters = trainable(module.network)
+    total = [torch.zeros_like(at_least_float32(p.detach())) for p in parameters]
+    collected = []
+    for index, (part, count) in enumerate(module.micro_batches(samples, size) if size else []):
+        losses = module.losses(module.network, part, count, step, *salt, index)
+        gradients = torch.autograd.grad(losses.sum(), parameters, allow_unused=True)
+        pairs = [(t, g) for t, g in zip(total, gradients, strict=True) if g is not None]
+        torch._foreach_add_([t for t, _ in pairs], [g.to(t.dtype) for t, g in pairs])
+        collected.append(losses.detach())
+    return total, torch.cat(collected) if collected else torch.zeros(0, device=module.device)
+
+
+def mean_gradient(
+    module: MixtureModule, samples: Any, size: int, step: int, *salt: int
+) -> tuple[Gradient, Tensor]:
+    """Gradient of the mean loss over all ranks' samples, and this rank's losses."""
+    gradient, losses = summed_gradient(module, samples, size, step, *salt)
+    count = torch.tensor(float(size), device=module.device)
+    _all_reduce(module, [*gradient, count])
+    torch._foreach_div_(gradient, count.clamp(min=1).item())
+    return gradient, losses
+
+
+def domain_gradients(
+    module: MixtureModule, domains: Tensor, samples: Any, size: int, step: int, *salt: int
+) -> Iterator[tuple[int, Gradient, Tensor, float]]:
+    """One domain after the other: its number, mean gradient, this rank's losses, samples in all.
+
+    A domain without a sample on any rank has a gradient of zeros and 0 samples. Every rank must
+    go through all of them.
+
+    Args:
+        module: as in `summed_gradient`, like `step` and `salt`.
+        domains: [B] domain of each sample.
+        samples: collated; every tensor has B rows.
+        size: number of domains, M.
+        step: of the batch.
+        salt: more numbers that decide dropout.
+    """
+    for domain in range(size):
+        rows = (domains == domain).nonzero().flatten()
+        mine = tree_map_only(Tensor, partial(torch.index_select, dim=0, index=rows), samples)
+        gradient, losses = summed_gradient(module, mine, len(rows), step, *salt, domain)
+        count = torch.tensor(float(len(rows)), device=module.device)
+        _all_reduce(module, [*gradient, count])
+        torch._foreach_div_(gradient, count.clamp(min=1).item())
+        yield domain, gradient, losses, float(count)
+
+
+def dot(first: Gradient, second: Gradient) -> float:
+    """Inner product, summed in float64.
+
+    >>> dot([torch.tensor([1.0, 2.0]), torch.tensor([3.0])], [torch.ones(2), torch.ones(1)])
+    6.0
+    """
+    parts = [(a.double() * b.double()).sum() for a, b in zip(first, second, strict=True)]
+    return float(torch.stack(parts).sum())
+
+
+def norm(gradient: Gradient) -> float:
+    """Euclidean norm."""
+    return dot(gradient, gradient) ** 0.5
+
+
+def _all_reduce(module: MixtureModule, tensors: Sequence[Tensor]) -> None:
+    if module.trainer.world_size > 1:
+        for tensor in tensors:
+            torch.distributed.all_reduce(tensor)
