@@ -59,6 +59,35 @@ def draw_mixture(domains: Sequence[str], steps: Sequence[int], trajectory: Array
     return figure
 
 
+def draw_signal(domains: Sequence[str], means: Array, halves: Array) -> Figure:
+    """The centred hyper-gradient of each domain with its interval, from top to bottom.
+
+    Args:
+        domains: [M] names.
+        means: [M] nats; below 0, the domain is being raised.
+        halves: [M] half widths of the intervals; NaN for none.
+
+    Of more than 40 domains, the 20 lowest and the 20 highest are shown.
+    """
+    from matplotlib.figure import Figure
+
+    order = np.argsort(means, kind="stable")
+    if len(order) > 2 * MOST_DOMAINS:
+        order = np.concatenate([order[:MOST_DOMAINS], order[-MOST_DOMAINS:]])
+    places = np.arange(len(order))
+    figure = Figure(figsize=(8, 0.8 + 0.24 * max(len(order), 3)), dpi=100, layout="constrained")
+    axes = figure.add_subplot()
+    axes.axvline(0, color="0.6", linewidth=1)
+    axes.errorbar(
+        means[order], places, xerr=np.nan_to_num(halves[order]), fmt="o", capsize=3, color="C0"
+    )
+    axes.set_yticks(places, [domains[m] for m in order], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlabel("Δ less its mean over the domains, last half of the run (nats); left: rising")
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
 def _spread(places: Array, gap: float) -> Array:
     """Moves ascending label places in [0, 1] apart by at least `gap`."""
     places = places.copy()

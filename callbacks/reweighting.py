@@ -14,12 +14,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 import tandem_pl
-from tandem_pl.episode import MEASURE, MixtureBatch, Plan
+from tandem_pl.episode import MEASURE, TRAIN, MixtureBatch, Plan
 from tandem_pl.errors import InputError
 from tandem_pl.mixture import Mixture
+from tandem_pl.mixture_module import Handler
 from tandem_pl.simplex import Array
 
-from .run_files import mixture_table, write_run_files
+from .run_files import Signal, mixture_table, write_run_files
 
 
 class ReweightingCallback(Callback):
@@ -31,19 +32,25 @@ class ReweightingCallback(Callback):
     taken at any batch resumes exactly.
 
     A method implements `plan` and `update`, and `observe` where it measures. Every rank must come
-    to the same weights: gather what is measured (`observe` shows how).
+    to the same weights: gather what is measured (`observe` shows how). A method that sets
+    `signal_name` and `signal_columns`, and calls `keep_signal` in `update`, has what it measured
+    kept in the checkpoint and in a file of that name.
 
     Beside the logger's files (or in the trainer's default folder) the run keeps `mixture.yaml`,
-    `mixture.png` and `trajectory.csv`, written at each checkpoint and at the end.
+    `mixture.png`, `trajectory.csv` and the signal, written at each checkpoint and at the end.
     """
 
     method = "fixed"
+    signal_name: str | None = None  # file of what the method measures, without its suffix
+    signal_columns: tuple[str, ...] = ()  # names of the C numbers that it keeps for a domain
 
     def __init__(self) -> None:
         self.domains: tuple[str, ...] = ()
         self.weights: Array = np.zeros(0)
         self.trajectory: list[Array] = []  # weights at the start and after each episode
         self.steps: list[int] = []  # global step of each
+        self.signals: list[Array] = []  # [C, M] of each update that measured
+        self.signal_steps: list[int] = []  # global step of each
         self.metrics: dict[str, float] = {}  # what the last update logged
         self._seen: dict[str, dict[str, float]] = {}
         self._folder: Path | None = None
@@ -58,9 +65,21 @@ class ReweightingCallback(Callback):
     def observe(self, trainer: Trainer, outputs: Any, batch: MixtureBatch) -> None:
         """Takes what the module put out for a measure batch."""
 
+    def observe_training(self, trainer: Trainer, outputs: Any, batch: MixtureBatch) -> None:
+        """Takes what the module put out for a training batch; keep it on the device."""
+
     @abstractmethod
     def update(self, trainer: Trainer, module: Any) -> tuple[Array, dict[str, float]]:
         """The next weights [M], and named values to log."""
+
+    def handlers(self) -> dict[str, Handler]:
+        """Phase -> what the method does itself with such batches, in place of the module."""
+        return {}
+
+    def keep_signal(self, trainer: Trainer, *columns: Array) -> None:
+        """Adds what this update measured: one [M] array for each of `signal_columns`."""
+        self.signals.append(np.stack(columns).astype(np.float64))
+        self.signal_steps.append(trainer.global_step)
 
     def settings(self) -> dict[str, Any]:
         """The method's settings, for `mixture.yaml`."""
@@ -96,6 +115,15 @@ class ReweightingCallback(Callback):
         average = dict(zip(self.domains, half.mean(axis=0).tolist(), strict=True))
         return Mixture.from_array(self.domains, self.weights, average=average, about=about)
 
+    @property
+    def history(self) -> Signal | None:
+        """What was measured before each update; None for a method that keeps nothing."""
+        if self.signal_name is None:
+            return None
+        shape = (0, len(self.signal_columns), len(self.domains))
+        values = np.stack(self.signals) if self.signals else np.zeros(shape)
+        return Signal(self.signal_name, self.signal_columns, self.signal_steps, values)
+
     # ---- when ----
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -116,7 +144,9 @@ class ReweightingCallback(Callback):
         self.domains = datamodule.domain_names()
         self.weights = self.initial(trainer)
         self.trajectory, self.steps = [self.weights], [0]
+        self.signals, self.signal_steps = [], []
         self._written = -1
+        pl_module.handlers = self.handlers()  # type: ignore[assignment]
         datamodule.begin_episode(self.plan())
 
     def on_train_batch_end(
@@ -125,6 +155,8 @@ class ReweightingCallback(Callback):
         """Observes measure batches; after the plan's last batch, updates and plans."""
         if batch.phase == MEASURE:
             self.observe(trainer, outputs, batch)
+        elif batch.phase == TRAIN:
+            self.observe_training(trainer, outputs, batch)
         if not batch.last:
             return
         self.weights, self.metrics = self.update(trainer, pl_module)
@@ -159,9 +191,8 @@ class ReweightingCallback(Callback):
         if trainer.is_global_zero:
             grown = self._written != len(self.trajectory)  # a picture takes longer than a batch
             self._written = len(self.trajectory)
-            write_run_files(
-                self._folder, self.mixture, self.steps, self.trajectory if grown else None
-            )
+            trajectory = self.trajectory if grown else None
+            write_run_files(self._folder, self.mixture, self.steps, trajectory, self.history)
 
     # ---- checkpoints ----
 
@@ -169,14 +200,18 @@ class ReweightingCallback(Callback):
         """Tensors and plain Python."""
         if not self.domains:
             return {}
-        return {
+        state = {
             "domains": list(self.domains),
             "trajectory": torch.from_numpy(np.stack(self.trajectory)),
             "steps": list(self.steps),
         }
+        if self.signals:
+            state["signals"] = torch.from_numpy(np.stack(self.signals))
+            state["signal_steps"] = list(self.signal_steps)
+        return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores weights and trajectory, to the bit."""
+        """Restores weights, trajectory and signals, to the bit."""
         if not state_dict:
             return
         if self.domains and list(self.domains) != state_dict["domains"]:
@@ -188,3 +223,6 @@ class ReweightingCallback(Callback):
         self.trajectory = list(state_dict["trajectory"].double().numpy())
         self.weights = self.trajectory[-1]
         self.steps = list(state_dict["steps"])
+        signals = state_dict.get("signals")  # absent before the first update, and in old files
+        self.signals = [] if signals is None else list(signals.double().numpy())
+        self.signal_steps = list(state_dict.get("signal_steps", []))

@@ -72,6 +72,8 @@ class TandemReweighting(ReweightingCallback):
     """
 
     method = "tandem"
+    signal_name = "hyper_gradient"
+    signal_columns = HyperGradient._fields
 
     def __init__(
         self,
@@ -159,6 +161,7 @@ class TandemReweighting(ReweightingCallback):
             return self.weights, {"mixture/skipped_episodes": float(self.skipped_episodes)}
         domains = rows[0].astype(np.int64)
         self.signal = hyper_gradient(domains, rows[1], rows[2], len(self.domains))
+        self.keep_signal(trainer, *self.signal)
         caps = None
         if self.caps is not None:
             caps = np.array([self.caps.get(name, 1.0) for name in self.domains])

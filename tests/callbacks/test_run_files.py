@@ -5,7 +5,14 @@ from helpers import QuadraticNetwork, half_squared_distance, quiet_trainer, rand
 
 from tandem_pl import Mixture, TandemModule
 from tandem_pl.callbacks import TandemReweighting
-from tandem_pl.callbacks.run_files import read_trajectory, write_run_files, write_trajectory
+from tandem_pl.callbacks.run_files import (
+    Signal,
+    read_signal,
+    read_trajectory,
+    write_run_files,
+    write_signal,
+    write_trajectory,
+)
 from tandem_pl.datamodules import MixtureDataModule
 from tandem_pl.errors import InputError
 
@@ -38,6 +45,35 @@ def test_refuses_what_is_not_a_trajectory(tmp_path, content):
         read_trajectory(path)
 
 
+def test_a_signal_reads_back_bit_for_bit(tmp_path):
+    values = np.random.default_rng(0).normal(size=(7, 2, 3))
+    values[0, 0] = [-1e-300, 0.1 + 0.2, 5e-324]
+    path = tmp_path / "slope.csv"
+    steps = [5, 9, 10, 11, 20, 21, 30]
+    write_signal(path, NAMES, Signal("slope", ("delta", "error"), steps, values))
+    assert path.read_text().startswith("step,domain,delta,error\n5,code,-1e-300,")
+    domains, signal = read_signal(path)
+    assert (domains, signal.name, signal.columns) == (NAMES, "slope", ("delta", "error"))
+    assert signal.steps == steps
+    assert signal.values.tobytes() == values.tobytes()
+
+
+def test_a_signal_without_rows_reads_back(tmp_path):
+    write_signal(tmp_path / "a.csv", NAMES, Signal("a", ("delta",), [], np.zeros((0, 1, 3))))
+    domains, signal = read_signal(tmp_path / "a.csv")
+    assert (domains, list(signal.steps), len(signal.values)) == ([], [], 0)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "step,a\n0,1\n", "step,domain,x\n0,a,1\n0,b,1\n1,a,1\n", "step,domain,x\n0,a,y\n"],
+)
+def test_refuses_what_is_not_a_signal(tmp_path, content):
+    (tmp_path / "a.csv").write_text(content)
+    with pytest.raises(InputError, match=r"a\.csv is not a signal"):
+        read_signal(tmp_path / "a.csv")
+
+
 def test_names_the_file_that_is_missing(tmp_path):
     with pytest.raises(InputError, match=r"nowhere\.csv"):
         read_trajectory(tmp_path / "nowhere.csv")
@@ -61,7 +97,8 @@ def test_a_run_leaves_its_mixture_behind(tmp_path):
     module = TandemModule(QuadraticNetwork(4), half_squared_distance, sgd)
     quiet_trainer(tmp_path, callbacks=[reweighting], max_epochs=4).fit(module, data)
 
-    assert {path.name for path in tmp_path.iterdir()} == FILES  # and nothing temporary
+    found = {path.name for path in tmp_path.iterdir()}
+    assert found == FILES | {"hyper_gradient.csv"}  # and nothing temporary
     saved = Mixture.load(tmp_path / "mixture.yaml")
     assert saved.weights == reweighting.mixture.weights
     assert saved.average == reweighting.mixture.average
