@@ -1,213 +1,145 @@
-"""Read documents: plain text, JSON lines, Parquet and saved Hugging Face datasets.
+"""Documents of a domain: their text, the keys that stand for them, and the split each falls in.
 
-A document is one `str`. A domain's source is a path, a folder, a glob pattern or a list of them;
-`list_files` turns it into a sorted list of files and `read_documents` reads those one document at a
-time, so a corpus need not fit in memory. Every error is an `InputError` of one sentence that names
-the domain or file and what to change.
+Memory is by the document and not by its text: 16 bytes for the key, and about 40 at the peak, while
+keys are sorted to find duplicates; afterwards one.
 """
 
-import glob
-import json
-import os
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from pathlib import Path
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+import numpy as np
 
 from tandem_pl.errors import InputError
 
-JSON_LINES = {".jsonl", ".ndjson"}
-PARQUET = {".parquet", ".pq"}
+from .sources import Source
+
+TRAIN, TARGET, TEST, DROPPED = 0, 1, 2, 255
+#: The code of every split; documents that are in none have the code `DROPPED`.
+SPLIT_CODES = {"train": TRAIN, "target": TARGET, "test": TEST}
 
 #: Calling it starts a fresh pass over the documents of one domain.
 Reader = Callable[[], Iterator[str]]
 
 
-def list_files(domain: str, source: str | Sequence[str]) -> list[Path]:
-    """List the files of one domain, sorted by path, each once.
+def read_texts(source: Source, text_column: str = "text") -> Iterator[str]:
+    r"""The documents of a source in order; those of nothing but white space are left out.
 
     Args:
-        domain: name of the domain, for the error messages.
-        source: a file, a folder (read recursively, hidden files left out), a glob pattern (`**`
-            crosses folders), or a list of these. `~` is expanded.
+        source: where the documents lie.
+        text_column: column of the text, where the source does not name its own. A plain text file
+            is one document whatever the column; its line ends are kept as stored.
 
     Raises:
-        InputError: an entry matches no file.
+        InputError: a missing column; a row that cannot be read or whose text is not a string,
+            unless the source skips those.
     """
-    found: set[Path] = set()
-    for entry in [source] if isinstance(source, str) else source:
-        path = Path(entry).expanduser()
-        if path.is_file():
-            matches = [path]
-        elif path.is_dir():
-            matches = [p for p in path.rglob("*") if p.is_file() and not _hidden(p, path)]
-        else:
-            matches = [Path(p) for p in glob.glob(str(path), recursive=True) if Path(p).is_file()]
-        if not matches:
-            raise InputError(
-                f"domain {domain!r}: {str(entry)!r} matches no file; "
-                f"give an existing file, folder or glob pattern (looked from {os.getcwd()})."
+    column = source.column or text_column
+    for where, row in source.rows([column]):
+        text = row[column]
+        if not isinstance(text, str):
+            source.refuse(
+                f"{where} has a {column!r} of type {type(text).__name__}; every text must be a "
+                'string: mend that row or set corrupt to "skip".'
             )
-        found.update(p.absolute() for p in matches)
-    if not found:
-        raise InputError(f"domain {domain!r} has an empty list of sources; give at least one path.")
-    return sorted(found)
+        elif text.strip():
+            yield text
 
 
-def read_documents(
-    files: Sequence[Path], text_column: str = "text", encoding_errors: str = "raise"
-) -> Iterator[str]:
-    r"""Read the documents of `files` in order; documents of nothing but white space are left out.
-
-    `.jsonl` and `.ndjson` files give one document a line, `.parquet` files one a row (both from
-    `text_column`), and any other file is one document of plain text, its line ends kept as stored.
-
-    Args:
-        files: the files, as `list_files` gives them.
-        text_column: column of JSON lines and Parquet files that holds the text.
-        encoding_errors: `"raise"` stops at text that is not UTF-8; `"replace"` puts U+FFFD there.
-
-    Raises:
-        InputError: text that is not UTF-8, a corrupt line, a missing column, a text that is not a
-            string.
+def document_key(text: str, seed: int) -> bytes:
+    """16 bytes that stand for a document: equal texts have equal keys, the seed orders them.
 
     Example:
-        >>> import tempfile
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> _ = (folder / "a.txt").write_text("one document")
-        >>> _ = (folder / "b.jsonl").write_text('{"text": "two"}\n{"text": "three"}\n')
-        >>> list(read_documents(list_files("demo", str(folder))))
-        ['one document', 'two', 'three']
+        >>> document_key("a", 0) == document_key("a", 0) != document_key("a", 1)
+        True
     """
-    if encoding_errors not in ("raise", "replace"):
-        raise InputError(f'encoding_errors is {encoding_errors!r}; give "raise" or "replace".')
-    for path in files:
-        suffix = path.suffix.lower()
-        if suffix in JSON_LINES:
-            texts = _read_json_lines(path, text_column, encoding_errors)
-        elif suffix in PARQUET:
-            texts = _read_parquet(path, text_column)
-        else:
-            texts = iter([_decode(path.read_bytes(), str(path), encoding_errors)])
-        yield from (text for text in texts if text.strip())
+    return hashlib.blake2b(text.encode("utf-8"), digest_size=16, key=str(seed).encode()).digest()
 
 
-def read_saved_dataset(
-    folder: str, text_column: str = "text", domain_column: str = "domain"
-) -> dict[str, Reader]:
-    """Open a dataset saved with `Dataset.save_to_disk`: one reader a domain, names sorted.
+def document_keys(texts: Iterable[str], seed: int) -> np.ndarray:
+    """`document_key` of every text as two numbers, uint64 of shape `[documents, 2]`.
+
+    Rows sort as the keys do.
+    """
+    data = b"".join(document_key(text, seed) for text in texts)
+    return np.frombuffer(data, dtype=">u8").reshape(-1, 2).astype(np.uint64)
+
+
+def assign_splits(
+    keys: Mapping[str, np.ndarray], target_fraction: float, test_fraction: float
+) -> dict[str, np.ndarray]:
+    """Assign every document to one split, by its content alone.
+
+    A domain's distinct documents are ranked by their keys; the first `test_fraction` of them are
+    test, the next `target_fraction` target and the rest train, each at least one document. A text
+    met before, in this domain or in an earlier one, is a duplicate and falls in no split.
 
     Args:
-        folder: the saved dataset; it is memory-mapped, never loaded whole.
-        text_column: column that holds the text.
-        domain_column: column that holds the name of the document's domain.
+        keys: domain -> keys of its documents as read, shape `[documents, 2]`.
+        target_fraction: share of a domain's documents for the target split.
+        test_fraction: share for the test split.
+
+    Returns:
+        domain -> the code of each document's split, uint8 of shape `[documents]`: one of
+        `SPLIT_CODES`, or `DROPPED` for a duplicate.
 
     Raises:
-        InputError: no saved dataset there, a folder of several splits, or a missing column.
+        InputError: a domain has fewer than three distinct documents.
     """
-    from datasets import Dataset, load_from_disk
+    counts = [len(domain_keys) for domain_keys in keys.values()]
+    first = _first_of_equals(np.concatenate([np.empty((0, 2), np.uint64), *keys.values()]))
+    codes: dict[str, np.ndarray] = {}
+    for (domain, domain_keys), stop in zip(keys.items(), np.cumsum(counts), strict=True):
+        kept = np.flatnonzero(first[stop - len(domain_keys) : stop])
+        if len(kept) < 3:
+            raise InputError(
+                f"domain {domain!r} has {len(kept)} distinct documents ({len(domain_keys)} read) "
+                "but needs 3, one each to train, target and test; add documents, split its file "
+                "into several, or leave the domain out."
+            )
+        ranked = kept[np.lexsort((domain_keys[kept, 1], domain_keys[kept, 0]))]
+        tests = max(1, min(round(test_fraction * len(kept)), len(kept) - 2))
+        targets = max(1, min(round(target_fraction * len(kept)), len(kept) - tests - 1))
+        codes[domain] = np.full(len(domain_keys), DROPPED, dtype=np.uint8)
+        codes[domain][ranked] = TRAIN
+        codes[domain][ranked[:tests]] = TEST
+        codes[domain][ranked[tests : tests + targets]] = TARGET
+    return codes
 
-    path = Path(folder).expanduser()
-    if not path.is_dir():
+
+def select_documents(domain: str, texts: Iterable[str], wanted: np.ndarray) -> Iterator[str]:
+    """The texts whose entry of `wanted` (bool of shape `[documents]`) is true.
+
+    Raises:
+        InputError: there are more or fewer texts than entries, so the source has changed.
+    """
+    count = 0
+    for text in texts:
+        if count < len(wanted) and wanted[count]:
+            yield text
+        count += 1
+    if count != len(wanted):
         raise InputError(
-            f"dataset {folder!r} is not a folder; give one written by Dataset.save_to_disk."
+            f"domain {domain!r} had {len(wanted)} documents when it was read first and {count} "
+            "afterwards; leave its files alone while they are read, and start again."
         )
-    try:
-        data = load_from_disk(str(path))
-    except FileNotFoundError as error:
-        raise InputError(
-            f"dataset {folder!r} is not a saved dataset; give a folder written by "
-            "Dataset.save_to_disk."
-        ) from error
-    if not isinstance(data, Dataset):
-        raise InputError(
-            f"dataset {folder!r} holds the splits {', '.join(data)}; give the folder of one of "
-            f"them, such as {str(path / next(iter(data)))!r}."
-        )
-    for column in (text_column, domain_column):
-        _check_column(column, data.column_names, f"dataset {folder!r}")
-    rows: dict[str, list[int]] = {}
-    for row, domain in enumerate(data[domain_column]):
-        rows.setdefault(str(domain), []).append(row)
-
-    def read(domain: str) -> Iterator[str]:
-        for text in data.select(rows[domain])[text_column]:
-            if not isinstance(text, str):
-                raise InputError(
-                    f"dataset {folder!r} has a text of type {type(text).__name__} in column "
-                    f"{text_column!r}, domain {domain!r}; every text must be a string."
-                )
-            if text.strip():
-                yield text
-
-    return {domain: partial(read, domain) for domain in sorted(rows)}
 
 
-def _hidden(path: Path, root: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(root).parts)
+def check_fractions(target_fraction: float, test_fraction: float) -> None:
+    """Raises `InputError` where the splits' shares leave nothing for one of them."""
+    for key, fraction in (
+        ("target_fraction", target_fraction),
+        ("test_fraction", test_fraction),
+        ("target_fraction + test_fraction", target_fraction + test_fraction),
+    ):
+        if not 0 < fraction < 1:
+            raise InputError(f"{key} is {fraction}; it must lie between 0 and 1, both excluded.")
 
 
-def _decode(data: bytes, where: str, encoding_errors: str) -> str:
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        if encoding_errors == "replace":
-            return data.decode("utf-8", errors="replace")
-        raise InputError(
-            f"{where} is not UTF-8 text (byte {error.start}); convert it, narrow the pattern to "
-            'text files, or set encoding_errors to "replace".'
-        ) from error
-
-
-def _read_json_lines(path: Path, text_column: str, encoding_errors: str) -> Iterator[str]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            where = f"{path}, line {number},"
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(_decode(line, where, encoding_errors))
-            except json.JSONDecodeError as error:
-                raise InputError(
-                    f"{where} is not valid JSON ({error.msg}); mend or delete that line."
-                ) from error
-            if not isinstance(row, dict):
-                raise InputError(f"{where} is not a JSON object; write {{{text_column!r}: ...}}.")
-            _check_column(text_column, list(row), where)
-            text = row[text_column]
-            if not isinstance(text, str):
-                raise InputError(
-                    f"{where} has a {text_column!r} of type {type(text).__name__}; "
-                    "every text must be a string."
-                )
-            # JSON can spell half a surrogate pair, which no UTF-8 text can hold.
-            yield _decode(text.encode("utf-8", "surrogatepass"), where, encoding_errors)
-
-
-def _read_parquet(path: Path, text_column: str) -> Iterator[str]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.ParquetFile(path)
-    except pa.ArrowInvalid as error:
-        raise InputError(
-            f"{path} is not a Parquet file; write it again or leave it out."
-        ) from error
-    with table:
-        _check_column(text_column, table.schema_arrow.names, str(path))
-        for batch in table.iter_batches(batch_size=1024, columns=[text_column]):
-            for text in batch.column(0).to_pylist():
-                if not isinstance(text, str):
-                    raise InputError(
-                        f"{path} has a value of type {type(text).__name__} in column "
-                        f"{text_column!r}; every text must be a string."
-                    )
-                yield text
-
-
-def _check_column(column: str, present: list[str], where: str) -> None:
-    if column not in present:
-        raise InputError(
-            f"{where} has no column {column!r}; it has {', '.join(map(repr, present))}: "
-            "set text_column or domain_column to one of these."
-        )
+def _first_of_equals(keys: np.ndarray) -> np.ndarray:
+    # True for the first row of each value: lexsort is stable and keeps equal rows in order.
+    first = np.ones(len(keys), dtype=bool)
+    if len(keys):
+        order = np.lexsort((keys[:, 1], keys[:, 0]))
+        ranked = keys[order]
+        first[order[1:]] = np.any(ranked[1:] != ranked[:-1], axis=1)
+    return first

@@ -1,25 +1,25 @@
-"""Pack documents into blocks of tokens on disk, and read the blocks back.
+"""Pack documents into blocks of tokens on disk.
 
 The tokens of a domain's split form one stream, with an end-of-text token after every document; the
 stream is cut into blocks of `block_size` tokens, and what is left at its end (fewer than
 `block_size` tokens) is dropped and counted. Blocks lie in Arrow files of one fixed-size-list column
-`input_ids`, memory-mapped when read, so `datasets.Dataset.from_file` opens them too.
+`input_ids`, which `packed_blocks` maps into memory, and `datasets.Dataset.from_file` opens too.
 """
 
+import errno
+import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
-import torch
 import yaml
-from torch import Tensor
-from torch.utils.data import Dataset
 
 from tandem_pl.errors import InputError
 
@@ -28,7 +28,8 @@ from .tokenization import Tokenizer
 SPLITS = ("train", "target", "test")
 MANIFEST = "manifest.yaml"
 BATCH_CHARACTERS = 1 << 20  # texts are tokenized together until they hold this many characters
-BATCH_BLOCKS = 1024  # blocks in one Arrow record batch
+BATCH_TOKENS = 1 << 18  # tokens in one Arrow record batch, about
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 def smallest_dtype(vocab_size: int) -> np.dtype:
@@ -41,195 +42,110 @@ def smallest_dtype(vocab_size: int) -> np.dtype:
     return np.min_scalar_type(vocab_size - 1)
 
 
-def token_streams(documents: Iterable[str], tokenizer: Tokenizer) -> Iterator[np.ndarray]:
-    """Tokenize documents in batches: each array is the tokens and end-of-text of some documents."""
-    eos = np.asarray([tokenizer.eos_token_id], dtype=np.int64)
-    for batch in _batches(documents):
-        parts = []
-        for ids in tokenizer.encode_batch(batch):
-            parts += [ids, eos]
-        yield np.concatenate(parts)
+def encode_documents(texts: Sequence[str], tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens of documents, each with its end-of-text token.
 
-
-def cut_blocks(
-    streams: Iterable[np.ndarray], block_size: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Cut a stream of tokens into blocks, one step an incoming array.
-
-    Yields:
-        `(blocks, rest)`: blocks of shape `[n, block_size]` (n may be 0), and the tokens after the
-        last of them, shape `[fewer than block_size]`, which open the next step's first block.
-
-    Example:
-        >>> steps = list(cut_blocks([np.arange(5), np.arange(5, 8)], block_size=3))
-        >>> [blocks.tolist() for blocks, _ in steps], steps[-1][1].tolist()
-        ([[[0, 1, 2]], [[3, 4, 5]]], [6, 7])
+    Returns:
+        All tokens one after the other, shape `[tokens]` of the smallest type that holds them, and
+        how many are each document's, int64 of shape `[documents]`.
     """
-    rest = np.empty(0, dtype=np.int64)
-    for stream in streams:
-        stream = np.concatenate([rest, stream])
-        whole = len(stream) // block_size * block_size
-        rest = stream[whole:]
-        yield stream[:whole].reshape(-1, block_size), rest
+    dtype = smallest_dtype(tokenizer.vocab_size)
+    if not texts:
+        return np.empty(0, dtype), np.empty(0, np.int64)
+    eos = np.asarray([tokenizer.eos_token_id])
+    parts = [part for ids in tokenizer.encode_batch(texts) for part in (ids, eos)]
+    lengths = np.asarray([len(ids) + 1 for ids in parts[::2]], dtype=np.int64)
+    return np.concatenate(parts, dtype=dtype, casting="unsafe"), lengths
+
+
+class BlockWriter:
+    """Writes one stream of tokens to an Arrow file, in blocks; memory does not grow with it.
+
+    Args:
+        path: the file to write; its folder is made.
+        vocab_size: decides the type of the stored ids.
+        block_size: tokens a block.
+    """
+
+    def __init__(self, path: Path, vocab_size: int, block_size: int) -> None:
+        self.block_size = block_size
+        self.dtype = smallest_dtype(vocab_size)
+        self._schema = pa.schema(
+            {"input_ids": pa.list_(pa.from_numpy_dtype(self.dtype), block_size)}
+        )
+        self._waiting: list[np.ndarray] = []
+        self._tokens_waiting = 0
+        self._digest = hashlib.blake2b(digest_size=16)
+        self.counts = {
+            "documents": 0,
+            "tokens": 0,
+            "blocks": 0,
+            "dropped_tokens": 0,
+            "longest_document": 0,
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = pa.OSFile(str(path), "wb")
+        self._writer = pa.ipc.new_stream(self._file, self._schema)
+
+    def write(self, tokens: np.ndarray, lengths: np.ndarray) -> None:
+        """Add documents, as `encode_documents` gives them."""
+        self.counts["documents"] += len(lengths)
+        self.counts["tokens"] += len(tokens)
+        longest = int(lengths.max(initial=0))
+        self.counts["longest_document"] = max(self.counts["longest_document"], longest)
+        self._waiting.append(tokens)
+        self._tokens_waiting += len(tokens)
+        if self._tokens_waiting >= max(BATCH_TOKENS, self.block_size):
+            self._flush()
+
+    def close(self) -> dict[str, Any]:
+        """Finish the file.
+
+        Returns:
+            The counts `documents`, `tokens` (end-of-text tokens included), `blocks`,
+            `dropped_tokens` (`tokens = blocks * block_size + dropped_tokens`) and
+            `longest_document` (in tokens), and `digest`, which stands for the blocks.
+        """
+        self._flush()
+        self.counts["dropped_tokens"] = self._tokens_waiting
+        self._writer.close()
+        self._file.close()
+        return {**self.counts, "digest": self._digest.hexdigest()}
+
+    def abandon(self) -> None:
+        """Let go of the file after an error."""
+        with suppress(OSError):
+            self._file.close()
+
+    def _flush(self) -> None:
+        if not self._waiting:
+            return
+        stream = np.concatenate(self._waiting, dtype=self.dtype, casting="unsafe")
+        whole = len(stream) // self.block_size * self.block_size
+        self._waiting, self._tokens_waiting = [stream[whole:]], len(stream) - whole
+        if whole:
+            self._digest.update(stream[:whole].data)
+            column = pa.FixedSizeListArray.from_arrays(pa.array(stream[:whole]), self.block_size)
+            self._writer.write_batch(pa.record_batch([column], schema=self._schema))
+            self.counts["blocks"] += whole // self.block_size
 
 
 def write_blocks(
     path: Path, documents: Iterable[str], tokenizer: Tokenizer, block_size: int
-) -> dict[str, int]:
-    """Write the blocks of `documents` to the Arrow file `path`.
-
-    Returns:
-        The counts `documents`, `tokens` (end-of-text tokens included), `blocks` and
-        `dropped_tokens`, with `tokens = blocks * block_size + dropped_tokens`.
-    """
-    counts = {"documents": 0, "tokens": 0, "blocks": 0, "dropped_tokens": 0}
-
-    def counted() -> Iterator[str]:
-        for document in documents:
-            counts["documents"] += 1
-            yield document
-
-    dtype = smallest_dtype(tokenizer.vocab_size)
-    schema = pa.schema({"input_ids": pa.list_(pa.from_numpy_dtype(dtype), block_size)})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
-        for blocks, rest in cut_blocks(token_streams(counted(), tokenizer), block_size):
-            for start in range(0, len(blocks), BATCH_BLOCKS):
-                flat = pa.array(blocks[start : start + BATCH_BLOCKS].astype(dtype).reshape(-1))
-                column = pa.FixedSizeListArray.from_arrays(flat, block_size)
-                writer.write_batch(pa.record_batch([column], schema=schema))
-            counts["blocks"] += len(blocks)
-            counts["dropped_tokens"] = len(rest)
-    counts["tokens"] = counts["blocks"] * block_size + counts["dropped_tokens"]
-    return counts
-
-
-def blocks_path(folder: Path, split: str, domain: str) -> Path:
-    """Where a domain's split lies in a cache folder; any name makes a safe file name."""
-    return folder / split / f"{quote(domain, safe=' ')}.arrow"
-
-
-def build_blocks(
-    folder: Path,
-    documents: Mapping[str, Mapping[str, Iterable[str]]],
-    tokenizer: Tokenizer,
-    block_size: int,
-    about: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Write the blocks of every split and domain and the manifest, then put `folder` in place.
-
-    All is written to a temporary folder beside `folder` and renamed when whole, so a build that
-    was killed leaves nothing that could be loaded. Of several builders at once the first to finish
-    wins, and the others drop their copy and use the winner's.
-
-    Args:
-        folder: the cache folder to make.
-        documents: `documents[split][domain]`, for every split of `SPLITS`.
-        tokenizer: gives the tokens.
-        block_size: tokens a block.
-        about: what else the manifest shall say, as plain YAML values.
-
-    Returns:
-        The manifest: `about`, `block_size`, `vocab_size`, and the counts of `write_blocks` under
-        `splits`, split and domain.
-
-    Raises:
-        InputError: a split of a domain has fewer tokens than one block.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = folder.parent / f".{folder.name}.{uuid.uuid4().hex}.tmp"
+    """Write the blocks of `documents` to the Arrow file `path`; gives `BlockWriter.close`."""
+    writer = BlockWriter(path, tokenizer.vocab_size, block_size)
     try:
-        splits: dict[str, dict[str, dict[str, int]]] = {}
-        for split, domains in documents.items():
-            splits[split] = {}
-            for domain, texts in domains.items():
-                counts = write_blocks(
-                    blocks_path(scratch, split, domain), texts, tokenizer, block_size
-                )
-                if counts["blocks"] == 0:
-                    raise InputError(
-                        f"domain {domain!r} has {counts['tokens']} tokens in its {split} split, "
-                        f"fewer than one block of block_size {block_size}; "
-                        "give a smaller block_size, a larger split or more documents."
-                    )
-                splits[split][domain] = counts
-        manifest = {
-            **about,
-            "block_size": block_size,
-            "vocab_size": tokenizer.vocab_size,
-            "splits": splits,
-        }
-        with (scratch / MANIFEST).open("w", encoding="utf-8") as file:
-            yaml.safe_dump(manifest, file, sort_keys=False, allow_unicode=True)
-        try:
-            os.replace(scratch, folder)
-        except OSError:
-            if not (folder / MANIFEST).exists():
-                raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    return read_manifest(folder)
+        for texts in batches(documents):
+            writer.write(*encode_documents(texts, tokenizer))
+        return writer.close()
+    except BaseException:
+        writer.abandon()
+        raise
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a cache folder that `build_blocks` made."""
-    return dict(yaml.safe_load((folder / MANIFEST).read_text(encoding="utf-8")))
-
-
-class PackedBlocks(Dataset[dict[str, Tensor]]):
-    """The blocks of one Arrow file, memory-mapped.
-
-    A sample is `{"input_ids": LongTensor[block_size]}`; `tokens_per_sample` is the block size.
-    A pickled copy holds only the path and
-    opens the file anew, so workers share its pages and not a copy of its content.
-
-    Args:
-        path: a file that `write_blocks` wrote.
-    """
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = str(path)
-        self._open()
-
-    def _open(self) -> None:
-        # Straight to NumPy views of the mapped file: several times quicker a batch than formatted
-        # rows of `datasets`.
-        with pa.memory_map(self.path) as source:
-            column = pa.ipc.open_stream(source).read_all().column("input_ids")
-        self.block_size = self.tokens_per_sample = int(column.type.list_size)
-        self._chunks = [
-            chunk.flatten().to_numpy(zero_copy_only=True).reshape(-1, self.block_size)
-            for chunk in column.chunks
-        ]
-        self._starts = np.cumsum([0] + [len(chunk) for chunk in self._chunks])
-
-    def __len__(self) -> int:
-        return int(self._starts[-1])
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        return self.__getitems__([index])[0]
-
-    def __getitems__(self, indices: list[int]) -> list[dict[str, Tensor]]:
-        """The samples of a batch at once; they are rows of one tensor."""
-        rows = np.asarray(indices, dtype=np.int64)
-        if np.any((rows < 0) | (rows >= len(self))):
-            raise IndexError(f"an index of {indices} is not in 0 .. {len(self) - 1}")
-        chunks = np.searchsorted(self._starts, rows, side="right") - 1
-        batch = np.empty((len(rows), self.block_size), dtype=np.int64)
-        places = zip(chunks.tolist(), (rows - self._starts[chunks]).tolist(), strict=True)
-        for place, (chunk, row) in enumerate(places):
-            batch[place] = self._chunks[chunk][row]
-        return [{"input_ids": block} for block in torch.from_numpy(batch)]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.path = state["path"]
-        self._open()
-
-
-def _batches(documents: Iterable[str]) -> Iterator[list[str]]:
+def batches(documents: Iterable[str]) -> Iterator[list[str]]:
+    """Documents in lists of about `BATCH_CHARACTERS`; a longer document ends its list."""
     batch: list[str] = []
     characters = 0
     for document in documents:
@@ -240,3 +156,129 @@ def _batches(documents: Iterable[str]) -> Iterator[list[str]]:
             batch, characters = [], 0
     if batch:
         yield batch
+
+
+def blocks_path(folder: Path, split: str, domain: str) -> Path:
+    """Where a domain's split lies in a folder of blocks; any name makes a safe file name."""
+    return folder / split / f"{quote(domain, safe=' ')}.arrow"
+
+
+def check_blocks(domain: str, split: str, counts: Mapping[str, Any], block_size: int) -> None:
+    """Raises `InputError` where a split of a domain has not one whole block."""
+    if counts["blocks"] == 0:
+        raise InputError(
+            f"domain {domain!r} has {counts['tokens']} tokens in its {split} split, "
+            f"fewer than one block of block_size {block_size}; "
+            "give a smaller block_size, a larger split or more documents."
+        )
+
+
+@contextmanager
+def new_folder(folder: Path, overwrite: bool = False) -> Iterator[Path]:
+    """A scratch folder beside `folder`, renamed to it when all went well and deleted when not.
+
+    So a build that was killed leaves nothing that could be loaded. Of several builders at once the
+    first to finish wins, and the others drop their copy and use the winner's; with `overwrite` the
+    last one does, and what was there is deleted once the new folder is whole.
+
+    Raises:
+        InputError: no space left on the device, or `folder` cannot be written.
+    """
+    scratch = folder.parent / f".{folder.name}.{uuid.uuid4().hex}.tmp"
+    old = scratch.with_suffix(".old")
+    try:
+        scratch.mkdir(parents=True)
+        yield scratch
+        if overwrite and folder.exists():
+            os.replace(folder, old)
+        try:
+            os.replace(scratch, folder)
+        except OSError:
+            if not (folder / MANIFEST).exists():
+                raise
+    except OSError as error:
+        if error.errno in NO_SPACE:
+            raise InputError(
+                f"{folder} cannot be written: no space is left on its device; free some or choose "
+                "a folder elsewhere (nothing was left behind)."
+            ) from error
+        if isinstance(error, PermissionError | NotADirectoryError | FileExistsError):
+            raise InputError(
+                f"{folder} cannot be written ({error.strerror}: {error.filename}); choose a folder "
+                "elsewhere."
+            ) from error
+        raise
+    finally:
+        if old.exists() and not folder.exists():
+            os.replace(old, folder)
+        shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Write the manifest, the last file of a folder of blocks."""
+    with (folder / MANIFEST).open("w", encoding="utf-8") as file:
+        yaml.safe_dump(dict(manifest), file, sort_keys=False, allow_unicode=True)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a folder of blocks."""
+    return dict(yaml.safe_load((folder / MANIFEST).read_text(encoding="utf-8")))
+
+
+def build_blocks(
+    folder: Path,
+    documents: Mapping[str, Mapping[str, Iterable[str]]],
+    tokenizer: Tokenizer,
+    block_size: int,
+    about: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Write the blocks of every split and domain and the manifest, by way of `new_folder`.
+
+    Args:
+        folder: the cache folder to make.
+        documents: `documents[split][domain]`, for every split of `SPLITS`.
+        tokenizer: gives the tokens.
+        block_size: tokens a block.
+        about: what else the manifest shall say, as plain YAML values.
+
+    Returns:
+        The manifest: `about`, `block_size`, `vocab_size`, and what `write_blocks` gives under
+        `splits`, split and domain.
+
+    Raises:
+        InputError: a split of a domain has fewer tokens than one block.
+    """
+    with new_folder(folder) as scratch:
+        splits: dict[str, dict[str, dict[str, Any]]] = {}
+        for split, domains in documents.items():
+            splits[split] = {}
+            for domain, texts in domains.items():
+                path = blocks_path(scratch, split, domain)
+                counts = write_blocks(path, texts, tokenizer, block_size)
+                check_blocks(domain, split, counts, block_size)
+                splits[split][domain] = counts
+        sizes = {"block_size": block_size, "vocab_size": tokenizer.vocab_size}
+        write_manifest(scratch, {**about, **sizes, "splits": splits})
+    return read_manifest(folder)
+
+
+def summarize(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One row a domain: `domain`, `duplicates_dropped`, and the counts of each split.
+
+    The names of counts are `train_documents`, `train_tokens`, `train_blocks`,
+    `train_dropped_tokens`, `train_longest_document`, and the same for `target` and `test`.
+    """
+    return [
+        {
+            "domain": domain,
+            "duplicates_dropped": manifest["duplicates_dropped"][domain],
+            **{
+                f"{split}_{name}": count
+                for split in SPLITS
+                for name, count in manifest["splits"][split][domain].items()
+                if name != "digest"
+            },
+        }
+        for domain in manifest["splits"]["train"]
+    ]

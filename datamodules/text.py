@@ -3,21 +3,32 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
-from functools import partial
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from tqdm import tqdm
 
 from tandem_pl.errors import InputError
 
-from .documents import Reader, list_files, read_documents, read_saved_dataset
+from .documents import (
+    DROPPED,
+    SPLIT_CODES,
+    assign_splits,
+    check_fractions,
+    document_keys,
+    read_texts,
+    select_documents,
+)
 from .mixture import MixtureDataModule
-from .packing import MANIFEST, SPLITS, PackedBlocks, blocks_path, build_blocks, read_manifest
+from .packed_blocks import open_blocks
+from .packing import MANIFEST, SPLITS, batches, build_blocks, read_manifest, summarize
+from .sources import Source, check_given, open_domains
 from .tokenization import load_tokenizer
 
-CACHE_FORMAT = 1  # raise it when the same settings shall give other blocks
+CACHE_FORMAT = 2  # raise it when the same settings shall give other blocks
 
 #: `documents[split][domain]`: the documents of every split, in the order they are packed.
 SplitDocuments = dict[str, dict[str, Iterator[str]]]
@@ -28,77 +39,6 @@ def default_cache_dir() -> Path:
     if os.environ.get("TANDEM_CACHE"):
         return Path(os.environ["TANDEM_CACHE"]).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tandem_pl"
-
-
-def document_key(text: str, seed: int) -> bytes:
-    """16 bytes that stand for a document: equal texts have equal keys, the seed orders them.
-
-    Example:
-        >>> document_key("a", 0) == document_key("a", 0) != document_key("a", 1)
-        True
-    """
-    return hashlib.blake2b(text.encode("utf-8"), digest_size=16, key=str(seed).encode()).digest()
-
-
-def assign_splits(
-    readers: Mapping[str, Reader], target_fraction: float, test_fraction: float, seed: int
-) -> tuple[dict[str, dict[bytes, str]], dict[str, int]]:
-    """Assign every document to one split, by its content alone.
-
-    A domain's distinct documents are ranked by `document_key`; the first `test_fraction` of them
-    are test, the next `target_fraction` target and the rest train, each at least one document. A
-    text met before, in this domain or in an earlier one, is a duplicate and has no split here.
-
-    Args:
-        readers: domain -> a fresh pass over its documents.
-        target_fraction: share of a domain's documents for the target split.
-        test_fraction: share for the test split.
-        seed: changes which documents fall where.
-
-    Returns:
-        `splits[domain][key]`, the split of each document, and the number of duplicates a domain.
-
-    Raises:
-        InputError: a domain has fewer than three distinct documents.
-    """
-    seen: set[bytes] = set()
-    splits: dict[str, dict[bytes, str]] = {}
-    duplicates: dict[str, int] = {}
-    for domain, reader in readers.items():
-        keys: list[bytes] = []
-        count = 0
-        for text in tqdm(reader(), desc=f"reading {domain}", unit=" documents", delay=1):
-            count += 1
-            key = document_key(text, seed)
-            if key not in seen:
-                seen.add(key)
-                keys.append(key)
-        if len(keys) < 3:
-            raise InputError(
-                f"domain {domain!r} has {len(keys)} distinct documents ({count} read) but needs 3, "
-                "one each to train, target and test; add documents, split its file into several, "
-                "or leave the domain out."
-            )
-        keys.sort()
-        tests = max(1, min(round(test_fraction * len(keys)), len(keys) - 2))
-        targets = max(1, min(round(target_fraction * len(keys)), len(keys) - tests - 1))
-        names = ["test"] * tests + ["target"] * targets
-        names += ["train"] * (len(keys) - len(names))
-        splits[domain] = dict(zip(keys, names, strict=True))
-        duplicates[domain] = count - len(keys)
-    return splits, duplicates
-
-
-def select_split(
-    reader: Reader, splits: Mapping[bytes, str], split: str, seed: int
-) -> Iterator[str]:
-    """The documents of one split, in the order read, each text once."""
-    left = {key for key, name in splits.items() if name == split}
-    for text in reader():
-        key = document_key(text, seed)
-        if key in left:
-            left.remove(key)
-            yield text
 
 
 class PackedTextDataModule(MixtureDataModule):
@@ -165,13 +105,7 @@ class PackedTextDataModule(MixtureDataModule):
         self.prepare_data()  # only looks, where another process has built
         assert self.cache_folder is not None
         self.manifest = read_manifest(self.cache_folder)
-        opened = {
-            split: {
-                domain: PackedBlocks(blocks_path(self.cache_folder, split, domain))
-                for domain in self.manifest["splits"][split]
-            }
-            for split in SPLITS
-        }
+        opened = open_blocks(self.cache_folder, self.manifest)
         self.train_sets = dict(opened["train"])
         self.target_sets = dict(opened["target"])
         self.test_sets = dict(opened["test"])
@@ -183,26 +117,10 @@ class PackedTextDataModule(MixtureDataModule):
         return {**super()._identity(), "cache": self.cache_folder.name}
 
     def summary(self) -> list[dict[str, Any]]:
-        """One row a domain: documents, tokens, blocks and dropped tokens of every split.
-
-        The names are `domain`, `duplicates_dropped`, then `train_documents`, `train_tokens`,
-        `train_blocks`, `train_dropped_tokens` and the same for `target` and `test`.
-        """
+        """One row a domain, see `packing.summarize`."""
         self.prepare_data()
         assert self.cache_folder is not None
-        manifest = read_manifest(self.cache_folder)
-        return [
-            {
-                "domain": domain,
-                "duplicates_dropped": manifest["duplicates_dropped"][domain],
-                **{
-                    f"{split}_{name}": count
-                    for split in SPLITS
-                    for name, count in manifest["splits"][split][domain].items()
-                },
-            }
-            for domain in manifest["splits"]["train"]
-        ]
+        return summarize(read_manifest(self.cache_folder))
 
 
 class TextMixtureDataModule(PackedTextDataModule):
@@ -214,10 +132,12 @@ class TextMixtureDataModule(PackedTextDataModule):
 
     Args:
         domains: domain -> a path, folder, glob pattern or list of these: plain text (every file a
-            document), `.jsonl` or `.parquet`. Give this or `dataset`.
-        dataset: folder of a dataset written by `Dataset.save_to_disk`, with a domain column.
+            document), `.jsonl`, `.parquet` or `.csv`; or a map with `path` or `dataset`, and
+            `column`, see `sources.open_source`. Give this or `dataset`.
+        dataset: folder of a dataset written by `Dataset.save_to_disk`, or a name on the Hugging
+            Face hub, with a domain column; or a map with `dataset`, `config` and `split`.
         domain_column: column of `dataset` that names a document's domain.
-        text_column: column of `dataset`, JSON lines and Parquet files that holds the text.
+        text_column: column of `dataset`, JSON lines, Parquet and CSV files that holds the text.
         tokenizer: `"bytes"`, or a saved tokenizer's folder or `tokenizer.json`.
         block_size: tokens a sample.
         target_fraction: share of every domain's documents for the target split.
@@ -225,6 +145,8 @@ class TextMixtureDataModule(PackedTextDataModule):
         split_seed: decides which documents fall in which split; `seed` only orders the batches, so
             runs of several seeds share one split and one cache.
         encoding_errors: `"raise"` or `"replace"`, for text files that are not UTF-8.
+        corrupt: `"stop"` or `"skip"`, for rows that cannot be read; skipped ones are counted in a
+            warning.
         cache_dir: folder of the caches; by default see `default_cache_dir`.
         batch_size: samples a batch.
         weights: where the mixture starts, in any of the ways `MixtureDataModule` takes.
@@ -248,8 +170,8 @@ class TextMixtureDataModule(PackedTextDataModule):
 
     def __init__(
         self,
-        domains: dict[str, str | list[str]] | None = None,
-        dataset: str | None = None,
+        domains: dict[str, str | list[str] | dict[str, Any]] | None = None,
+        dataset: str | dict[str, Any] | None = None,
         domain_column: str = "domain",
         text_column: str = "text",
         tokenizer: str = "bytes",
@@ -258,6 +180,7 @@ class TextMixtureDataModule(PackedTextDataModule):
         test_fraction: float = 0.05,
         split_seed: int = 0,
         encoding_errors: str = "raise",
+        corrupt: Literal["stop", "skip"] = "stop",
         cache_dir: str | None = None,
         batch_size: int = 32,
         weights: str | dict[str, float] | None = None,
@@ -283,20 +206,8 @@ class TextMixtureDataModule(PackedTextDataModule):
             eval_batch_size=eval_batch_size,
             validate_target=validate_target,
         )
-        if bool(domains) == bool(dataset):
-            raise InputError(
-                "give either domains (a source a domain) or dataset (a saved dataset with a "
-                f"domain column), not {'both' if domains else 'neither'}."
-            )
-        for key, fraction in (
-            ("target_fraction", target_fraction),
-            ("test_fraction", test_fraction),
-            ("target_fraction + test_fraction", target_fraction + test_fraction),
-        ):
-            if not 0 < fraction < 1:
-                raise InputError(
-                    f"{key} is {fraction}; it must lie between 0 and 1, both excluded."
-                )
+        check_given(domains, dataset)
+        check_fractions(target_fraction, test_fraction)
         self.domains = domains
         self.dataset = dataset
         self.domain_column = domain_column
@@ -305,63 +216,64 @@ class TextMixtureDataModule(PackedTextDataModule):
         self.test_fraction = test_fraction
         self.split_seed = split_seed
         self.encoding_errors = encoding_errors
+        self.corrupt = corrupt
+
+    def sources(self) -> dict[str, Source]:
+        """Domain -> where its documents lie."""
+        return open_domains(
+            self.domains, self.dataset, self.domain_column, self.encoding_errors, self.corrupt
+        )
 
     def settings(self) -> dict[str, Any]:
-        """The options that decide the splits, and for every domain a digest of its files."""
-        if self.dataset is not None:
-            sources = {"dataset": _digest(list_files("dataset", self.dataset))}
-        else:
-            sources = {
-                domain: _digest(list_files(domain, source))
-                for domain, source in (self.domains or {}).items()
-            }
+        """The options that decide the splits, and for every domain a digest of its source."""
+        sources = self.sources()
         return {
-            "sources": sources,
+            "sources": {domain: source.digest() for domain, source in sources.items()},
+            "columns": {domain: source.column for domain, source in sources.items()},
             "domain_column": self.domain_column if self.dataset else None,
             "text_column": self.text_column,
             "target_fraction": self.target_fraction,
             "test_fraction": self.test_fraction,
             "split_seed": self.split_seed,
             "encoding_errors": self.encoding_errors,
+            "corrupt": self.corrupt,
         }
 
     def documents(self) -> tuple[SplitDocuments, dict[str, int]]:
         """Read every source once to decide the splits; the iterators read it again."""
-        if self.dataset is not None:
-            readers = read_saved_dataset(self.dataset, self.text_column, self.domain_column)
-        else:
-            readers = {
-                domain: partial(
-                    read_documents,
-                    list_files(domain, source),
-                    self.text_column,
-                    self.encoding_errors,
+        sources = self.sources()
+        keys = {}
+        for domain, source in sources.items():
+            texts = tqdm(
+                read_texts(source, self.text_column),
+                desc=f"reading {domain}",
+                unit=" documents",
+                delay=1,
+            )
+            parts = [document_keys(batch, self.split_seed) for batch in batches(texts)]
+            keys[domain] = np.concatenate([np.empty((0, 2), np.uint64), *parts])
+            if source.skipped:
+                warnings.warn(
+                    f"domain {domain!r}: {source.skipped} corrupt rows were left out; the first: "
+                    f"{source.first_skipped}",
+                    stacklevel=2,
                 )
-                for domain, source in (self.domains or {}).items()
-            }
-        splits, duplicates = assign_splits(
-            readers, self.target_fraction, self.test_fraction, self.split_seed
-        )
+        codes = assign_splits(keys, self.target_fraction, self.test_fraction)
         documents = {
             split: {
-                domain: select_split(reader, splits[domain], split, self.split_seed)
-                for domain, reader in readers.items()
+                domain: select_documents(
+                    domain,
+                    read_texts(source, self.text_column),
+                    codes[domain] == SPLIT_CODES[split],
+                )
+                for domain, source in sources.items()
             }
             for split in SPLITS
         }
-        return documents, duplicates
+        return documents, {domain: int((row == DROPPED).sum()) for domain, row in codes.items()}
 
 
 def _advance(bar: "tqdm[Any]", texts: Iterator[str]) -> Iterator[str]:
     for text in texts:
         bar.update()
         yield text
-
-
-def _digest(files: list[Path]) -> str:
-    """Changes with the files' names, sizes and times of change."""
-    digest = hashlib.blake2b(digest_size=16)
-    for path in files:
-        stat = path.stat()
-        digest.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
-    return digest.hexdigest()

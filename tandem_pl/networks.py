@@ -26,8 +26,8 @@ def causal_language_model(
     Args:
         model_type: an architecture that `transformers` knows: "gpt_neox", "llama", "qwen2", ...
             Not read with `pretrained`, whose folder says it.
-        config: fields of its configuration, such as vocab_size and hidden_size; with `pretrained`,
-            fields to change, such as attention_dropout.
+        config: fields of its configuration, hidden_size and num_hidden_layers at least; with
+            `pretrained`, fields to change, such as attention_dropout.
         pretrained: a local folder with config.json and safetensors weights. Nothing is downloaded.
         dtype: of the parameters; "auto" takes what the folder has. Keep float32 for training with
             `trainer.precision: bf16-mixed`, since small updates vanish in 16-bit parameters.
@@ -71,7 +71,15 @@ def _initialised(model_type: str, config: dict[str, Any], more: dict[str, Any]) 
         raise InputError(f"model_type={model_type!r} is not a causal language model: {hint}")
     if more["dtype"] == "auto":
         raise InputError("dtype='auto' takes what a folder has: give pretrained, or a dtype.")
-    _check_fields(config, AutoConfig.for_model(model_type), model_type)
+    plain = AutoConfig.for_model(model_type)
+    _check_fields(config, plain, model_type)
+    for key in ("hidden_size", "num_hidden_layers"):
+        own = getattr(plain, "attribute_map", {}).get(key, key)
+        if hasattr(plain, own) and not {key, own} & config.keys():
+            raise InputError(
+                f"config gives no {own}, and {model_type}'s default, {getattr(plain, own)}, is "
+                "hardly meant: set it (a second configuration file replaces the whole map)."
+            )
     try:
         return AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **config), **more)
     except (ValueError, ImportError, StrictDataclassError) as error:

@@ -1,105 +1,89 @@
-import json
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from tandem_pl.datamodules.documents import list_files, read_documents, read_saved_dataset
+from tandem_pl.datamodules.documents import (
+    DROPPED,
+    SPLIT_CODES,
+    assign_splits,
+    check_fractions,
+    document_key,
+    document_keys,
+    read_texts,
+    select_documents,
+)
+from tandem_pl.datamodules.sources import open_source
 from tandem_pl.errors import InputError
 
 
-def read(tmp_path, pattern="*", **options):
-    return list(read_documents(list_files("d", str(tmp_path / pattern)), **options))
+def expected_splits(domains, target, test, seed):
+    """The rule in plain Python: rank the distinct texts of a domain by their keys."""
+    seen, result = set(), []
+    for texts in domains:
+        distinct = list(dict.fromkeys(text for text in texts if text not in seen))
+        if len(distinct) < 3:
+            return None
+        ranked = sorted(distinct, key=lambda text: document_key(text, seed))
+        tests = max(1, min(round(test * len(ranked)), len(ranked) - 2))
+        targets = max(1, min(round(target * len(ranked)), len(ranked) - tests - 1))
+        names = ["test"] * tests + ["target"] * targets
+        names += ["train"] * (len(ranked) - len(names))
+        result.append((dict(zip(ranked, names, strict=True)), len(distinct)))
+        seen.update(distinct)
+    return result
 
 
-def test_every_kind_of_file_in_sorted_order(tmp_path):
-    (tmp_path / "b.md").write_bytes(b"line\r\nline\r\n")
-    (tmp_path / "a.py").write_text("print()")
-    (tmp_path / "blank.txt").write_text(" \n")
-    (tmp_path / "c.jsonl").write_text('{"text": "one"}\n\n{"text": "two", "id": 3}\n')
-    pq.write_table(pa.table({"text": ["three", "four"]}), tmp_path / "d.parquet")
-    assert read(tmp_path) == ["print()", "line\r\nline\r\n", "one", "two", "three", "four"]
-
-
-def test_a_folder_is_read_recursively_without_hidden_files(tmp_path):
-    for name in ("b/2.txt", "a/1.txt", ".git/no.txt"):
-        (tmp_path / name).parent.mkdir()
-        (tmp_path / name).write_text(name)
-    files = list_files("d", [str(tmp_path), str(tmp_path / "a" / "1.txt")])
-    assert list(read_documents(files)) == ["a/1.txt", "b/2.txt"]
-    assert list_files("d", str(tmp_path / "**" / "*.txt")) == files
-
-
-def test_a_source_that_matches_nothing(tmp_path):
-    with pytest.raises(InputError, match=r"domain 'wiki': '.*\*\.txt' matches no file; give an"):
-        list_files("wiki", str(tmp_path / "*.txt"))
-    with pytest.raises(InputError, match="domain 'wiki' has an empty list of sources"):
-        list_files("wiki", [])
-
-
-def test_text_that_is_not_utf8(tmp_path):
-    (tmp_path / "latin.txt").write_bytes("né".encode("latin-1"))
-    with pytest.raises(InputError, match=r'latin\.txt is not UTF-8 text \(byte 1\).*"replace"'):
-        read(tmp_path)
-    assert read(tmp_path, encoding_errors="replace") == ["n\ufffd"]
-    with pytest.raises(InputError, match="encoding_errors is 'ignore'"):
-        read(tmp_path, encoding_errors="ignore")
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ('{"text": "cut', r"a\.jsonl, line 2, is not valid JSON"),
-        ('["text"]', r"a\.jsonl, line 2, is not a JSON object"),
-        ('{"body": "x", "id": 1}', r"a\.jsonl, line 2, has no column 'text'; it has 'body', 'id'"),
-        ('{"text": null}', r"a\.jsonl, line 2, has a 'text' of type NoneType"),
-        (r'{"text": "\ud800"}', r"a\.jsonl, line 2, is not UTF-8 text"),
-    ],
+@settings(max_examples=80, deadline=None)
+@given(
+    st.lists(st.lists(st.text(max_size=3), min_size=3), min_size=1, max_size=3),
+    st.floats(0.01, 0.49),
+    st.floats(0.01, 0.49),
+    st.integers(0, 2**63),
 )
-def test_a_bad_line_is_named(tmp_path, line, message):
-    (tmp_path / "a.jsonl").write_text(json.dumps({"text": "good"}) + "\n" + line + "\n")
-    with pytest.raises(InputError, match=message):
-        read(tmp_path)
+def test_every_text_falls_in_one_split(domains, target, test, seed):
+    keys = {str(i): document_keys(texts, seed) for i, texts in enumerate(domains)}
+    expected = expected_splits(domains, target, test, seed)
+    if expected is None:
+        with pytest.raises(InputError, match="distinct documents"):
+            assign_splits(keys, target, test)
+        return
+    codes = assign_splits(keys, target, test)
+    for texts, (splits, count), row in zip(domains, expected, codes.values(), strict=True):
+        found = {text: code for text, code in zip(texts, row, strict=True) if code != DROPPED}
+        assert {text: SPLIT_CODES[name] for text, name in splits.items()} == found
+        assert (row == DROPPED).sum() == len(texts) - count
+        kept = [text for text, code in zip(texts, row, strict=True) if code != DROPPED]
+        assert len(kept) == len(set(kept)), "each text once"
 
 
-def test_bad_parquet_files(tmp_path):
-    pq.write_table(pa.table({"body": ["x"]}), tmp_path / "a.parquet")
-    with pytest.raises(InputError, match=r"a\.parquet has no column 'text'; it has 'body'"):
-        read(tmp_path)
-    assert read(tmp_path, text_column="body") == ["x"]
-    pq.write_table(pa.table({"text": ["x", None]}), tmp_path / "a.parquet")
-    with pytest.raises(InputError, match=r"a\.parquet has a value of type NoneType"):
-        read(tmp_path)
-    (tmp_path / "a.parquet").write_bytes(b"PAR1")
-    with pytest.raises(InputError, match=r"a\.parquet is not a Parquet file"):
-        read(tmp_path)
+def test_keys_order_as_bytes_do():
+    texts = [f"text {i}" for i in range(200)]
+    keys = document_keys(texts, 3)
+    order = np.lexsort((keys[:, 1], keys[:, 0]))
+    assert [texts[i] for i in order] == sorted(texts, key=lambda text: document_key(text, 3))
+    assert document_keys([], 3).shape == (0, 2)
 
 
-def test_a_saved_dataset_gives_its_domains(tmp_path):
-    import datasets
-
-    data = datasets.Dataset.from_dict(
-        {"text": ["a", "b", " ", "c"], "domain": ["y", "x", "x", "y"]}
-    )
-    data.save_to_disk(tmp_path / "saved")
-    readers = read_saved_dataset(str(tmp_path / "saved"))
-    assert {name: list(reader()) for name, reader in readers.items()} == {
-        "x": ["b"],
-        "y": ["a", "c"],
-    }
-    assert list(readers["y"]()) == ["a", "c"], "a reader starts anew every time"
-    with pytest.raises(InputError, match="has no column 'source'; it has 'text', 'domain'"):
-        read_saved_dataset(str(tmp_path / "saved"), domain_column="source")
+def test_blank_texts_are_left_out_and_others_must_be_strings(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": " \\n"}\n{"text": null}\n{"text": "x "}\n')
+    with pytest.raises(InputError, match=r"a\.jsonl, line 2 has a 'text' of type NoneType"):
+        list(read_texts(open_source("d", str(tmp_path))))
+    source = open_source("d", str(tmp_path), corrupt="skip")
+    assert list(read_texts(source)) == ["x "]
+    assert source.skipped == 1
 
 
-def test_folders_that_are_no_saved_dataset(tmp_path):
-    import datasets
+def test_a_source_that_changes_between_passes():
+    wanted = np.array([True, False, True])
+    assert list(select_documents("d", "abc", wanted)) == ["a", "c"]
+    for texts in ("ab", "abcd"):
+        message = f"domain 'd' had 3 documents when it was read first and {len(texts)}"
+        with pytest.raises(InputError, match=message):
+            list(select_documents("d", texts, wanted))
 
-    with pytest.raises(InputError, match="is not a folder"):
-        read_saved_dataset(str(tmp_path / "absent"))
-    with pytest.raises(InputError, match="is not a saved dataset"):
-        read_saved_dataset(str(tmp_path))
-    data = datasets.Dataset.from_dict({"text": ["a"], "domain": ["x"]})
-    datasets.DatasetDict({"train": data}).save_to_disk(tmp_path / "saved")
-    with pytest.raises(InputError, match="holds the splits train; give the folder of one"):
-        read_saved_dataset(str(tmp_path / "saved"))
+
+@pytest.mark.parametrize("fractions", [(0.0, 0.1), (0.1, 1.0), (0.5, 0.5)])
+def test_fractions_that_leave_nothing(fractions):
+    with pytest.raises(InputError, match="must lie between 0 and 1"):
+        check_fractions(*fractions)

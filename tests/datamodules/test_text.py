@@ -1,15 +1,12 @@
 import json
 import multiprocessing
-from itertools import chain
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from tandem_pl.datamodules import TextMixtureDataModule
 from tandem_pl.datamodules.packing import MANIFEST, SPLITS
-from tandem_pl.datamodules.text import assign_splits, default_cache_dir, select_split
+from tandem_pl.datamodules.text import default_cache_dir
 from tandem_pl.errors import InputError
 
 OPTIONS = {"block_size": 16, "target_fraction": 0.2, "test_fraction": 0.1}
@@ -33,31 +30,6 @@ def texts_of(data, split, domain):
     blocks = getattr(data, f"{split}_sets")[domain]
     ids = torch.cat([blocks[i]["input_ids"] for i in range(len(blocks))]).tolist()
     return "".join(chr(i) if i < 256 else "\n" for i in ids).split("\n")[:-1]
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    st.lists(st.lists(st.text(min_size=1), min_size=3), min_size=1, max_size=3),
-    st.floats(0.01, 0.49),
-    st.floats(0.01, 0.49),
-    st.integers(0, 2**63),
-)
-def test_every_text_falls_in_one_split(domains, target, test, seed):
-    readers = {str(i): lambda texts=texts: iter(texts) for i, texts in enumerate(domains)}
-    try:
-        splits, duplicates = assign_splits(readers, target, test, seed)
-    except InputError:
-        return  # too few distinct texts
-    taken = {
-        (domain, split): list(select_split(reader, splits[domain], split, seed))
-        for domain, reader in readers.items()
-        for split in SPLITS
-    }
-    assert all(taken.values()), "no split of any domain is empty"
-    everything = list(chain(*taken.values()))
-    assert sorted(everything) == sorted(set(chain(*domains)))
-    assert len(everything) + sum(duplicates.values()) == sum(map(len, domains))
-    assert assign_splits(readers, target, test, seed) == (splits, duplicates)
 
 
 def test_blocks_of_all_splits(corpus, tmp_path):
@@ -203,3 +175,17 @@ def test_the_command_line_can_read_the_options(corpus):
     )
     made = parser.instantiate(config) if hasattr(parser, "instantiate") else None
     assert (made or parser.instantiate_classes(config)).data.block_size == 32
+
+
+def test_a_domain_may_be_a_map_and_corrupt_rows_be_skipped(corpus, tmp_path):
+    (tmp_path / "code.jsonl").write_text("{\n" + (tmp_path / "code.jsonl").read_text())
+    lines = (tmp_path / "news.jsonl").read_text().replace('"text"', '"body"')
+    (tmp_path / "news.jsonl").write_text(lines)
+    domains = {"news": {"path": corpus["news"], "column": "body"}, "code": corpus["code"]}
+    with pytest.raises(InputError, match=r"code\.jsonl, line 1 is not valid JSON"):
+        module(domains, tmp_path).prepare_data()
+    data = module(domains, tmp_path, corrupt="skip")
+    with pytest.warns(UserWarning, match=r"domain 'code': 1 corrupt rows .* line 1"):
+        data.setup("fit")
+    rows = {row["domain"]: row for row in data.summary()}
+    assert [rows["news"][f"{split}_documents"] for split in SPLITS] == [28, 8, 4]

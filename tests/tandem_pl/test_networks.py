@@ -108,7 +108,9 @@ def test_missing_weights_are_not_made_up(folder):
     [
         ({"model_type": "gpt_neoxx"}, "did you mean 'gpt_neox'"),
         ({"config": {"hiden_size": 3}}, "did you mean 'hidden_size'"),
-        ({"config": {"hidden_size": 30, "num_attention_heads": 4}}, "not divisible"),
+        ({"config": TINY | {"hidden_size": 30, "num_attention_heads": 4}}, "not divisible"),
+        ({"config": {"vocab_size": 61}}, "gives no hidden_size, and gpt_neox's default, 6144"),
+        ({"model_type": "gpt2", "config": {"n_embd": 16}}, "gives no n_layer"),
         ({"config": TINY | {"num_attention_heads": 4}, "attention": "nope"}, "nope"),
         ({"dtype": "auto"}, "give pretrained, or a dtype"),
         ({"pretrained": "nowhere/at/all"}, "no config.json"),
