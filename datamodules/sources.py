@@ -6,9 +6,7 @@ unless the source is a mapping whose `dataset` is the name of a data set on the 
 """
 
 import glob
-import hashlib
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -18,9 +16,9 @@ import numpy as np
 from tandem_pl.errors import InputError
 
 from .file_rows import PARQUET, check_columns, is_binary, read_rows
+from .saved_datasets import digest_files, flat, open_dataset, rows_by_domain
 
 KEYS = ("path", "dataset", "config", "split", "column")
-HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 FETCH_ROWS = 256  # rows of a data set decoded at once
 
 #: A domain's source as it is written: a path, folder or glob pattern, a list of these, or a map.
@@ -207,7 +205,8 @@ def open_domains(
     Args:
         domains: domain -> source, see `open_source`; or give `dataset`.
         dataset: the folder of a saved data set or a hub name, or a map as `open_source` takes.
-        domain_column: column of `dataset` that names a row's domain; the names are sorted.
+        domain_column: column of `dataset` that names a row's domain, `meta.source` for a field
+            inside a column; the domains are sorted by name.
         encoding_errors: see `open_source`.
         corrupt: see `open_source`.
 
@@ -227,6 +226,7 @@ def open_domains(
             "dataset has no key 'dataset'; give a saved data set's folder or a hub name."
         )
     data, name, digest = open_dataset(str(spec["dataset"]), spec.get("config"), spec.get("split"))
+    data = flat(data, domain_column)
     check_columns([domain_column], data.column_names, f"dataset {name!r}")
     return {
         domain: DatasetSource(domain, data, name, digest, rows, spec.get("column"), corrupt)
@@ -283,64 +283,6 @@ def list_files(domain: str, source: str | Sequence[str]) -> list[Path]:
     return sorted(found)
 
 
-def digest_files(files: Iterable[Path]) -> str:
-    """Changes with the files' names, sizes and times of change."""
-    digest = hashlib.blake2b(digest_size=16)
-    for path in files:
-        stat = path.stat()
-        digest.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
-
-
-def open_dataset(
-    name: str, config: str | None = None, split: str | None = None
-) -> tuple[Any, str, str]:
-    """Open a saved data set, or load one from the hub by its name.
-
-    Args:
-        name: a folder written by `save_to_disk`, or a name on the hub.
-        config: the hub data set's configuration.
-        split: the split to take, where there are several; slices such as `train[:10%]` are the
-            hub's.
-
-    Returns:
-        The `datasets.Dataset`, what messages call it, and a digest of its content.
-
-    Raises:
-        InputError: no such folder or name, no network, or several splits and none named.
-    """
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return _open_saved(path, name, split)
-    if path.exists() or not HUB_NAME.fullmatch(name):
-        raise InputError(
-            f"dataset {name!r} is not a folder; give one written by Dataset.save_to_disk, or give "
-            "files as domains with path."
-        )
-    return _open_hub(name, config, split)
-
-
-def rows_by_domain(data: Any, column: str) -> dict[str, np.ndarray]:
-    """The row numbers of every domain, shape `[rows]` each; names sorted, 8 bytes a row in all.
-
-    Rows without a domain (null) are an `InputError`.
-    """
-    codes: dict[str, int] = {}
-    numbers = np.empty(len(data), dtype=np.int32)
-    start = 0
-    for batch in data.select_columns([column]).with_format("arrow").iter(batch_size=10_000):
-        names = batch.column(0).to_pylist()
-        for offset, name in enumerate(names):
-            if name is None:
-                raise InputError(
-                    f"row {start + offset + 1} of the data set has no value in column {column!r}; "
-                    "filter it out or name another domain_column."
-                )
-            numbers[start + offset] = codes.setdefault(str(name), len(codes))
-        start += len(names)
-    return {name: np.flatnonzero(numbers == codes[name]) for name in sorted(codes)}
-
-
 def _walk(folder: Path) -> list[Path]:
     def wanted(path: Path) -> bool:
         parts = path.relative_to(folder).parts
@@ -362,55 +304,3 @@ def _check_keys(what: str, source: Mapping[str, Any]) -> None:
     for key in ("config", "split"):
         if "path" in source and source.get(key) is not None:
             raise InputError(f"{what} has {key}, which goes with dataset, not path.")
-
-
-def _open_saved(path: Path, name: str, split: str | None) -> tuple[Any, str, str]:
-    from datasets import Dataset, load_from_disk
-
-    try:
-        data = load_from_disk(str(path))
-    except FileNotFoundError as error:
-        raise InputError(
-            f"dataset {name!r} is not a saved dataset; give a folder written by "
-            "Dataset.save_to_disk, or give its files with path."
-        ) from error
-    if isinstance(data, Dataset):
-        if split is not None:
-            raise InputError(f"dataset {name!r} has no splits; leave split={split!r} out.")
-    elif split in data:
-        data, path = data[split], path / str(split)
-    else:
-        asked = "" if split is None else f" and not {split!r}"
-        raise InputError(
-            f"dataset {name!r} holds the splits {', '.join(data)}{asked}; give the folder of one "
-            f"of them, such as {str(path / next(iter(data)))!r}, or name it as split."
-        )
-    return data, name, digest_files(sorted(p for p in path.rglob("*") if p.is_file()))
-
-
-def _open_hub(name: str, config: str | None, split: str | None) -> tuple[Any, str, str]:
-    from datasets import Dataset, load_dataset
-
-    try:
-        data = load_dataset(name, config, split=split)
-    except ConnectionError as error:
-        arguments = ", ".join(
-            [repr(name), *([repr(config)] if config else []), f"split={split or 'train'!r}"]
-        )
-        raise InputError(
-            f"dataset {name!r} is no folder here and the Hugging Face hub cannot be reached "
-            f"({error}); on a machine with network run "
-            f"`datasets.load_dataset({arguments}).save_to_disk(FOLDER)`, copy FOLDER here, and "
-            "give dataset: FOLDER."
-        ) from error
-    except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(
-            f"dataset {name!r} is no folder here and cannot be loaded from the Hugging Face hub "
-            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}); "
-            "mend the name, config or split, or give a folder written by save_to_disk."
-        ) from error
-    if not isinstance(data, Dataset):
-        raise InputError(
-            f"dataset {name!r} holds the splits {', '.join(data)}; name one of them as split."
-        )
-    return data, name, str(data._fingerprint)

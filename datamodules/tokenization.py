@@ -14,7 +14,7 @@ import numpy as np
 from tandem_pl.errors import InputError
 
 from .byte_level_bpe import WordEncoder, word_pattern
-from .sources import HUB_NAME
+from .saved_datasets import HUB_NAME
 
 # A bare tokenizer.json does not say which token ends a text; these are the usual names.
 END_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "[EOS]")

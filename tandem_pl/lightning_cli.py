@@ -27,7 +27,7 @@ class SaveConfig(SaveConfigCallback):
         """Fit's configuration is the run's; other verbs leave it alone."""
         path = Path(trainer.log_dir or trainer.default_root_dir) / self.config_filename
         if stage == "fit":
-            text = self.parser.dump(self.config, skip_none=False)
+            text = self.parser.dump(self.config, skip_unset=False)
             write_atomically(path, text.encode())
 
 

@@ -259,3 +259,18 @@ def test_json_columns_of_any_kind(tmp_path):
     chat = [{"role": "user", "content": "né \u2028"}]
     (tmp_path / "a.jsonl").write_text(json.dumps({"messages": chat}) + "\n")
     assert texts(open_source("d", str(tmp_path)), "messages") == [chat]
+
+
+def test_a_domain_may_be_a_field_inside_a_column(tmp_path):
+    import datasets
+
+    rows = [{"text": f"{n}", "meta": {"set": "ab"[n % 2]}} for n in range(6)]
+    datasets.Dataset.from_list(rows).save_to_disk(tmp_path / "saved")
+    sources = open_domains(dataset=str(tmp_path / "saved"), domain_column="meta.set")
+    texts = {
+        domain: [row["text"] for _, row in source.rows(["text"])]
+        for domain, source in sources.items()
+    }
+    assert texts == {"a": ["0", "2", "4"], "b": ["1", "3", "5"]}
+    with pytest.raises(InputError, match="'meta.sett'"):
+        open_domains(dataset=str(tmp_path / "saved"), domain_column="meta.sett")

@@ -27,7 +27,8 @@ SMALL = [
 SMALL_INSTRUCTIONS = [
     *(
         "--data.train_samples",
-        "{completion: 300, transformation: 90, extraction: 80, classification: 60, description: 50, naming: 40}",
+        "{completion: 300, transformation: 90, extraction: 80, classification: 60, "
+        "description: 50, naming: 40}",
     ),
     *("--data.target_samples", "20", "--data.test_samples", "20"),
     *SMALL[4:],

@@ -6,10 +6,13 @@ import pytest
 import torch
 import yaml
 
+from tandem_pl.cli import main
 from tandem_pl.networks import causal_language_model
 
 FOLDER = Path(__file__).parents[2] / "configs" / "published"
-FULL = sorted(path for path in FOLDER.glob("*.yaml") if not path.stem.endswith("_tiny"))
+FULL = sorted(
+    path.with_stem(path.stem.removesuffix("_tiny")) for path in FOLDER.glob("*_tiny.yaml")
+)
 SIZES = (
     *("trainer.max_steps", "trainer.accelerator", "trainer.devices", "trainer.precision"),
     *("trainer.check_val_every_n_epoch", "trainer.logger.init_args.name"),
@@ -83,3 +86,41 @@ def test_the_published_numbers():
         assert config["data"]["init_args"]["batch_size"] == batch
         sizes = config["model"]["init_args"]["network"]["init_args"]["config"]
         assert sizes["max_position_embeddings"] == 512
+
+
+def test_the_corpus_is_prepared_as_the_file_says(tmp_path):
+    import datasets
+
+    rows = [
+        {"text": f"{name} {n}: " + f"{name} line {n} " * 90, "meta": {"redpajama_set_name": name}}
+        for name in ("RedPajamaC4", "RedPajamaBook")
+        for n in range(9)
+    ]
+    datasets.Dataset.from_list(rows).save_to_disk(tmp_path / "saved")
+    local = ["--dataset", str(tmp_path / "saved"), "--tokenizer", "bytes", "--workers", "1"]
+    config = ["--config", str(FOLDER / "prepare_slimpajama.yaml"), "--near_duplicate", "null"]
+    assert main(["prepare", *config, *local, "--out", str(tmp_path / "data")]) == 0
+    manifest = yaml.safe_load((tmp_path / "data" / "manifest.yaml").read_text())
+    assert list(manifest["splits"]["train"]) == ["RedPajamaBook", "RedPajamaC4"]
+    assert manifest["block_size"] == 512
+
+
+@pytest.mark.parametrize("name", ["abundant_160m", "restricted_1b"])
+def test_a_large_set_up_runs_with_its_siblings_sizes(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for domain in ("code", "books"):
+        (tmp_path / domain).mkdir()
+        for n in range(9):
+            (tmp_path / domain / f"{n}.txt").write_text(f"{domain} {n} " * 200)
+    sources = ["--domains.code", "code", "--domains.books", "books", "--near_duplicate", "null"]
+    sizes = ["--tokenizer", "bytes", "--block_size", "64", "--workers", "1", "--out", "corpus"]
+    assert main(["prepare", *sources, *sizes]) == 0
+    tiny = yaml.safe_load((FOLDER / f"{name}_tiny.yaml").read_text())
+    network = tiny["model"]["init_args"]["network"]["init_args"]["config"]
+    options = [f"--model.network.config.{key}={value}" for key, value in network.items()]
+    for key in ("accelerator", "devices", "precision"):
+        options.append(f"--trainer.{key}={tiny['trainer'][key]}")
+    options += ["--trainer.max_steps=55", "--data.manifest=corpus/manifest.yaml"]
+    options += ["--data.batch_size=8", "--data.num_workers=0", "--trainer.limit_val_batches=1"]
+    assert main(["fit", "--config", str(FOLDER / f"{name}.yaml"), *options]) == 0
+    assert (tmp_path / "runs" / name / "version_0" / "mixture.yaml").exists()

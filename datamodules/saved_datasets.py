@@ -1,0 +1,129 @@
+"""Hugging Face data sets: saved folders, and hub names where a configuration asks for one."""
+
+import hashlib
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tandem_pl.errors import InputError
+
+HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
+
+
+def open_dataset(
+    name: str, config: str | None = None, split: str | None = None
+) -> tuple[Any, str, str]:
+    """Open a saved data set, or load one from the hub by its name.
+
+    Args:
+        name: a folder written by `save_to_disk`, or a name on the hub.
+        config: the hub data set's configuration.
+        split: the split to take, where there are several; slices such as `train[:10%]` are the
+            hub's.
+
+    Returns:
+        The `datasets.Dataset`, what messages call it, and a digest of its content.
+
+    Raises:
+        InputError: no such folder or name, no network, or several splits and none named.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return _open_saved(path, name, split)
+    if path.exists() or not HUB_NAME.fullmatch(name):
+        raise InputError(
+            f"dataset {name!r} is not a folder; give one written by Dataset.save_to_disk, or give "
+            "files as domains with path."
+        )
+    return _open_hub(name, config, split)
+
+
+def flat(data: Any, column: str) -> Any:
+    """The data set with its nested columns spelled out, where `column` is a field of one."""
+    nested = column not in data.column_names and column.split(".")[0] in data.column_names
+    return data.flatten() if nested else data
+
+
+def rows_by_domain(data: Any, column: str) -> dict[str, np.ndarray]:
+    """The row numbers of every domain, shape `[rows]` each; names sorted, 8 bytes a row in all.
+
+    Rows without a domain (null) are an `InputError`.
+    """
+    codes: dict[str, int] = {}
+    numbers = np.empty(len(data), dtype=np.int32)
+    start = 0
+    for batch in data.select_columns([column]).with_format("arrow").iter(batch_size=10_000):
+        names = batch.column(0).to_pylist()
+        for offset, name in enumerate(names):
+            if name is None:
+                raise InputError(
+                    f"row {start + offset + 1} of the data set has no value in column {column!r}; "
+                    "filter it out or name another domain_column."
+                )
+            numbers[start + offset] = codes.setdefault(str(name), len(codes))
+        start += len(names)
+    return {name: np.flatnonzero(numbers == codes[name]) for name in sorted(codes)}
+
+
+def digest_files(files: Iterable[Path]) -> str:
+    """Changes with the files' names, sizes and times of change."""
+    digest = hashlib.blake2b(digest_size=16)
+    for path in files:
+        stat = path.stat()
+        digest.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def _open_saved(path: Path, name: str, split: str | None) -> tuple[Any, str, str]:
+    from datasets import Dataset, load_from_disk
+
+    try:
+        data = load_from_disk(str(path))
+    except FileNotFoundError as error:
+        raise InputError(
+            f"dataset {name!r} is not a saved dataset; give a folder written by "
+            "Dataset.save_to_disk, or give its files with path."
+        ) from error
+    if isinstance(data, Dataset):
+        if split is not None:
+            raise InputError(f"dataset {name!r} has no splits; leave split={split!r} out.")
+    elif split in data:
+        data, path = data[split], path / str(split)
+    else:
+        asked = "" if split is None else f" and not {split!r}"
+        raise InputError(
+            f"dataset {name!r} holds the splits {', '.join(data)}{asked}; give the folder of one "
+            f"of them, such as {str(path / next(iter(data)))!r}, or name it as split."
+        )
+    return data, name, digest_files(sorted(p for p in path.rglob("*") if p.is_file()))
+
+
+def _open_hub(name: str, config: str | None, split: str | None) -> tuple[Any, str, str]:
+    from datasets import Dataset, load_dataset
+
+    try:
+        data = load_dataset(name, config, split=split)
+    except ConnectionError as error:
+        arguments = ", ".join(
+            [repr(name), *([repr(config)] if config else []), f"split={split or 'train'!r}"]
+        )
+        raise InputError(
+            f"dataset {name!r} is no folder here and the Hugging Face hub cannot be reached "
+            f"({error}); on a machine with network run "
+            f"`datasets.load_dataset({arguments}).save_to_disk(FOLDER)`, copy FOLDER here, and "
+            "give dataset: FOLDER."
+        ) from error
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"dataset {name!r} is no folder here and cannot be loaded from the Hugging Face hub "
+            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}); "
+            "mend the name, config or split, or give a folder written by save_to_disk."
+        ) from error
+    if not isinstance(data, Dataset):
+        raise InputError(
+            f"dataset {name!r} holds the splits {', '.join(data)}; name one of them as split."
+        )
+    return data, name, str(data._fingerprint)
