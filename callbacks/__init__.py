@@ -4,29 +4,56 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .ado import ADOReweighting
+    from .aioli import AioliReweighting
+    from .dga import DGAReweighting
+    from .doge import DoGEReweighting
+    from .doremi import DoReMiReweighting
     from .evaluation_table import EvaluationTable
     from .fixed import FixedMixture
     from .monitor import MixtureMonitor
+    from .odm import ODMReweighting
     from .progress import RunProgressBar
     from .reweighting import ReweightingCallback
+    from .sample_scores import SampleScores
+    from .skill_it import SkillItReweighting
     from .tandem import TandemReweighting
+    from .tikmix import TiKMiXReweighting
 
 __all__ = [
+    "ADOReweighting",
+    "AioliReweighting",
+    "DGAReweighting",
+    "DoGEReweighting",
+    "DoReMiReweighting",
     "EvaluationTable",
     "FixedMixture",
     "MixtureMonitor",
+    "ODMReweighting",
     "ReweightingCallback",
     "RunProgressBar",
+    "SampleScores",
+    "SkillItReweighting",
     "TandemReweighting",
+    "TiKMiXReweighting",
 ]
 
 _HOME = {
+    "ADOReweighting": "ado",
+    "AioliReweighting": "aioli",
+    "DGAReweighting": "dga",
+    "DoGEReweighting": "doge",
+    "DoReMiReweighting": "doremi",
     "EvaluationTable": "evaluation_table",
     "FixedMixture": "fixed",
     "MixtureMonitor": "monitor",
+    "ODMReweighting": "odm",
     "ReweightingCallback": "reweighting",
     "RunProgressBar": "progress",
+    "SampleScores": "sample_scores",
+    "SkillItReweighting": "skill_it",
     "TandemReweighting": "tandem",
+    "TiKMiXReweighting": "tikmix",
 }
 
 

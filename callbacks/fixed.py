@@ -22,7 +22,8 @@ class FixedMixture(ReweightingCallback):
     """Static weights, or a piecewise-constant schedule.
 
     Args:
-        weights: as the datamodule's `weights`; None takes the datamodule's.
+        weights: as the datamodule's `weights`; None takes the datamodule's. "unimax:4" and
+            "epoch_capped:4" take the run's samples from the trainer's length.
         schedule: the path of a run's `trajectory.csv`, or a list of {"step": first training batch,
             "weights": as above}, in ascending order and starting at 0. Weights change exactly at
             these batches.
@@ -55,7 +56,10 @@ class FixedMixture(ReweightingCallback):
         self._length = self.episode_steps or data.static_batches()
         sizes = {name: len(samples) for name, samples in data.train_sets.items()}
         if self.schedule is None:
-            resolved = data.mixture if self.given is None else resolve_weights(self.given, sizes)
+            resolved = data.mixture
+            if self.given is not None:
+                budget = self._samples(trainer)
+                resolved = resolve_weights(self.given, sizes, budget=budget)
             self._starts, self._weights = [0], [resolved.array]
         elif isinstance(self.schedule, str):
             names, self._starts, rows = read_trajectory(Path(self.schedule))
@@ -77,6 +81,13 @@ class FixedMixture(ReweightingCallback):
                 f"schedule has the steps {self._starts[:8]}: they must start at 0 and ascend."
             )
         return self._weights[0]
+
+    def _samples(self, trainer: Trainer) -> float | None:
+        """Training samples of the whole run, which weights may be bounded by; None where open."""
+        batches = trainer.max_steps
+        if batches <= 0:
+            batches = (trainer.max_epochs or 0) * self._length
+        return batches * trainer.datamodule.batch_size if batches > 0 else None  # type: ignore[attr-defined]
 
     def plan(self) -> Plan:
         """One segment for each piece of the schedule that the epoch crosses."""

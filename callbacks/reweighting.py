@@ -91,12 +91,15 @@ class ReweightingCallback(Callback):
 
     # ---- the result ----
 
+    def averaged(self) -> Array:
+        """[M] `mixture.average`: here the mean over the second half of the trajectory."""
+        return np.stack(self.trajectory[len(self.trajectory) // 2 :]).mean(axis=0)
+
     @property
     def mixture(self) -> Mixture:
-        """The weights now, and their mean over the second half of the trajectory."""
+        """The weights now, and their average (`averaged`)."""
         if not self.domains:
             raise InputError("there is no mixture yet: call trainer.fit first.")
-        half = np.stack(self.trajectory[len(self.trajectory) // 2 :])
         about = {
             "method": self.method,
             "settings": self.settings(),
@@ -112,7 +115,7 @@ class ReweightingCallback(Callback):
             "lightning": lightning.__version__,
             "python": platform.python_version(),
         }
-        average = dict(zip(self.domains, half.mean(axis=0).tolist(), strict=True))
+        average = dict(zip(self.domains, self.averaged().tolist(), strict=True))
         return Mixture.from_array(self.domains, self.weights, average=average, about=about)
 
     @property

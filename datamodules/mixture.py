@@ -100,7 +100,7 @@ class MixtureDataModule(LightningDataModule):
         if stage not in (None, "fit"):
             return
         sizes = _sizes(self.train_sets, "train")
-        self.mixture = resolve_weights(self.weights, sizes)
+        self.mixture = resolve_weights(self.weights, sizes, budget=self._budget())
         target, target_weights = None, None
         if self.target_sets:
             target_sizes = _sizes(self.target_sets, "target")
@@ -126,6 +126,11 @@ class MixtureDataModule(LightningDataModule):
                     f"{segment.phase!r} batches need target data: give the datamodule target=..."
                 )
         self.sampler.begin(plan)
+
+    def _budget(self) -> int | None:
+        """Samples of the run, where its length is given in steps."""
+        steps = getattr(self.trainer, "max_steps", -1) if self.trainer is not None else -1
+        return steps * self.batch_size if steps and steps > 0 else None
 
     def static_batches(self) -> int:
         """Batches in an epoch of given weights."""

@@ -15,10 +15,11 @@ import yaml
 from .errors import InputError
 from .files import write_atomically
 from .simplex import Array, project, settle
+from .static_mixtures import epoch_capped, unimax
 
 
 class Mixture:
-    """How much of each domain to draw: positive float64 shares that sum to 1.
+    """How much of each domain to draw: float64 shares that sum to 1.
 
     Args:
         weights: domain -> any non-negative number; divided by their sum.
@@ -76,6 +77,22 @@ class Mixture:
         if not (math.isfinite(tau) and tau > 0):
             raise InputError(f"temperature:{tau} must be a positive number, such as temperature:2.")
         return cls.proportional(sizes).tempered(tau)
+
+    @classmethod
+    def unimax(cls, sizes: Mapping[str, int], budget: float, epochs: float) -> Mixture:
+        """As uniform as a run of `budget` samples can be with at most `epochs` of any domain."""
+        return cls.from_array(sizes, unimax(list(sizes.values()), budget, epochs))
+
+    @classmethod
+    def epoch_capped(
+        cls, sizes: Mapping[str, int], budget: float, epochs: float, start: Any = "temperature:2"
+    ) -> Mixture:
+        """`start`, less what a run of `budget` samples would see more than `epochs` times.
+
+        `start` is written as in `resolve_weights`; what is cut off goes to the other domains.
+        """
+        shares = resolve_weights(start, sizes, "start").array
+        return cls.from_array(sizes, epoch_capped(shares, list(sizes.values()), budget, epochs))
 
     @classmethod
     def from_array(cls, domains: Iterable[str], array: Array, **more: Any) -> Mixture:
@@ -172,14 +189,20 @@ class Mixture:
         return f"Mixture({shares})"
 
 
-def resolve_weights(spec: Any, sizes: Mapping[str, int], key: str = "weights") -> Mixture:
+def resolve_weights(
+    spec: Any, sizes: Mapping[str, int], key: str = "weights", budget: float | None = None
+) -> Mixture:
     """The mixture that a user's `weights` setting stands for.
 
     Args:
-        spec: None or "uniform"; "proportional"; "temperature:TAU"; a map; a `Mixture` or the path
-            of a mixture file, of which the average is taken; "last:PATH" for the last weights.
+        spec: None or "uniform"; "proportional"; "temperature:TAU"; "unimax:EPOCHS:SAMPLES" for
+            uniform in a run of so many samples, but for domains that would be seen more than
+            EPOCHS times; "epoch_capped:EPOCHS:SAMPLES:SPEC" for another spec bounded alike
+            (temperature:2 where it is left out); a map; a `Mixture` or the path of a mixture file,
+            of which the average is taken; "last:PATH" for the last weights.
         sizes: domain -> number of samples, in the order of the data set.
         key: name of the setting, for messages.
+        budget: samples of the run, for a spec that leaves them out ("unimax:4").
 
     >>> resolve_weights("temperature:2", {"web": 100, "code": 25}).weights
     {'web': 0.6666666666666666, 'code': 0.3333333333333333}
@@ -195,6 +218,8 @@ def resolve_weights(spec: Any, sizes: Mapping[str, int], key: str = "weights") -
             if isinstance(error, InputError):
                 raise
             raise InputError(f"{key}={spec!r} needs a number, such as 'temperature:2'.") from None
+    if isinstance(spec, str) and spec.split(":")[0] in ("unimax", "epoch_capped"):
+        return _bounded(spec, sizes, key, budget)
     if isinstance(spec, str | os.PathLike):
         last = str(spec).startswith("last:")
         mixture = Mixture.load(str(spec).removeprefix("last:"), key)
@@ -211,6 +236,25 @@ def resolve_weights(spec: Any, sizes: Mapping[str, int], key: str = "weights") -
     check_domains(given, sizes, key)
     by_name = dict(zip(given, checked.tolist(), strict=True))
     return Mixture.from_array(sizes, np.array([by_name[name] for name in sizes]))
+
+
+def _bounded(spec: str, sizes: Mapping[str, int], key: str, budget: float | None) -> Mixture:
+    rule, epochs, samples, start = [*spec.split(":", 3), "", "", ""][:4]
+    try:
+        if start and rule == "unimax":  # which knows no other start than uniform
+            raise ValueError
+        bounds = float(samples) if samples or budget is None else budget, float(epochs)
+    except ValueError:
+        raise InputError(
+            f"{key}={spec!r} needs the most epochs of a domain and the samples of the run, such as "
+            f"'{rule}:4:64000'."
+        ) from None
+    try:
+        if rule == "unimax":
+            return Mixture.unimax(sizes, *bounds)
+        return Mixture.epoch_capped(sizes, *bounds, start or "temperature:2")
+    except InputError as error:
+        raise InputError(f"{key}={spec!r}: {error}") from None
 
 
 def check_domains(given: Iterable[str], expected: Iterable[str], key: str) -> None:

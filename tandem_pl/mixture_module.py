@@ -7,30 +7,29 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils._pytree import tree_map_only
 
-from .domain_losses import DomainLosses
 from .episode import MEASURE, TRAIN, MixtureBatch
 from .errors import InputError
+from .evaluation import EvaluationByDomain
 from .frozen import drop_frozen, restore_frozen
-from .modes import evaluating
+from .modes import evaluating, keeping_buffers
 from .networks import check_vocabulary
 from .optimizer_settings import keep_settings, trainable
 from .randomness import private_randomness, seed_generators
+from .sample_weights import LossBasedWeights
 
 Outputs = dict[str, Tensor]
 #: What a method does with a batch of one phase, in place of the module: (module, batch) -> outputs.
 Handler = Callable[["MixtureModule", MixtureBatch], Outputs]
 
 
-class MixtureModule(LightningModule):
+class MixtureModule(EvaluationByDomain):
     """Trains one network on the batches of a `MixtureDataModule`: stage two, and baselines.
 
     The loss of a batch is the mean of its per-sample losses, so that drawing with weights alpha
@@ -48,6 +47,7 @@ class MixtureModule(LightningModule):
             so many in a row the run stops with a checkpoint.
         checkpoint_frozen: whether checkpoints hold the parameters that do not train. False keeps
             them small (adapters on a large backbone); loading one needs the same backbone.
+        sample_weights: weighs the training samples of a batch by their losses; None for alike.
         seed: of dropout, which is a function of seed, step and rank.
 
     Training outputs (for callbacks): {"losses": [B]}.
@@ -63,6 +63,7 @@ class MixtureModule(LightningModule):
         micro_batch_size: int | None = None,
         max_skipped_updates: int = 10,
         checkpoint_frozen: bool = True,
+        sample_weights: LossBasedWeights | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -82,11 +83,11 @@ class MixtureModule(LightningModule):
         self.micro_batch_size = micro_batch_size
         self.max_skipped_updates = max_skipped_updates
         self.checkpoint_frozen = checkpoint_frozen
+        self.sample_weights = sample_weights
         self.seed = seed
         self.skipped_updates = 0
         self.skipped_in_a_row = 0
         self.handlers: dict[str, Handler] = {}
-        self._evaluated: dict[str, DomainLosses] = {}
 
     def setup(self, stage: str) -> None:
         """Refuses data whose tokens the network does not know."""
@@ -136,15 +137,43 @@ class MixtureModule(LightningModule):
         """One update of the network; gives the losses [B] before it."""
         self._optimizer().zero_grad()
         parts = self.micro_batches(batch.samples, len(batch.domains))
+        weights = self.weights_ahead(parts, batch.step)
         collected = []
         for index, (part, size) in enumerate(parts):
             losses = self.losses(self.network, part, size, batch.step, index)
+            loss = self.weighted_sum(losses, weights, parts, index, batch.step)[0]
             with self.sync_gradients(index == len(parts) - 1):
-                self.manual_backward(losses.sum() / len(batch.domains))
+                self.manual_backward(loss / len(batch.domains))
             collected.append(losses.detach())
         losses = torch.cat(collected)
         self.apply_update(losses)
         return losses
+
+    def weights_ahead(self, parts: list[tuple[Any, int]], step: int) -> Tensor | None:
+        """Weights [B] of the samples, by one more forward, where micro-batches need them."""
+        rule = self.sample_weights
+        if rule is None or len(parts) == 1 or step < rule.burn_in:
+            return None
+        with torch.no_grad(), keeping_buffers(self.network):
+            losses = [self.losses(self.network, *p, step, i) for i, p in enumerate(parts)]
+        return self._weights_of(torch.cat(losses), step)
+
+    def weighted_sum(
+        self, losses: Tensor, ahead: Tensor | None, parts: list[Any], index: int, step: int
+    ) -> tuple[Tensor, Tensor | None]:
+        """Sum of the losses of part `index`, weighted where asked; and its weights, or None."""
+        weights = None
+        if ahead is not None:
+            start = sum(size for _, size in parts[:index])
+            weights = ahead[start : start + len(losses)]
+        elif self.sample_weights is not None and len(parts) == 1:
+            weights = self._weights_of(losses.detach(), step)
+        return (losses if weights is None else losses * weights).sum(), weights
+
+    def _weights_of(self, losses: Tensor, step: int) -> Tensor:
+        gather = self.trainer.strategy.all_gather if self.trainer.world_size > 1 else None
+        assert self.sample_weights is not None
+        return self.sample_weights(losses, step, gather)
 
     def losses(self, network: nn.Module, samples: Any, size: int, step: int, *salt: int) -> Tensor:
         """Losses [size] under `network`; the same `step` and `salt` draw the same dropout."""
@@ -253,61 +282,3 @@ class MixtureModule(LightningModule):
         self.skipped_updates, self.skipped_in_a_row = checkpoint.get("skipped_updates", [0, 0])
         if checkpoint.get("optimizer_states"):
             keep_settings(self.make_optimizer(self.parameter_groups()), checkpoint)
-
-    # ---- validation, test and prediction, by domain ----
-
-    def evaluated_networks(self) -> dict[str, nn.Module]:
-        """Label of the metric -> network."""
-        return {"loss": self.network}
-
-    def validation_step(self, batch: MixtureBatch, batch_idx: int) -> None:
-        """Adds the losses of one batch."""
-        for label, network in self.evaluated_networks().items():
-            losses = self.sample_losses(network, batch.samples, len(batch.domains))
-            self._evaluated.setdefault(label, DomainLosses()).add(batch.domains, losses)
-
-    test_step = validation_step
-
-    def on_validation_epoch_end(self) -> None:
-        """Logs `validation/loss/DOMAIN`, their mean, and the mean of perplexities."""
-        self._log_evaluation("validation", self._domains("validate"))
-
-    def on_test_epoch_end(self) -> None:
-        """Logs `test/loss/DOMAIN`, their mean, and the mean of perplexities."""
-        self._log_evaluation("test", self._domains("test"))
-
-    def predict_step(self, batch: MixtureBatch, batch_idx: int) -> Outputs:
-        """Each test sample's domain number and loss."""
-        losses = self.sample_losses(self.network, batch.samples, len(batch.domains))
-        return {"domains": batch.domains, "losses": losses}
-
-    def _domains(self, stage: str) -> list[str]:
-        datamodule: Any = getattr(self.trainer, "datamodule", None)
-        if not hasattr(datamodule, "domain_names"):
-            raise InputError(
-                "evaluation by domain needs the names of the domains: pass a MixtureDataModule as "
-                "datamodule to the trainer."
-            )
-        return list(datamodule.domain_names(stage))
-
-    def _log_evaluation(self, stage: str, domains: list[str]) -> None:
-        metrics: dict[str, float] = {}
-        for label, store in self._evaluated.items():
-            mean, count = store.reduce(len(domains), self.trainer.strategy)
-            seen = count > 0
-            for name, value, number in zip(domains, mean.tolist(), count, strict=True):
-                if number:
-                    metrics[f"{stage}/{label}/{name}"] = value
-            if seen.any():
-                metrics[f"{stage}/{label}"] = float(mean[seen].mean())
-                metrics[f"{stage}/perplexity" + label.removeprefix("loss")] = float(
-                    np.exp(mean[seen]).mean()
-                )
-        self._evaluated = {}
-        if self.trainer.sanity_checking:
-            return
-        headline = f"{stage}/loss"
-        for key, value in metrics.items():
-            self.log(key, value, logger=False, prog_bar=key == headline, rank_zero_only=False)
-        for logger in self.loggers:  # on the axis of batches, like every other curve
-            logger.log_metrics(metrics, step=self.global_step)

@@ -1,8 +1,9 @@
-"""Eval mode for a while."""
+"""Eval mode, or unchanged buffers, for a while."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import nn
 
 
@@ -24,3 +25,15 @@ def evaluating(network: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def keeping_buffers(network: nn.Module) -> Iterator[None]:
+    """What changes buffers inside (BatchNorm's statistics) is undone after."""
+    before = [buffer.clone() for buffer in network.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in zip(network.buffers(), before, strict=True):
+                buffer.copy_(value)

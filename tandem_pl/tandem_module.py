@@ -16,6 +16,7 @@ from .episode import PROBE, MixtureBatch
 from .errors import InputError
 from .mixture_module import MixtureModule, Outputs
 from .optimizer_settings import trainable
+from .sample_weights import LossBasedWeights
 from .twins import copy_buffers, copy_network, copy_optimizer_state, distance, make_twin
 
 TARGET_SALT = 1 << 32  # keeps dropout of target samples apart from that of training samples
@@ -39,8 +40,9 @@ class TandemModule(MixtureModule):
         network: the proxy; the reference is a deep copy that shares frozen parameters, so adapters
             on a frozen backbone (`adapters.lora`) cost one more set of adapters.
         objective, optimizer, lr_scheduler, gradient_clip_val, micro_batch_size,
-            max_skipped_updates, checkpoint_frozen, seed: as in `MixtureModule`. The optimizer
-            factory gets two parameter groups. Each twin's gradient is clipped by itself.
+            max_skipped_updates, checkpoint_frozen, sample_weights, seed: as in `MixtureModule`.
+            The optimizer factory gets two parameter groups. Both twins weigh training samples by
+            the proxy's losses. Each twin's gradient is clipped by itself.
         penalty: gamma, the weight of the training loss in the reference's objective.
 
     Training outputs: {"losses": [B]} of the proxy before its step; in probe steps also
@@ -58,6 +60,7 @@ class TandemModule(MixtureModule):
         micro_batch_size: int | None = None,
         max_skipped_updates: int = 10,
         checkpoint_frozen: bool = True,
+        sample_weights: LossBasedWeights | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(
@@ -69,6 +72,7 @@ class TandemModule(MixtureModule):
             micro_batch_size,
             max_skipped_updates,
             checkpoint_frozen,
+            sample_weights,
             seed,
         )
         if not penalty > 0:
@@ -109,17 +113,20 @@ class TandemModule(MixtureModule):
         target_parts = self.micro_batches(batch.target_samples, target_size)
         has_buffers = next(self.network.buffers(), None) is not None
         shared = batch.first and (len(parts) == 1 or not has_buffers)
+        ahead = self.weights_ahead(parts, batch.step)
         collected: list[tuple[Tensor, Tensor, Tensor]] = []
         for index, (train, extra) in enumerate(zip(parts, target_parts, strict=True)):
             proxy = self.losses(self.network, *train, batch.step, index)
+            loss, weights = self.weighted_sum(proxy, ahead, parts, index, batch.step)
             with self.sync_gradients(index == len(parts) - 1):
-                self.manual_backward(proxy.sum() / size)
+                self.manual_backward(loss / size)
             if shared:
                 reference = proxy
                 copy_buffers(self.network, self.reference)  # as if w had seen the samples too
             else:
                 reference = self.losses(self.reference, *train, batch.step, index)
-                self._reference_backward(self.penalty * (reference.sum() / size))
+                loss = (reference if weights is None else reference * weights).sum()
+                self._reference_backward(self.penalty * (loss / size))
             target = self.losses(self.reference, *extra, batch.step, index, TARGET_SALT)
             self._reference_backward(target.sum() / target_size)
             collected.append((proxy.detach(), reference.detach(), target.detach()))

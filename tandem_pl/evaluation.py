@@ -1,0 +1,83 @@
+"""Validation, test and prediction by domain."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from .domain_losses import DomainLosses
+from .episode import MixtureBatch
+from .errors import InputError
+
+
+class EvaluationByDomain(LightningModule):
+    """What a module with a `network` and per-sample losses does with evaluation batches."""
+
+    network: nn.Module
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._evaluated: dict[str, DomainLosses] = {}
+
+    def sample_losses(self, network: nn.Module, samples: Any, size: int) -> Tensor:
+        """Losses [size] of `samples` under `network`."""
+        raise NotImplementedError
+
+    def evaluated_networks(self) -> dict[str, nn.Module]:
+        """Label of the metric -> network."""
+        return {"loss": self.network}
+
+    def validation_step(self, batch: MixtureBatch, batch_idx: int) -> None:
+        """Adds the losses of one batch."""
+        for label, network in self.evaluated_networks().items():
+            losses = self.sample_losses(network, batch.samples, len(batch.domains))
+            self._evaluated.setdefault(label, DomainLosses()).add(batch.domains, losses)
+
+    test_step = validation_step
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs `validation/loss/DOMAIN`, their mean, and the mean of perplexities."""
+        self._log_evaluation("validation", self._domains("validate"))
+
+    def on_test_epoch_end(self) -> None:
+        """Logs `test/loss/DOMAIN`, their mean, and the mean of perplexities."""
+        self._log_evaluation("test", self._domains("test"))
+
+    def predict_step(self, batch: MixtureBatch, batch_idx: int) -> dict[str, Tensor]:
+        """Each test sample's domain number and loss."""
+        losses = self.sample_losses(self.network, batch.samples, len(batch.domains))
+        return {"domains": batch.domains, "losses": losses}
+
+    def _domains(self, stage: str) -> list[str]:
+        datamodule: Any = getattr(self.trainer, "datamodule", None)
+        if not hasattr(datamodule, "domain_names"):
+            raise InputError(
+                "evaluation by domain needs the names of the domains: pass a MixtureDataModule as "
+                "datamodule to the trainer."
+            )
+        return list(datamodule.domain_names(stage))
+
+    def _log_evaluation(self, stage: str, domains: list[str]) -> None:
+        metrics: dict[str, float] = {}
+        for label, store in self._evaluated.items():
+            mean, count = store.reduce(len(domains), self.trainer.strategy)
+            seen = count > 0
+            for name, value, number in zip(domains, mean.tolist(), count, strict=True):
+                if number:
+                    metrics[f"{stage}/{label}/{name}"] = value
+            if seen.any():
+                metrics[f"{stage}/{label}"] = float(mean[seen].mean())
+                metrics[f"{stage}/perplexity" + label.removeprefix("loss")] = float(
+                    np.exp(mean[seen]).mean()
+                )
+        self._evaluated = {}
+        if self.trainer.sanity_checking:
+            return
+        headline = f"{stage}/loss"
+        for key, value in metrics.items():
+            self.log(key, value, logger=False, prog_bar=key == headline, rank_zero_only=False)
+        for logger in self.loggers:  # on the axis of batches, like every other curve
+            logger.log_metrics(metrics, step=self.global_step)
