@@ -11,6 +11,7 @@ VERBS = {  # verb -> module with main(arguments), and what the verb does
     "test": (LIGHTNING, "losses and perplexities by domain on held-out data"),
     "predict": (LIGHTNING, "the loss of each held-out sample, as a CSV file"),
     "prepare": ("prepare_cli", "tokenize and split your own text into a corpus that fit takes"),
+    "compare": ("compare_cli", "methods and seeds under one budget, with tables and pictures"),
     "export": ("export_cli", "a mixture for another trainer, or the trained network"),
     "report": ("report_cli", "one page on a finished run: what rose, what fell, how sure"),
 }
