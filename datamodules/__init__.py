@@ -5,14 +5,27 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .environment import EnvironmentCorpus
+    from .environment_instructions import EnvironmentInstructions
+    from .instructions import InstructionMixtureDataModule
     from .mixture import MixtureDataModule
+    from .prepared import PreparedTextDataModule
     from .text import TextMixtureDataModule
 
-__all__ = ["EnvironmentCorpus", "MixtureDataModule", "TextMixtureDataModule"]
+__all__ = [
+    "EnvironmentCorpus",
+    "EnvironmentInstructions",
+    "InstructionMixtureDataModule",
+    "MixtureDataModule",
+    "PreparedTextDataModule",
+    "TextMixtureDataModule",
+]
 
 _HOME = {
     "EnvironmentCorpus": "environment",
+    "EnvironmentInstructions": "environment_instructions",
+    "InstructionMixtureDataModule": "instructions",
     "MixtureDataModule": "mixture",
+    "PreparedTextDataModule": "prepared",
     "TextMixtureDataModule": "text",
 }
 

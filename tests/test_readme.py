@@ -1,63 +1,97 @@
 """What the README tells people to type works, and says what it says."""
 
+import json
 import re
 import shlex
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from tandem_pl.cli import main
+from tandem_pl.networks import causal_language_model
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-SMALL = [
-    *("--trainer.max_steps", "60", "--trainer.limit_val_batches", "1"),
-    *("--data.target_bytes", "3000", "--data.test_bytes", "3000"),
-    *("--model.network.config.hidden_size", "16", "--model.network.config.num_hidden_layers", "1"),
-]
+NETWORK = ["hidden_size", "16", "num_hidden_layers", "1"]
+FEW = ["--trainer.max_steps", "60", "--trainer.limit_val_batches", "1"]
 
 
 def blocks(language):
     return re.findall(rf"^```{language}\n(.*?)^```", README, re.M | re.S)
 
 
-def test_every_command_runs_in_order(tmp_path, monkeypatch, capsys):
+def smaller(command):
+    """Options that make a command of the README quick."""
+    if command.startswith("tandem prepare"):
+        return ["--workers", "1", "--near_duplicate", "null"]
+    if not command.startswith("tandem fit"):
+        return []
+    sizes = [f"--model.network.config.{key}" for key in NETWORK[::2]]
+    options = [*FEW, sizes[0], NETWORK[1], sizes[1], NETWORK[3]]
+    if "PreparedTextDataModule" not in command:
+        options += ["--data.target_bytes", "3000", "--data.test_bytes", "3000"]
+    return options + (["--data.epoch_batches", "30"] if "train.yaml" in command else [])
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder with the shipped configurations and some text of one's own."""
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TANDEM_CACHE", str(tmp_path / "cache"))
-    seen = []
-    for line in "".join(blocks("bash")).splitlines():
-        for command in line.split("&&"):
-            program, *arguments = shlex.split(command)
-            if program in ("pip", "pytest"):  # .ci/run types these
-                assert command.strip() in ("pip install -e .", 'pip install -e ".[dev]"', "pytest")
-                continue
-            assert program == "tandem", command
-            small = SMALL if arguments[0] == "fit" else []
-            if "train.yaml" in command:
-                small = [*small, "--data.epoch_batches", "30"]
-            assert main([*arguments, *small]) == 0, command
-            seen.append(arguments[0])
-    assert seen == ["fit", "fit", "fit", "test", "test"]
-    assert "exp(mean loss)" in capsys.readouterr().out
-
-
-def test_the_configuration_for_your_own_text_runs(tmp_path, monkeypatch):
-    shutil.copytree(ROOT / "configs", tmp_path / "configs")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("TANDEM_CACHE", str(tmp_path / "cache"))
-    (block,) = blocks("yaml")
-    (tmp_path / "mine.yaml").write_text(block)
     for folder, ending in (("books", "txt"), ("src", "py"), ("tools", "py")):
         (tmp_path / folder).mkdir()
         for number in range(12):
-            text = f"{folder} {number}\n" + "".join(f"{number * line} " for line in range(99))
+            text = f"{folder} {number}\n" + "".join(f"{number * line} " for line in range(199))
             (tmp_path / folder / f"{number}.{ending}").write_text(text)
-    (command,) = re.findall(r"`tandem (fit --config configs/quickstart.yaml --config .*?)`", README)
-    small = [option for option in SMALL if "bytes" not in option and option != "3000"]
-    assert main([*shlex.split(command), *small]) == 0
-    assert next(tmp_path.glob("runs/quickstart/version_0/mixture.yaml"))
+    return tmp_path
+
+
+def test_every_command_runs_in_order(place, capsys):
+    seen = []
+    for line in "".join(blocks("bash")).splitlines():
+        for command in line.split("&&"):
+            command = command.strip()
+            program, *arguments = shlex.split(command)
+            if program in ("pip", "pytest"):  # .ci/run types these
+                assert command in ("pip install -e .", 'pip install -e ".[dev]"', "pytest")
+                continue
+            assert program == "tandem", command
+            assert main([*arguments, *smaller(command)]) == 0, command
+            seen.append(arguments[0])
+    assert [verb for verb in seen if verb != "compare"] == [
+        *("fit", "fit", "fit", "test", "test"),
+        *("prepare", "fit", "report", "export", "export"),
+    ]
+    out = capsys.readouterr().out
+    assert "exp(mean loss)" in out
+    run = place / "runs/quickstart/version_0"
+    assert (run / "report.html").exists()
+    assert {path.name for path in run.iterdir()} >= set(re.findall(r"`(\w+\.(?:yaml|csv))`", FILES))
+    assert (place / "exported" / "model.safetensors").exists()
+
+
+FILES = README[README.index("The run's folder") : README.index("Read it so")]
+
+
+def test_the_configuration_for_fine_tuning_runs(place):
+    pytest.importorskip("peft")
+    (block,) = blocks("yaml")
+    (place / "mine.yaml").write_text(block)
+    sizes = {"vocab_size": 257, "hidden_size": 16, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 32}
+    causal_language_model("qwen2", sizes | heads).save_pretrained("models/mine")
+    for name in ("maths", "poems"):
+        rows = [{"prompt": f"{name} {n}?", "response": f"{n} " * 3} for n in range(60)]
+        (place / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (command,) = re.findall(r"`tandem (fit --config \S+_tiny.yaml\s+--config mine.yaml)`", README)
+    assert main([*shlex.split(command), *FEW, "--data.tokenizer", "bytes"]) == 0
+    run = next(place.glob("runs/*/version_0"))
+    names = torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    assert names
+    assert all("lora" in name or "inv_freq" in name for name in names)
 
 
 def test_the_example_runs_and_its_comment_is_true(tmp_path, monkeypatch):
@@ -70,7 +104,7 @@ def test_the_example_runs_and_its_comment_is_true(tmp_path, monkeypatch):
     assert weights["noise"] < 0.2
 
 
-@pytest.mark.parametrize("path", re.findall(r"(?:configs|tests/benchmarks|\.ci)/[\w.]+", README))
+@pytest.mark.parametrize("path", re.findall(r"(?:configs|tests/benchmarks|\.ci)/[\w./]*\w", README))
 def test_every_file_it_names_is_there(path):
     assert (ROOT / path).exists()
 
