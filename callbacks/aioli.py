@@ -15,7 +15,6 @@ from tandem_pl.mixture_module import Handler, MixtureModule, Outputs
 from tandem_pl.simplex import Array, exponentiated_step
 
 from .reweighting import ReweightingCallback
-from .skill_it import exponentials
 from .target_evaluation import TargetEvaluation
 
 
@@ -95,10 +94,8 @@ def aioli_weights(
     >>> aioli_weights(np.array([0.5, 0.5]), np.array([[1.0, 0.0]]), 1.0).round(3).tolist()
     [0.731, 0.269]
     """
-    gain = matrix.sum(axis=0)
-    if smoothed:
-        return exponentials(learning_rate * gain)
-    return exponentiated_step(weights, -gain, learning_rate)
+    before = np.full(len(weights), 1.0 / len(weights)) if smoothed else weights
+    return exponentiated_step(before, -matrix.sum(axis=0), learning_rate)
 
 
 class AioliReweighting(ReweightingCallback):

@@ -67,7 +67,7 @@ class WordEncoder:
     """
 
     def __init__(self, backend: Any) -> None:
-        import regex  # type: ignore[import-untyped]
+        import regex
 
         pattern = word_pattern(json.loads(backend.to_str()))
         if pattern is None:

@@ -12,7 +12,7 @@ from module_helpers import WIDTH, adamw, falling, fit, make_data, poisoned, with
 
 from tandem_pl import InputError, MixtureModule
 from tandem_pl.callbacks import SkillItReweighting
-from tandem_pl.callbacks.skill_it import (
+from tandem_pl.callbacks.skill_graph import (
     damped_graph,
     learned_graph,
     read_graph,

@@ -21,7 +21,7 @@ from module_helpers import (
 
 from tandem_pl import InputError, MixtureModule
 from tandem_pl.callbacks import TiKMiXReweighting
-from tandem_pl.callbacks.tikmix import (
+from tandem_pl.callbacks.influence import (
     filled,
     scaled_influence,
     second_moment_scale,
