@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from tandem_pl.mixture import resolve_weights
@@ -164,6 +165,16 @@ class ADOReweighting(TrainingLossReweighting):
             f"preference/{name}": value
             for name, value in zip(self.domains, rho.tolist(), strict=True)
         }
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Says so where the run ended before it learned anything."""
+        if self.law is None:
+            rank_zero_warn(
+                f"no power law was fitted in {trainer.global_step} steps ({self.failed_fits} fits "
+                f"failed), so the weights are the prior: lower start_step={self.start_step}, "
+                f"fit_every={self.fit_every} and ignore_steps={self.ignore_steps}, or train longer."
+            )
+        super().on_train_end(trainer, pl_module)
 
     def skip(self, domains: Ints) -> None:
         """Samples count, whatever their losses were."""

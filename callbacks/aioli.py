@@ -15,6 +15,7 @@ from tandem_pl.mixture_module import Handler, MixtureModule, Outputs
 from tandem_pl.simplex import Array, exponentiated_step
 
 from .reweighting import ReweightingCallback
+from .settings_checks import check_at_least, check_positive
 from .target_evaluation import TargetEvaluation
 
 
@@ -140,15 +141,10 @@ class AioliReweighting(ReweightingCallback):
         evaluation_samples: int | None = 32,
     ) -> None:
         super().__init__()
-        for key, value in (
-            ("update_steps", update_steps),
-            ("lp_rounds", lp_rounds),
-            ("lp_steps", lp_steps),
-        ):
-            if not value >= 1:
-                raise InputError(f"{key}={value} must be at least 1.")
-        if not (np.isfinite(learning_rate) and learning_rate > 0):
-            raise InputError(f"learning_rate={learning_rate} must be a positive number.")
+        check_at_least("update_steps", update_steps, 1)
+        check_at_least("lp_rounds", lp_rounds, 1)
+        check_at_least("lp_steps", lp_steps, 1)
+        check_positive("learning_rate", learning_rate)
         if not 0 < one_hot <= 1:
             raise InputError(f"one_hot={one_hot} must be above 1/M and at most 1.")
         if ema is not None and not 0 <= ema < 1:

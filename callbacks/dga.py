@@ -15,6 +15,7 @@ from tandem_pl.mixture_module import Handler, Outputs
 from tandem_pl.simplex import Array, exponentiated_step, settle
 
 from .alignment import align
+from .influence import filled
 from .reweighting import ReweightingCallback
 from .settings_checks import check_at_least, check_positive, check_share
 
@@ -62,8 +63,8 @@ class DGAReweighting(ReweightingCallback):
     The plus is the derivation's sign (the printed algorithm is said to have a minus): aligned
     domains rise. The paper's settings of eta and beta are not known to us, and no code is
     public; the products are of raw gradients, so eta depends on their size: raise it if the weights
-    hardly move. Gradients are taken in eval mode. The paper trains one network online; its weights
-    are a schedule.
+    hardly move. Gradients are taken in eval mode; a domain that no measure batch had gets the mean
+    product of the others. The paper trains one network online; its weights are a schedule.
 
     Cost of an episode beyond its training steps: 2 V proxy steps (V batches of the domains and V of
     the target). Memory: two sets of gradients whatever the number of domains.
@@ -156,7 +157,8 @@ class DGAReweighting(ReweightingCallback):
         products, counts = np.stack(self._products, axis=1)
         self._products = []
         present = counts > 0
-        mean = np.where(present, products, 0.0).sum(axis=0) / np.maximum(present.sum(axis=0), 1)
+        total = np.where(present, products, 0.0).sum(axis=0)
+        mean = filled(total[None], present.sum(axis=0)[None])[0]
         if not np.isfinite(products).all():
             self.skipped_episodes += 1
             rank_zero_warn(

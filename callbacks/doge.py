@@ -68,7 +68,8 @@ class DoGEReweighting(LossWeighting):
     `score`: "plain" is the equation above. "official" follows the authors' code: gradients are
     clipped to `max_norm` before the product, products are divided by the mean norm and clipped to
     [0, 5 eta], so that no domain is pushed down but by the others' rise. Their code keeps the last
-    gradient of an absent domain, here it is the last score.
+    gradient of an absent domain, here it is the last score; and their network's step is on the
+    clipped gradients, here it is on those of the losses, with the module's own clipping.
 
     Cost: a step is 3 of plain training (a gradient of the target, one of each domain's samples, and
     the update). Memory: two more sets of gradients whatever the number of domains; the authors'

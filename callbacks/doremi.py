@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 from tandem_pl.episode import MixtureBatch
 from tandem_pl.errors import InputError
 from tandem_pl.mixture_module import Outputs
-from tandem_pl.modes import evaluating
+from tandem_pl.modes import evaluating, keeping_buffers
 from tandem_pl.randomness import seed_generators
 from tandem_pl.simplex import Array
 
@@ -41,7 +43,8 @@ class DoReMiReweighting(LossWeighting):
     keeps its last score, and one that was never seen has 0.
 
     The authors' code differs from the paper: their loss is a weighted mean over the batch's tokens
-    (`loss_mean="sample"`), their smoothing is 1e-4 by default, dropout is on in their reference,
+    (`loss_mean="sample"`, where samples are equally long: a sample's loss is the mean over its
+    tokens here), their smoothing is 1e-4 by default, dropout is on in their reference,
     and scores start at log(vocabulary) rather than 0.
 
     Cost: a step is 4/3 of a plain one, as the reference adds a forward (5/3 with micro-batches,
@@ -95,7 +98,8 @@ class DoReMiReweighting(LossWeighting):
         """Loads the reference."""
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
-            self.network = load_reference(self.reference, pl_module.network)  # type: ignore[arg-type]
+            network = load_reference(self.reference, pl_module.network)  # type: ignore[arg-type]
+            self.network = trainer.precision_plugin.convert_module(network)  # as this run's will be
 
     def score_step(self, module: MixtureModule, batch: MixtureBatch) -> Outputs:
         """Excess losses, new weights, and one update of the network."""
@@ -104,7 +108,8 @@ class DoReMiReweighting(LossWeighting):
         parts = module.micro_batches(batch.samples, len(batch.domains))
         sums, losses, start = [], None, 0
         for index, (part, size) in enumerate(parts):
-            mine = token_losses(module, module.network, part, size, batch.step, index)
+            with nullcontext() if len(parts) == 1 else ahead(module.network):
+                mine = token_losses(module, module.network, part, size, batch.step, index)
             with torch.no_grad(), evaluating(self.network):
                 theirs = token_losses(module, self.network, part, size, batch.step, index)
             domains = batch.domains[start : start + size]
@@ -130,6 +135,13 @@ class DoReMiReweighting(LossWeighting):
             "update": self.rule,
             "episode_steps": self.episode_steps,
         }
+
+
+@contextmanager
+def ahead(network: nn.Module) -> Iterator[None]:
+    """For a forward that another one repeats: no graph, and buffers as they were."""
+    with torch.no_grad(), keeping_buffers(network):
+        yield
 
 
 class TokenLosses(NamedTuple):
@@ -167,8 +179,8 @@ def excess_sums(mine: TokenLosses, reference: TokenLosses, domains: Tensor, size
     >>> excess_sums(TokenLosses(mine, ones), TokenLosses(reference, ones), domains, 2).tolist()
     [[1.0, 3.0], [2.0, 1.0], [2.0, 1.0]]
     """
-    # relu gives NaN for NaN, so that a loss that is not finite is not hidden
-    gap = (mine.losses.cpu().double() - reference.losses.cpu().double()).relu()
+    gap = mine.losses.cpu().double() - reference.losses.cpu().double()
+    gap = torch.where(gap.isfinite(), gap.relu(), torch.nan)  # so that the clip hides no such loss
     labelled, numbers = mine.labelled.cpu(), domains.cpu().numpy()
     sums = torch.where(labelled, gap, 0.0).sum(dim=1).numpy()
     return np.stack(

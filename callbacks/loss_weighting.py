@@ -175,9 +175,15 @@ class LossWeighting(ReweightingCallback):
         return [Segment(TRAIN, self.episode_steps, (1.0 / size,) * size, self.with_target)]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Starts from the datamodule's weights."""
+        """Starts from the datamodule's weights; refuses a module that weighs samples itself."""
+        if stage == "fit" and getattr(pl_module, "sample_weights", None) is not None:
+            raise InputError(
+                f"sample_weights of the module and {type(self).__name__} both weigh the losses of "
+                "a batch: set sample_weights=null, or take a method that draws with its weights."
+            )
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
+            self.skipped_steps = 0
             self._clear(self.weights)
 
     def update(self, trainer: Trainer, module: Any) -> tuple[Array, dict[str, float]]:

@@ -42,7 +42,9 @@ def rewarded(
     """
     drawn = ~np.isnan(losses)
     known = np.where(drawn, losses, 0.0)
-    gain = np.exp(known) if rule == "official" else known / np.where(weights > 0, weights, 1.0)
+    with np.errstate(over="ignore"):  # infinite above 709 nats; the caller refuses it
+        grown = np.exp(known)
+    gain = grown if rule == "official" else known / np.where(weights > 0, weights, 1.0)
     return np.where(drawn, smoothing * reward + (1 - smoothing) * gain, reward)
 
 
@@ -126,6 +128,8 @@ class ODMReweighting(TrainingLossReweighting):
             return self.weights, {}
         means, count = domain_means(domains, losses, len(self.domains))
         reward = rewarded(self.reward, means, self.weights, self.smoothing, self.rule)
+        if not np.isfinite(reward).all():
+            return self.leave(trainer, "a reward, the exponential of a loss, is not finite")
         epsilon = exploration(len(self.domains), steps)
         weights = odm_weights(reward, self.epsilon, epsilon, self.rule)
         self.reward, self.epsilon = reward, epsilon

@@ -88,7 +88,7 @@ def best_samples(
                 "data."
             )
         order = np.argsort(-np.asarray(scores[name]), kind="stable")
-        kept[name] = Subset(samples, order[: math.ceil(share * size)].tolist())
+        kept[name] = Subset(samples, order[: math.ceil(share * size - 1e-9)].tolist())
     return kept
 
 

@@ -16,6 +16,7 @@ from tandem_pl.mixture_module import Handler, MixtureModule, Outputs
 from tandem_pl.simplex import Array
 
 from .reweighting import ReweightingCallback
+from .settings_checks import check_at_least, check_positive
 from .skill_graph import damped_graph, learned_graph, read_graph, skill_it_weights
 from .target_evaluation import TargetEvaluation
 
@@ -26,13 +27,16 @@ class SkillItReweighting(ReweightingCallback):
     """p_i in proportion to exp(eta sum over the last w evaluations of sum_j A_ij L_j).
 
     A_ij says how much training on domain i lowers the loss of target domain j; L_j is that loss. An
-    evaluation, once an update, is of the same target samples each time.
+    evaluation, once an update, is of the same target samples each time. (Runs published with Aioli
+    evaluated twice an update, so that a window of 3 reached back one update and a half.)
 
     With graph="learn" the first episodes train on each domain alone for `graph_steps`, each time
-    from the network, optimizer and schedule as they were; these are put back in the end. Those
-    M graph_steps steps count in `global_step` and in what was seen, and cost as much as any other;
-    the network and the schedule of the learning rate do not know of them, and the trajectory has
-    the datamodule's weights for them. Memory: a copy of what trains and of the optimizer's state,
+    from the network, optimizer and schedule as they were; these are put back in the end. A_ij is
+    then the relative fall of the loss, 0 where it rose. (The authors ship no code for their graph;
+    Aioli's trains a run of its own on each domain.) Those M graph_steps steps count in
+    `global_step` and in what was seen, and cost as much as any other; the network and the schedule
+    of the learning rate do not know of them, and the trajectory has the datamodule's weights for
+    them, which the average leaves out. Memory: a copy of what trains and of the optimizer's state,
     on the host, while the graph is learned.
 
     Args:
@@ -65,19 +69,14 @@ class SkillItReweighting(ReweightingCallback):
         evaluation_samples: int | None = 128,
     ) -> None:
         super().__init__()
-        for key, value in (
-            ("update_steps", update_steps),
-            ("window", window),
-        ):
-            if not value >= 1:
-                raise InputError(f"{key}={value} must be at least 1.")
+        check_at_least("update_steps", update_steps, 1)
+        check_at_least("window", window, 1)
         if graph_steps is not None and (graph_steps < 1 or graph_steps % update_steps):
             raise InputError(
                 f"graph_steps={graph_steps} must be a multiple of update_steps={update_steps}, or "
                 "null for just as many."
             )
-        if not (np.isfinite(learning_rate) and learning_rate > 0):
-            raise InputError(f"learning_rate={learning_rate} must be a positive number.")
+        check_positive("learning_rate", learning_rate)
         self.update_steps = update_steps
         self.learning_rate = learning_rate
         self.window = window
@@ -94,7 +93,7 @@ class SkillItReweighting(ReweightingCallback):
     def initial(self, trainer: Trainer) -> Array:
         """exp(eta A 1) for a given graph; the datamodule's weights until one is learned."""
         self.evaluation.prepare(trainer, type(self).__name__)
-        if isinstance(self.given, str) and self.given == LEARN:
+        if self.given == LEARN:
             self.graph = None
             return super().initial(trainer)
         self.graph = read_graph(self.given, self.domains, self.evaluation.names)
@@ -105,6 +104,25 @@ class SkillItReweighting(ReweightingCallback):
         if stage == "fit":
             self._losses, self._ends, self._alone, self._snapshot = [], [], 0, None
         super().setup(trainer, pl_module, stage)
+
+    def averaged(self) -> Array:
+        """[M] the mean over the second half of the trajectory since the graph was known."""
+        learning = 0
+        if self.given == LEARN:
+            learning = len(self.domains) * self.graph_steps // self.update_steps
+        known = self.trajectory[learning:] or self.trajectory[-1:]
+        return np.stack(known[len(known) // 2 :]).mean(axis=0)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Says so where the run ended before it learned anything."""
+        if self.graph is None:
+            steps = len(self.domains) * self.graph_steps
+            rank_zero_warn(
+                f"the run ended after {trainer.global_step} steps, while the graph, which takes "
+                f"{steps}, was being learned, so the weights are those of the start: lower "
+                f"graph_steps={self.graph_steps}, give a graph, or train longer."
+            )
+        super().on_train_end(trainer, pl_module)
 
     def plan(self) -> Plan:
         """Training; before there is a graph, on one domain alone."""

@@ -139,6 +139,10 @@ class TandemReweighting(ReweightingCallback):
         self._rows = []
         super().setup(trainer, pl_module, stage)
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Brings what a checkpoint brought to where the next losses will be."""
+        self._rows = [rows.to(pl_module.device) for rows in self._rows]
+
     def observe(self, trainer: Trainer, outputs: Any, batch: MixtureBatch) -> None:
         """Keeps every rank's losses on every rank, on the device, until the episode ends."""
         proxy, reference = outputs["losses"], outputs["reference_losses"]

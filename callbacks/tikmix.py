@@ -19,6 +19,7 @@ from tandem_pl.simplex import Array
 
 from .influence import filled, scaled_influence, second_moment_scale, tikmix_weights
 from .reweighting import ReweightingCallback
+from .settings_checks import check_at_least, check_choice, check_positive
 
 HESSIANS = ("identity", "adam", "norm")
 TARGET_SALT = 1 << 32
@@ -73,16 +74,13 @@ class TiKMiXReweighting(ReweightingCallback):
         ema: float = 0.5,
     ) -> None:
         super().__init__()
-        for key, value in (("update_steps", update_steps), ("measure_batches", measure_batches)):
-            if not value >= 1:
-                raise InputError(f"{key}={value} must be at least 1.")
-        if hessian not in HESSIANS:
-            raise InputError(f"hessian={hessian!r} must be one of {', '.join(HESSIANS)}.")
+        check_at_least("update_steps", update_steps, 1)
+        check_at_least("measure_batches", measure_batches, 1)
+        check_choice("hessian", hessian, HESSIANS)
         for key, number in (("spread", spread), ("gain", gain), ("entropy", entropy)):
             if not (np.isfinite(number) and number >= 0):
                 raise InputError(f"{key}={number} must be 0 or more.")
-        if not (np.isfinite(damping) and damping > 0):
-            raise InputError(f"damping={damping} must be a positive number.")
+        check_positive("damping", damping)
         if not 0 <= ema < 1:
             raise InputError(f"ema={ema} must be at least 0 and below 1.")
         self.update_steps = update_steps
@@ -135,8 +133,10 @@ class TiKMiXReweighting(ReweightingCallback):
     def measure_influence(self, module: MixtureModule, batch: MixtureBatch) -> Outputs:
         """Adds one batch's <g_target_i, H^-1 g_m> to the sums."""
         assert batch.target_domains is not None
-        losses = torch.zeros(len(batch.domains), device=module.device)
-        target_losses = torch.zeros(len(batch.target_domains), device=module.device)
+        sizes = len(batch.domains), len(batch.target_domains)
+        losses, target_losses = (  # float32, whatever the network's type
+            torch.zeros(size, device=module.device, dtype=torch.float32) for size in sizes
+        )
         targets: list[tuple[Gradient, float]] = []
         with evaluating(module.network):
             both = batch.target_domains, batch.target_samples

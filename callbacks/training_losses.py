@@ -59,6 +59,10 @@ class TrainingLossReweighting(ReweightingCallback):
         self._rows, self.skipped_episodes = [], 0
         super().setup(trainer, pl_module, stage)
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Brings what a checkpoint brought to where the next losses will be."""
+        self._rows = [rows.to(pl_module.device) for rows in self._rows]
+
     def observe_training(self, trainer: Trainer, outputs: Any, batch: MixtureBatch) -> None:
         """Keeps every rank's losses on every rank, on the device."""
         losses = at_least_float32(outputs["losses"].detach())
@@ -74,12 +78,16 @@ class TrainingLossReweighting(ReweightingCallback):
         domains, losses = rows[0].astype(np.int64), rows[1]
         if np.isfinite(losses).all():
             return self.learn(trainer, domains, losses)
+        self.skip(domains)
+        return self.leave(trainer, "a training loss is not finite")
+
+    def leave(self, trainer: Trainer, reason: str) -> tuple[Array, dict[str, float]]:
+        """Warns, counts, and gives the weights as they are."""
         self.skipped_episodes += 1
         rank_zero_warn(
-            f"step {trainer.global_step}: a training loss is not finite, the weights stay as they "
-            f"are ({self.skipped_episodes} episodes so far)."
+            f"step {trainer.global_step}: {reason}, the weights stay as they are "
+            f"({self.skipped_episodes} episodes so far)."
         )
-        self.skip(domains)
         return self.weights, {"mixture/skipped_episodes": float(self.skipped_episodes)}
 
     def state_dict(self) -> dict[str, Any]:

@@ -76,14 +76,15 @@ def pair(prompt: str, response: str) -> list[Message]:
 
 
 def prompt_of(messages: Sequence[Message]) -> str:
-    """What stands before the first response, as a text that identifies it.
+    """What stands before the first response, as a text that identifies it but for case and spaces.
 
     Example:
-        >>> prompt_of(pair("Hi", "A")) == prompt_of(pair("Hi", "B")) != prompt_of(pair("", ""))
+        >>> prompt_of(pair("Hi", "A")) == prompt_of(pair("hi ", "B")) != prompt_of(pair("", ""))
         True
     """
     first = next(i for i, message in enumerate(messages) if message["role"] == "assistant")
-    return json.dumps([[message["role"], message["content"]] for message in messages[:first]])
+    plain = ([m["role"], " ".join(m["content"].split()).casefold()] for m in messages[:first])
+    return json.dumps(list(plain))
 
 
 class ConversationEncoder:
@@ -92,8 +93,12 @@ class ConversationEncoder:
     With a chat template the whole conversation is rendered and tokenized as one text. Its responses
     are what the template marks by `{% generation %}`; in a template without that mark, what an
     assistant's turn adds to the conversation before it (rendered with the generation prompt), less
-    white space at its end. Where the text ends with a response but not with a special token, the
-    end-of-text token is added.
+    white space at its end. A special token that follows a response at once ends it and has a loss.
+    Where the text ends with a response and no special token, the end-of-text token takes the place
+    of what white space there is. A special token that is spelled in a message is read as one.
+
+    Without a chat template a sample starts as the tokenizer starts a text: with a begin-of-text
+    token where it adds one.
 
     Args:
         tokenizer: gives the tokens.
@@ -131,6 +136,7 @@ class ConversationEncoder:
         self.prompt_template = prompt_template
         self.turns = turns
         self.template = load_template(tokenizer, chat_template)
+        self.start = begin_of_text(tokenizer)
 
     def __call__(self, messages: Sequence[Message], where: str) -> Rendered:
         """Tokens and loss mask of one conversation; `where` is for error messages."""
@@ -150,7 +156,7 @@ class ConversationEncoder:
             for m in messages
         ]
         last = max(i for i, m in enumerate(messages) if m["role"] == "assistant")
-        parts, masks = [], []
+        parts, masks = [self.start], [np.zeros(len(self.start), dtype=bool)]
         encoded = self.tokenizer.encode_batch(texts)
         for number, (message, ids) in enumerate(zip(messages, encoded, strict=True)):
             answers = message["role"] == "assistant"
@@ -159,6 +165,15 @@ class ConversationEncoder:
             parts.append(ids)
             masks.append(np.full(len(ids), answers and (self.turns == "all" or number == last)))
         return Rendered(np.concatenate(parts).astype(np.int64), np.concatenate(masks))
+
+
+def begin_of_text(tokenizer: Tokenizer) -> np.ndarray:
+    """The begin-of-text token, where the tokenizer puts one before every text; else nothing."""
+    inner = getattr(tokenizer, "tokenizer", None)
+    begin = getattr(inner, "bos_token_id", None)
+    if begin is None or list(inner("a")["input_ids"])[:1] != [begin]:  # type: ignore[misc]
+        return np.empty(0, dtype=np.int64)
+    return np.asarray([begin], dtype=np.int64)
 
 
 def load_template(tokenizer: Tokenizer, chat_template: str | None) -> str | None:
@@ -262,14 +277,19 @@ def encode_spans(
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     ids = np.asarray(encoded["input_ids"], dtype=np.int64)
     offsets = np.asarray(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2)
+    special = np.isin(ids, [*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder])
     response = np.zeros(len(ids), dtype=bool)
     for start, stop in spans:
         # A token of nothing (white space that the tokenizer trimmed) stands where it begins.
         ends = np.maximum(offsets[:, 1], offsets[:, 0] + 1)
-        response |= (offsets[:, 0] < stop) & (ends > start)
-    if spans and not text[spans[-1][1] :].strip() and len(ids):
-        last = ids[response][-1] if response.any() else ids[-1]
-        if int(last) not in set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder):
-            ids = np.append(ids, tokenizer.eos_token_id)
-            response = np.append(response, True)
+        places = np.flatnonzero((offsets[:, 0] < stop) & (ends > start))
+        response[places] = True
+        after = places[-1] + 1 if len(places) else len(ids)
+        if after < len(ids) and special[after] and not special[after - 1]:
+            response[after] = offsets[after, 0] == stop
+    if spans and not text[spans[-1][1] :].strip() and response.any():
+        last = int(np.flatnonzero(response)[-1])
+        if not special[last]:
+            ids = np.append(ids[: last + 1], tokenizer.eos_token_id)
+            response = np.append(response[: last + 1], True)
     return Rendered(ids, response)

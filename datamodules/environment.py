@@ -8,6 +8,7 @@ import ast
 import email
 import hashlib
 import re
+import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import Distribution, distributions
@@ -60,9 +61,13 @@ MAX_LINE = 1_000  # longer lines mean minified code or data
 
 
 def installed() -> Iterator[tuple[str, Distribution]]:
-    """The installed distributions but this project, by name, each once."""
+    """The installed distributions but this project, by name, each once.
+
+    Those that another package brings for itself are that package's: setuptools, once imported, puts
+    its own on the path.
+    """
     found: dict[str, Distribution] = {}
-    for distribution in distributions():
+    for distribution in distributions(path=[p for p in sys.path if "_vendor" not in Path(p).parts]):
         name = (distribution.metadata["Name"] or "").lower().replace("_", "-")
         found.setdefault(name, distribution)  # the first on the path is the one Python imports
     return ((name, found[name]) for name in sorted(found) if name not in ("", "tandem-pl"))

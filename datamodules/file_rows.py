@@ -76,8 +76,11 @@ def is_binary(path: Path) -> bool:
     """Whether a NUL byte stands in the first 8000 bytes, which is how git tells too."""
     if path.suffix.lower() in COMPRESSED:
         return False
-    with path.open("rb") as file:
-        return b"\0" in file.read(8000)
+    try:
+        with path.open("rb") as file:
+            return b"\0" in file.read(8000)
+    except OSError:
+        return False  # whoever reads it says why not
 
 
 def _open(path: Path) -> BinaryIO:
@@ -156,7 +159,12 @@ def _read_csv(path: Path, columns: Sequence[str], encoding_errors: str, refuse: 
         # A quoted text may hold line ends, so lines are decoded loosely and rows checked whole.
         lines = (line.decode("utf-8", errors="surrogateescape") for line in file)
         reader = csv.reader(lines, delimiter=CSV[suffix_of(path)], strict=True)
-        header = next(reader, None)
+        try:
+            header = next((cells for cells in reader if cells), None)
+        except csv.Error as error:
+            raise InputError(
+                f"{path} has a header that is not valid CSV ({error}); mend it."
+            ) from error
         if header is None:
             return
         header[0] = header[0].removeprefix("\ufeff")

@@ -194,9 +194,15 @@ class InstructionMixtureDataModule(ResponseDataModule):
         return {domain: (s.skipped, s.first_skipped) for domain, s in self._sources.items()}
 
     def _choose(self, source: Source, codes: np.ndarray) -> Iterator[Conversation]:
-        for code, (where, messages) in zip(codes.tolist(), self._read(source), strict=True):
-            if code != DROPPED:
-                yield NAMES[code], where, messages
+        number = 0
+        for number, (where, messages) in enumerate(self._read(source), start=1):
+            if number <= len(codes) and codes[number - 1] != DROPPED:
+                yield NAMES[int(codes[number - 1])], where, messages
+        if number != len(codes):
+            raise InputError(
+                f"domain {source.domain!r} changed while it was read; leave its files alone and "
+                "start again."
+            )
 
     def _read(self, source: Source) -> Iterator[tuple[str, list[Message]]]:
         """The conversations of a source in order, the unfit ones refused."""

@@ -66,6 +66,10 @@ class PreparedTextDataModule(MixtureDataModule):
         path = Path(manifest).expanduser()
         self.folder = path if path.is_dir() else path.parent
         try:
+            if not path.exists():
+                raise FileNotFoundError(path)
+            if path.is_file() and path.name != MANIFEST:
+                raise ValueError(path)
             self.manifest = read_manifest(self.folder)
             self.vocab_size = int(self.manifest["vocab_size"])
             self.block_size = int(self.manifest["block_size"])

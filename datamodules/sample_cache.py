@@ -18,7 +18,7 @@ from .samples import PadToLongest, SampleWriter, TokenizedSamples
 from .text import default_cache_dir
 from .tokenization import load_tokenizer
 
-CACHE_FORMAT = 1  # raise it when the same settings shall give other samples
+CACHE_FORMAT = 2  # raise it when the same settings shall give other samples
 
 #: `(split, where, messages)`, where `where` is for error messages.
 Conversation = tuple[str, str, Sequence[Message]]

@@ -5,17 +5,15 @@ time, as often as asked, so that a corpus need not fit in memory. Nothing is fet
 unless the source is a mapping whose `dataset` is the name of a data set on the hub.
 """
 
-import glob
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 
 from tandem_pl.errors import InputError
 
-from .file_rows import PARQUET, check_columns, is_binary, read_rows
+from .file_listing import list_files
+from .file_rows import check_columns, read_rows
 from .saved_datasets import digest_files, flat, open_dataset, rows_by_domain
 
 KEYS = ("path", "dataset", "config", "split", "column")
@@ -84,6 +82,7 @@ class FileSource(Source):
 
     Example:
         >>> import tempfile
+        >>> from pathlib import Path
         >>> folder = Path(tempfile.mkdtemp())
         >>> _ = (folder / "a.txt").write_text("one document")
         >>> _ = (folder / "b.jsonl").write_text('{"text": "two"}\n{"text": "three"}\n')
@@ -111,7 +110,13 @@ class FileSource(Source):
 
     def _read(self, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
         for path in self.files:
-            yield from read_rows(path, columns, self.encoding_errors, self.refuse)
+            try:
+                yield from read_rows(path, columns, self.encoding_errors, self.refuse)
+            except OSError as error:  # also of compressed files that are cut short
+                self.refuse(
+                    f"{path} cannot be read ({error.strerror or error}); mend the file, leave it "
+                    'out, or set corrupt to "skip".'
+                )
 
 
 class DatasetSource(Source):
@@ -241,55 +246,6 @@ def check_given(domains: Any, dataset: Any) -> None:
             "give either domains (a source a domain) or dataset (one data set with a domain "
             f"column), not {'both' if domains else 'neither'}."
         )
-
-
-def list_files(domain: str, source: str | Sequence[str]) -> list[Path]:
-    """List the files of one domain, sorted by path, each once.
-
-    Args:
-        domain: name of the domain, for the error messages.
-        source: a file, a folder (read recursively; hidden files, `__pycache__` and binary files
-            left out), a glob pattern (`**` crosses folders), or a list of these. `~` is expanded.
-
-    Raises:
-        InputError: an entry matches no file.
-    """
-    entries = [source] if isinstance(source, str | os.PathLike) else source
-    if not isinstance(entries, Sequence) or not all(
-        isinstance(entry, str | os.PathLike) for entry in entries
-    ):
-        raise InputError(
-            f"domain {domain!r} has the source {source!r}; give a path, a folder, a glob pattern, "
-            "a list of these, or a map with path or dataset."
-        )
-    found: set[Path] = set()
-    for entry in entries:
-        path = Path(entry).expanduser()
-        if path.is_file():
-            matches: Iterable[Path] = [path]
-        elif path.is_dir():
-            matches = _walk(path)
-        else:
-            matches = (Path(p) for p in glob.glob(str(path), recursive=True))
-            matches = [p for p in matches if p.is_file()]
-        if not matches:
-            raise InputError(
-                f"domain {domain!r}: {str(entry)!r} matches no file; "
-                f"give an existing file, folder or glob pattern (looked from {os.getcwd()})."
-            )
-        found.update(p.absolute() for p in matches)
-    if not found:
-        raise InputError(f"domain {domain!r} has an empty list of sources; give at least one path.")
-    return sorted(found)
-
-
-def _walk(folder: Path) -> list[Path]:
-    def wanted(path: Path) -> bool:
-        parts = path.relative_to(folder).parts
-        return not any(part.startswith(".") or part == "__pycache__" for part in parts)
-
-    files = (path for path in folder.rglob("*") if wanted(path) and path.is_file())
-    return [path for path in files if path.suffix.lower() in PARQUET or not is_binary(path)]
 
 
 def _check_keys(what: str, source: Mapping[str, Any]) -> None:

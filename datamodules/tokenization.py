@@ -6,6 +6,7 @@ Both kinds offer the same few names (the `Tokenizer` protocol), which is all tha
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -67,7 +68,9 @@ class ByteTokenizer:
 class BackendTokenizer:
     """A tokenizer of the `tokenizers` library, without `transformers`: light, and quick to pickle.
 
-    Text is only text: what spells a special token in it is cut like any other characters.
+    Text is only text: what spells a special token in it is cut like any other characters. Pickled
+    copies of one become one object in a process, so that a worker builds it once and keeps the
+    words that it has met.
 
     Args:
         state: JSON of the `tokenizers.Tokenizer`.
@@ -78,6 +81,7 @@ class BackendTokenizer:
     def __init__(self, state: str, eos_token_id: int, fingerprint: str) -> None:
         from tokenizers import Tokenizer as Backend
 
+        self._state = state
         self.backend = Backend.from_str(state)
         self.backend.no_truncation()
         self.backend.no_padding()
@@ -107,7 +111,12 @@ class BackendTokenizer:
         return str(self.backend.decode([int(i) for i in ids], skip_special_tokens=True))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.backend.to_str(), self.eos_token_id, self.fingerprint)
+        return _unpickled, (self._state, self.eos_token_id, self.fingerprint)
+
+
+@lru_cache(maxsize=1)
+def _unpickled(state: str, eos_token_id: int, fingerprint: str) -> BackendTokenizer:
+    return BackendTokenizer(state, eos_token_id, fingerprint)
 
 
 class HuggingFaceTokenizer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import uuid
@@ -59,6 +60,7 @@ def export_network(
         network = inner
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = folder.parent / f".{folder.name}.{uuid.uuid4().hex}.tmp"
+    old = scratch.with_suffix(".old")
     scratch.mkdir()
     try:
         _save(network, scratch, eos_token_id)
@@ -67,14 +69,13 @@ def export_network(
         for file in scratch.rglob("*"):  # safetensors makes files that only their owner reads
             file.chmod(scratch.stat().st_mode & (0o777 if file.is_dir() else 0o666))
         if folder.exists():
-            old = folder.parent / f".{folder.name}.{uuid.uuid4().hex}.old"
             os.replace(folder, old)
-            os.replace(scratch, folder)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            os.replace(scratch, folder)
+        os.replace(scratch, folder)
     finally:
+        if old.exists() and not folder.exists():
+            os.replace(old, folder)
         shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
@@ -119,7 +120,18 @@ def export_run(
     size = sum(file.stat().st_size for file in files) / 1e6
     count = sum(parameter.numel() for parameter in network.parameters())
     lines = [f"{which} of {path}: {count:,} parameters, {size:.1f} MB in {len(files)} files"]
-    return [*lines, *note, f"written to {folder}"]
+    return [*lines, *about_adapters(files), *note, f"written to {folder}"]
+
+
+def about_adapters(files: list[Path]) -> list[str]:
+    """A line on exported adapters, which are of no use without their backbone."""
+    file = next((file for file in files if file.name == "adapter_config.json"), None)
+    if file is None:
+        return []
+    base = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    if base:
+        return [f"adapters alone: from_pretrained puts them on {base!r}, which it must find"]
+    return ["adapters alone, of a backbone that is in no folder: from_pretrained cannot load them"]
 
 
 def check_folder(folder: Path, overwrite: bool) -> None:
@@ -236,11 +248,15 @@ def _save(network: Any, folder: Path, eos_token_id: int | None) -> None:
         if getattr(config, "use_cache", None) is False:
             changed.append((config, "use_cache", False))  # off for training only
             config.use_cache = True
-        if eos_token_id is not None and hasattr(config, "eos_token_id"):
+        ends = getattr(config, "eos_token_id", None)  # one token, or a list of them
+        known = ends if isinstance(ends, list) else [ends]
+        if hasattr(config, "eos_token_id") and eos_token_id not in [None, *known]:
             changed.append((config, "eos_token_id", config.eos_token_id))
             config.eos_token_id = eos_token_id
+    # peft would look for the base model's configuration on the hub, to compare vocabularies.
+    offline = {"save_embedding_layers": False} if hasattr(network, "peft_config") else {}
     try:
-        network.save_pretrained(folder)
+        network.save_pretrained(folder, **offline)
     finally:
         for config, key, value in changed:
             setattr(config, key, value)

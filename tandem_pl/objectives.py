@@ -161,23 +161,48 @@ class Classification:
 
 
 class Regression:
-    """Half the squared error, summed over a sample's outputs: 1/2 ||f(x) - y||^2."""
+    """Half the squared error, summed over a sample's outputs: 1/2 ||f(x) - y||^2.
+
+    `samples` as in `Classification`; labels have the shape of the network's output.
+    """
 
     def __call__(self, network: nn.Module, samples: Any) -> Tensor:
         """Losses [B]."""
         inputs, labels = inputs_and_labels(samples)
-        error = at_least_float32(network(inputs)) - labels
+        outputs = at_least_float32(network(inputs))
+        if outputs.shape != labels.shape:
+            raise InputError(
+                f"Regression has outputs of shape {tuple(outputs.shape)} and labels of shape "
+                f"{tuple(labels.shape)}, which must be the same: reshape the data set's labels or "
+                "the network's output."
+            )
+        error = outputs - labels
         return 0.5 * error.flatten(1).square().sum(dim=1)
 
 
 def inputs_and_labels(samples: Any) -> tuple[Tensor, Tensor]:
-    """Takes a pair or a map apart."""
+    """Takes a pair or a map apart.
+
+    Raises:
+        InputError: samples of another form.
+    """
     if isinstance(samples, Mapping):
-        inputs = next(samples[key] for key in ("image", "input", "pixel_values") if key in samples)
-        return inputs, next(samples[key] for key in ("label", "labels", "target") if key in samples)
+        found = []
+        for keys in (("image", "input", "pixel_values"), ("label", "labels", "target")):
+            key = next((key for key in keys if key in samples), None)
+            if key is None:
+                raise InputError(
+                    f"samples have none of {', '.join(map(repr, keys))} (their keys are "
+                    f"{', '.join(map(repr, samples))}): rename a column, or write an objective."
+                )
+            found.append(samples[key])
+        return found[0], found[1]
     if isinstance(samples, Sequence) and len(samples) == 2:
         return samples[0], samples[1]
-    raise TypeError(f"expected (inputs, labels) or a map with both, got {type(samples).__name__}.")
+    raise InputError(
+        f"samples of type {type(samples).__name__} are neither a pair (inputs, labels) nor a map "
+        "with both: change the data set, or write an objective."
+    )
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ class LossBasedWeights:
     Args:
         strategy: "linupper" (the authors' best), "quadratic" or "extremes".
         temperature: r; large is uniform.
-        burn_in: training batches with equal weights first; theirs is 1000.
+        burn_in: batches of any phase with equal weights first; theirs is 1000.
 
     Raises:
         InputError: for settings out of range.

@@ -3,6 +3,7 @@
 import math
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -145,6 +146,19 @@ def test_the_domains_as_their_own_distributions(tmp_path) -> None:
 def test_refuses_what_does_not_fit_the_data(settings, message, tmp_path) -> None:
     with pytest.raises(InputError, match=message):
         run(tmp_path, DGAReweighting(**settings), data=toy_data(batch_size=1))
+
+
+def test_a_domain_that_was_not_measured_moves_with_the_others() -> None:
+    method = DGAReweighting(learning_rate=2.0, ema=0.0)
+    method.domains = ("a", "b", "c")
+    method.weights = method.shares = np.full(3, 1 / 3)
+    method._products = [
+        np.array([[1.0, 0.0, 0.0], [4, 0, 0]]),
+        np.array([[2.0, 0.5, 0.0], [4, 4, 0]]),
+    ]
+    weights, _ = method.update(SimpleNamespace(global_step=7), None)
+    grown = np.exp(2.0 * np.array([1.5, 0.5, 1.0]))
+    np.testing.assert_allclose(weights, grown / grown.sum(), rtol=1e-12)
 
 
 def test_an_ema_of_one_is_refused() -> None:

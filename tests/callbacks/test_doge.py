@@ -21,6 +21,7 @@ from tandem_pl.callbacks.alignment import align
 from tandem_pl.callbacks.doge import official_scores, plain_scores
 from tandem_pl.datamodules import MixtureDataModule
 from tandem_pl.objectives import Classification
+from tandem_pl.sample_weights import LossBasedWeights
 from tandem_pl.simplex import projected_step
 
 sys.path.append(str(Path(__file__).resolve().parent))
@@ -126,6 +127,11 @@ def test_the_universal_form_needs_no_target_data(tmp_path) -> None:
     run(tmp_path, DoGEReweighting("others", episode_steps=3), target=False)
     with pytest.raises(InputError, match="need target data"):
         run(tmp_path, DoGEReweighting(episode_steps=3), target=False)
+
+
+def test_a_module_that_weighs_samples_is_refused(tmp_path) -> None:
+    with pytest.raises(InputError, match="sample_weights of the module and DoGEReweighting both"):
+        run(tmp_path, DoGEReweighting(), sample_weights=LossBasedWeights())
 
 
 # ---- gradients ----

@@ -106,6 +106,9 @@ def test_excess_is_clipped_token_by_token() -> None:
     bad = excess_sums(TokenLosses(mine, labelled), TokenLosses(theirs, labelled), domains, 4)
     assert np.isnan(bad[0, 0])  # not hidden by the clip
     assert np.isfinite(bad[0, 1:]).all()
+    mine[0, 0], theirs[0, 0] = 1.0, math.inf
+    bad = excess_sums(TokenLosses(mine, labelled), TokenLosses(theirs, labelled), domains, 4)
+    assert np.isnan(bad[0, 0])  # nor is the reference's
 
 
 def test_sample_weights_make_both_means() -> None:
@@ -290,6 +293,14 @@ def test_the_reference_rests_in_eval_mode(tmp_path) -> None:
     again = DoReMiReweighting(str(path), smoothing=0.0, episode_steps=2)
     _, repeated = run(tmp_path, again, network=with_dropout(), steps=4)
     assert all(map(np.array_equal, record.scores, repeated.scores))
+
+
+def test_micro_batches_pass_batch_norm_once(tmp_path) -> None:
+    """They take two forwards; the one that only looks ahead leaves no trace."""
+    path = train_reference(tmp_path / "reference.ckpt", steps=5, network=with_dropout())
+    method = DoReMiReweighting(str(path), episode_steps=2)
+    module, _ = run(tmp_path, method, network=with_dropout(), steps=2, micro_batch_size=6)
+    assert module.network[1].num_batches_tracked == 4  # two steps of two parts
 
 
 def test_the_reference_may_be_a_runs_folder(reference, tmp_path) -> None:

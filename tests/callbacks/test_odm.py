@@ -3,9 +3,11 @@
 import math
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from lightning.pytorch import Callback
@@ -145,6 +147,33 @@ def test_a_loss_that_is_not_finite_leaves_all_alone(tmp_path) -> None:
     assert first.tolist() == second.tolist() != third.tolist()
     assert method.skipped_episodes == 1
     assert method.signal_steps == [4, 12]
+
+
+def test_a_reward_that_is_not_finite_leaves_all_alone(tmp_path) -> None:
+    """exp(1000) is infinite, though the loss is not."""
+
+    class Huge(Losses):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+            if 5 <= len(self.batches) <= 8:
+                outputs["losses"].fill_(1000.0)
+
+    method = ODMReweighting(4)
+    with pytest.warns(UserWarning, match="a reward, the exponential of a loss, is not finite"):
+        run(tmp_path, method, Huge(), 12)
+    first, second, third = method.trajectory[1:]
+    assert first.tolist() == second.tolist() != third.tolist()
+    assert np.isfinite(method.reward).all()
+    assert method.skipped_episodes == 1
+
+
+def test_losses_of_a_checkpoint_go_where_the_next_ones_are() -> None:
+    """A checkpoint is loaded to the host; torch does not stack tensors of two devices."""
+    method = ODMReweighting(4)
+    start = {"domains": DOMAINS, "trajectory": torch.full((1, 3), 1 / 3), "steps": [0]}
+    method.load_state_dict({**start, "rows": torch.zeros(3, 2, 12)})  # three batches of a period
+    method.on_train_start(None, SimpleNamespace(device=torch.device("meta")))
+    assert [rows.device.type for rows in method._rows] == ["meta"] * 3
 
 
 @pytest.mark.parametrize(

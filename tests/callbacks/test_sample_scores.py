@@ -112,6 +112,8 @@ def test_a_module_without_twins_is_refused() -> None:
 def test_the_filter_keeps_the_best() -> None:
     data = {"a": [10, 11, 12, 13, 14], "b": [20]}
     scores = {"a": np.array([0.5, -1, 2, 0.5, 0]), "b": np.array([-3.0])}
+    hundred = best_samples({"a": range(100)}, {"a": np.arange(100.0)}, 0.07)
+    assert len(hundred["a"]) == 7  # though 0.07 * 100 is a little more in floating point
     kept = best_samples(data, scores, 0.5)
     assert {name: list(rows) for name, rows in kept.items()} == {"a": [12, 10, 13], "b": [20]}
     assert sorted(best_samples(data, scores, 1.0)["a"]) == data["a"]

@@ -181,12 +181,28 @@ def test_the_learned_graph_is_that_of_trainings_replayed(tmp_path):
     assert data.seen()["a"]["samples"] >= 32
 
 
-class SaveEverywhere(Callback):
-    def __init__(self, folder):
-        self.folder = folder
+def test_the_average_is_of_what_came_after_the_graph(tmp_path):
+    module, data = build(weights={"a": 0.1, "b": 0.9})
+    method = SkillItReweighting(2, 0.5, graph_steps=4, evaluation_samples=9)
+    fit(tmp_path, module, data, method, max_epochs=6)
+    rows = np.stack(method.trajectory)
+    np.testing.assert_allclose(rows[:4], [[0.1, 0.9]] * 4)
+    assert abs(rows[4:, 0] - 0.1).min() > 0.1
+    np.testing.assert_allclose(list(method.mixture.average.values()), rows[5:].mean(axis=0))
+    module, data = build(weights={"a": 0.1, "b": 0.9})
+    short = SkillItReweighting(2, 0.5, graph_steps=4, evaluation_samples=9)
+    with pytest.warns(UserWarning, match=r"ended after 6 steps.* takes 8.* graph_steps=4"):
+        fit(tmp_path, module, data, short, max_epochs=3)
+    np.testing.assert_allclose(list(short.mixture.average.values()), [0.1, 0.9])
+
+
+class SaveAt(Callback):
+    def __init__(self, folder, steps):
+        self.folder, self.steps = folder, steps
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        trainer.save_checkpoint(self.folder / f"{batch.step}.ckpt")
+        if batch.step in self.steps:
+            trainer.save_checkpoint(self.folder / f"{batch.step}.ckpt")
 
 
 def test_resumes_exactly_from_any_batch_of_the_graph(tmp_path):
@@ -197,8 +213,9 @@ def test_resumes_exactly_from_any_batch_of_the_graph(tmp_path):
         trainer.fit(module, datamodule=data, ckpt_path=ckpt_path)
         return np.stack(method.trajectory), np.stack(method.signals), parameters_of(module.network)
 
-    whole = run(tmp_path, SaveEverywhere(tmp_path))
-    for step in (0, 1, 3, 4, 7, 8, 11):
+    steps = (0, 1, 3, 4, 7, 8, 11)
+    whole = run(tmp_path, SaveAt(tmp_path, steps))
+    for step in steps:
         path = tmp_path / f"{step}.ckpt"
         torch.load(path, weights_only=True)
         for mine, theirs in zip(run(tmp_path / "again", ckpt_path=path), whole, strict=True):

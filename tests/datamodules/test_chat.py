@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
-from tokenizers import decoders, models, pre_tokenizers, trainers
+from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from tandem_pl.datamodules.chat import (
@@ -97,6 +97,52 @@ def test_a_template_gives_its_own_tokens_and_a_loss_to_responses_and_their_end(t
     assert parts(encoder, sample) == ["deux<|im_end|>", "C'est trois.<|im_end|>"]
     last = ConversationEncoder(tokenizer, turns="last")
     assert parts(last, last(CHAT, "here")) == ["C'est trois.<|im_end|>"]
+
+
+BARE = MARKED.replace(
+    "{{ m.content }}<|im_end|>{% endgeneration %}", "{{ m.content }}{% endgeneration %}<|im_end|>"
+)
+
+
+def test_the_end_token_has_a_loss_where_the_mark_leaves_it_out():
+    assert BARE != MARKED
+    encoder = ConversationEncoder(bpe(BARE))
+    assert parts(encoder, encoder(CHAT, "here")) == ["deux<|im_end|>", "C'est trois.<|im_end|>"]
+
+
+def test_the_next_turns_first_token_is_not_an_end():
+    joined = MARKED.replace("{{ '\n' }}", "")  # the response's own end, then <|im_start|> at once
+    encoder = ConversationEncoder(bpe(joined))
+    assert parts(encoder, encoder(CHAT, "here")) == ["deux<|im_end|>", "C'est trois.<|im_end|>"]
+
+
+def test_an_added_end_takes_the_place_of_white_space():
+    template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n\n{% endfor %}"
+    template += "{% if add_generation_prompt %}assistant: {% endif %}"
+    encoder = ConversationEncoder(bpe(template))
+    sample = encoder(CHAT[:3], "here")
+    assert parts(encoder, sample) == ["deux<|endoftext|>"]
+    text = encoder.tokenizer.tokenizer.decode(sample.ids.tolist(), skip_special_tokens=False)
+    assert text.endswith("assistant: deux<|endoftext|>")
+
+
+def test_plain_rendering_starts_as_the_tokenizer_starts_a_text():
+    tokenizer = bpe()
+    assert len(ConversationEncoder(tokenizer).start) == 0
+    inner = tokenizer.tokenizer
+    inner.bos_token = "<|im_start|>"
+    inner.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|im_start|> $A", special_tokens=[("<|im_start|>", inner.bos_token_id)]
+    )
+    sample = ConversationEncoder(tokenizer)(CHAT[1:3], "here")
+    assert sample.ids[0] == inner.bos_token_id
+    assert (sample.ids == inner.bos_token_id).sum() == 1
+    assert not sample.response[0]
+
+
+def test_prompts_that_differ_in_case_or_spaces_are_one():
+    assert prompt_of(pair("Say  two.", "a")) == prompt_of(pair("say two. ", "b"))
+    assert prompt_of(pair("Say two.", "a")) != prompt_of(pair("Say three.", "a"))
 
 
 texts = st.text(alphabet="ab é.\n", max_size=12)

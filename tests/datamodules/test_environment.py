@@ -1,4 +1,5 @@
 import warnings
+from pathlib import Path
 
 import pytest
 
@@ -152,3 +153,10 @@ def test_another_version_names_another_cache(monkeypatch):
 
     monkeypatch.setattr(environment, "installed", lambda: iter([("torch", Fake)]))
     assert EnvironmentCorpus().settings() != before
+
+
+def test_what_a_package_brings_for_itself_is_not_counted_twice(monkeypatch):
+    setuptools = pytest.importorskip("setuptools")
+    before = list_candidates(0)
+    monkeypatch.syspath_prepend(str(Path(setuptools.__file__).parent / "_vendor"))
+    assert list_candidates(0) == before

@@ -1,11 +1,9 @@
 import json
 import random
 import shutil
-from itertools import islice
 from pathlib import Path
 
 import pytest
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,7 +12,6 @@ from tandem_pl.datamodules.byte_level_bpe import train_bpe
 from tandem_pl.datamodules.packing import SPLITS, read_manifest
 from tandem_pl.datamodules.prepare import prepare_corpus
 from tandem_pl.datamodules.tokenization import load_tokenizer
-from tandem_pl.datamodules.workers import Workers
 from tandem_pl.errors import InputError
 
 FRACTIONS = {"target_fraction": 0.2, "test_fraction": 0.2, "workers": 1}
@@ -290,62 +287,6 @@ def test_a_source_that_changes_meanwhile(corpus, tmp_path, monkeypatch):
     monkeypatch.setattr(prepare, "write_splits", change)
     with pytest.raises(InputError, match="domain 'news' changed while it was read"):
         prepare_corpus(str(tmp_path / "out"), corpus, block_size=16, **FRACTIONS)
-
-
-def test_a_moved_folder_is_the_same_corpus_and_another_is_not(corpus, tmp_path):
-    prepare_corpus(str(tmp_path / "a"), corpus, train_bpe=300, block_size=16, **FRACTIONS)
-    first = PreparedTextDataModule(str(tmp_path / "a" / "manifest.yaml"), batch_size=4)
-    shutil.move(tmp_path / "a", tmp_path / "b")
-    moved = PreparedTextDataModule(str(tmp_path / "b" / "manifest.yaml"), batch_size=4)
-    moved.setup("fit")
-    assert first.fingerprint == moved.fingerprint
-    assert (moved.vocab_size, moved.block_size) == (300, 16)
-    assert load_tokenizer(moved.tokenizer_name).vocab_size == 300
-    batch = next(iter(moved.train_dataloader()))
-    assert batch.samples["input_ids"].shape == (4, 16)
-    state = moved.state_dict()
-    moved.load_state_dict(state)
-    with open(corpus["news"], "a") as file:
-        file.write('{"text": "one more document here"}\n')
-    prepare_corpus(str(tmp_path / "c"), corpus, train_bpe=300, block_size=16, **FRACTIONS)
-    other = PreparedTextDataModule(str(tmp_path / "c"), batch_size=4)
-    assert other.fingerprint != moved.fingerprint
-    other.setup("fit")
-    assert other._identity()["corpus"] != moved._identity()["corpus"]
-
-
-def test_what_is_no_prepared_corpus(corpus, tmp_path):
-    with pytest.raises(InputError, match=r"does not exist; give OUT/manifest\.yaml"):
-        PreparedTextDataModule(str(tmp_path / "absent" / "manifest.yaml"))
-    (tmp_path / "manifest.yaml").write_text(yaml.safe_dump({"block_size": 3}))
-    with pytest.raises(InputError, match="is not the manifest of a prepared corpus"):
-        PreparedTextDataModule(str(tmp_path / "manifest.yaml"))
-    (tmp_path / "manifest.yaml").write_text("- [")
-    with pytest.raises(InputError, match="is not the manifest of a prepared corpus"):
-        PreparedTextDataModule(str(tmp_path))
-
-
-def test_workers_keep_order_and_take_few_batches_at_once():
-    taken = []
-
-    def batches():
-        for number in range(30):
-            taken.append(number)
-            yield "x" * number
-
-    with Workers(2) as workers:
-        results = workers.map(len, batches())
-        assert list(islice(results, 3)) == [0, 1, 2]
-        assert len(taken) <= 9
-        assert list(results) == list(range(3, 30))
-
-
-def test_a_worker_that_dies():
-    import os
-
-    message = "one of workers=2 processes died, most likely for lack of memory"
-    with Workers(2) as workers, pytest.raises(InputError, match=message):
-        list(workers.map(os._exit, [1, 1]))
 
 
 def test_counts_are_of_the_kept_documents(corpus, tmp_path):

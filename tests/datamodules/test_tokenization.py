@@ -1,8 +1,11 @@
+import pickle
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from tandem_pl.datamodules.byte_level_bpe import train_bpe
 from tandem_pl.datamodules.tokenization import ByteTokenizer, load_tokenizer
 from tandem_pl.errors import InputError
 
@@ -41,6 +44,23 @@ def test_a_tokenizer_folder_and_its_fingerprint(tmp_path):
     assert (same.eos_token_id, same.fingerprint) == (2, tokenizer.fingerprint)
     save_tokenizer(tmp_path / "t" / "tokenizer.json", ("b", "a", "stop", "more"))
     assert load_tokenizer(str(tmp_path / "t")).fingerprint != tokenizer.fingerprint
+
+
+def test_a_process_builds_a_pickled_tokenizer_once(tmp_path):
+    train_bpe(["the cat sat"] * 9, 270, tmp_path / "t")
+    tokenizer = load_tokenizer(str(tmp_path / "t")).light
+    copies = [pickle.loads(pickle.dumps(tokenizer)) for _ in range(2)]  # noqa: S301
+    assert copies[0] is copies[1]
+    texts = ["the cat", "<|endoftext|>", ""]
+    for ids, expected in zip(
+        copies[0].encode_batch(texts), tokenizer.encode_batch(texts), strict=True
+    ):
+        assert ids.tolist() == expected.tolist()
+    assert copies[0].eos_token_id == tokenizer.eos_token_id
+    train_bpe(["other words"] * 9, 270, tmp_path / "u")
+    other = pickle.loads(pickle.dumps(load_tokenizer(str(tmp_path / "u")).light))  # noqa: S301
+    assert other is not copies[0]
+    assert other.decode(other.encode_batch(["other"])[0]) == "other"
 
 
 def test_tokenizers_that_cannot_serve(tmp_path):

@@ -55,10 +55,10 @@ def tandem(network, reference=None, **options):
     return module
 
 
-def learn(module, folder, epochs=3, **options):
+def learn(module, folder, epochs=3, ckpt_path=None, **options):
     method = TandemReweighting(2, 3, 2, learning_rate=5.0)
     trainer = quiet_trainer(folder, max_epochs=epochs, callbacks=[method], **options)
-    trainer.fit(module, data(), ckpt_path=options.pop("ckpt_path", None))
+    trainer.fit(module, data(), ckpt_path=ckpt_path)
     return np.stack(method.trajectory), trainer
 
 
@@ -133,6 +133,15 @@ def test_a_checkpoint_without_the_backbone_resumes_exactly(tmp_path):
     trainer = quiet_trainer(tmp_path, max_epochs=4, callbacks=[method])
     trainer.fit(tandem(adapted(), checkpoint_frozen=False), data(), ckpt_path=path)
     np.testing.assert_array_equal(np.stack(method.trajectory), whole)
+
+
+def test_a_checkpoint_without_the_backbone_resumes_in_half_precision(tmp_path):
+    """Such a module is converted after the checkpoint is read."""
+    whole, _ = learn(tandem(adapted()), tmp_path, epochs=4, precision="bf16-true")
+    _, path = small_checkpoint(tmp_path, precision="bf16-true")
+    module = tandem(adapted(), checkpoint_frozen=False)
+    resumed, _ = learn(module, tmp_path, epochs=4, precision="bf16-true", ckpt_path=path)
+    np.testing.assert_array_equal(resumed, whole)
 
 
 def test_another_backbone_is_refused(tmp_path):

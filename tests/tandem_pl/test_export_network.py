@@ -1,5 +1,6 @@
 """`tandem export RUN --network FOLDER`: the same network in transformers, peft and safetensors."""
 
+import os
 import random
 import shutil
 import warnings
@@ -13,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from tandem_pl import InputError, TandemModule
 from tandem_pl.cli import main
-from tandem_pl.export_network import export_network, load_network
+from tandem_pl.export_network import about_adapters, export_network, load_network
 from tandem_pl.networks import causal_language_model
 
 WORDS = [*"abcdefgh", "<|endoftext|>"]
@@ -251,6 +252,11 @@ def test_adapters_are_saved_by_their_own_library(tmp_path):
     again = peft.PeftModel.from_pretrained(plain, tmp_path / "net").eval()
     assert torch.equal(logits(again), logits(adapted))
     assert adapted.config.use_cache is False  # as it was
+    assert about_adapters(files)[0].startswith("adapters alone, of a backbone that is in no folder")
+    adapted.peft_config["default"].base_model_name_or_path = "models/mine"
+    files = export_network(adapted, tmp_path / "net", overwrite=True)
+    assert "puts them on 'models/mine'" in about_adapters(files)[0]
+    assert about_adapters(export_network(nn.Linear(2, 1), tmp_path / "plain")) == []
 
 
 def test_a_failure_leaves_the_old_folder(tmp_path, monkeypatch):
@@ -267,27 +273,24 @@ def test_a_failure_leaves_the_old_folder(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["net"]
 
 
+def test_a_folder_that_cannot_be_replaced_is_put_back(tmp_path, monkeypatch):
+    export_network(nn.Linear(2, 1), tmp_path / "net")
+    before = (tmp_path / "net" / "model.safetensors").read_bytes()
+    replace, calls = os.replace, []
+
+    def second_fails(*paths):
+        calls.append(paths)
+        if len(calls) == 2:
+            raise OSError("no")
+        replace(*paths)
+
+    monkeypatch.setattr("os.replace", second_fails)
+    with pytest.raises(OSError, match="no"):
+        export_network(nn.Linear(2, 1), tmp_path / "net", overwrite=True)
+    assert (tmp_path / "net" / "model.safetensors").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["net"]
+
+
 def test_a_module_without_a_network_is_refused(tmp_path):
     with pytest.raises(InputError, match="Identity has no network"):
         load_network(nn.Identity(), tmp_path / "a.ckpt")
-
-
-def test_frozen_parameters_come_from_the_configuration(tmp_path):
-    from tandem_pl.frozen import drop_frozen
-
-    def build(seed):
-        torch.manual_seed(seed)
-        layers = nn.Sequential(nn.Linear(3, 3).requires_grad_(False), nn.Linear(3, 1))
-        return TandemModule(layers, nn.Identity(), torch.optim.SGD, checkpoint_frozen=False)
-
-    module, other = build(0), build(1)
-    other.network[0].load_state_dict(module.network[0].state_dict())
-    checkpoint = {"state_dict": module.state_dict()}
-    drop_frozen(module, checkpoint)
-    assert "network.0.weight" not in checkpoint["state_dict"]
-    torch.save(checkpoint, tmp_path / "a.ckpt")
-    network = load_network(other, tmp_path / "a.ckpt")
-    rows = torch.randn(4, 3)
-    assert torch.equal(network(rows), module.network(rows))
-    with pytest.raises(InputError, match="frozen parameters"):
-        load_network(build(2), tmp_path / "a.ckpt")

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from tandem_pl.errors import InputError
 from tandem_pl.objectives import CausalLanguageModeling, Classification, Regression
 
 LOGITS = [[1.0, -2.0, 0.5], [0.25, 3.0, -1.0]]
@@ -110,8 +111,12 @@ def test_samples_may_be_a_map(keys) -> None:
 
 
 def test_samples_of_another_form_are_refused() -> None:
-    with pytest.raises(TypeError, match=r"expected \(inputs, labels\) or a map with both"):
+    with pytest.raises(InputError, match=r"type Tensor are neither a pair \(inputs, labels\)"):
         Classification()(nn.Identity(), torch.zeros(3, 2))
+    with pytest.raises(InputError, match=r"none of 'image', .*keys are 'x', 'label'"):
+        Classification()(nn.Identity(), {"x": torch.zeros(3, 2), "label": torch.zeros(3)})
+    with pytest.raises(InputError, match="none of 'label', 'labels', 'target'"):
+        Classification()(nn.Identity(), {"image": torch.zeros(3, 2)})
 
 
 def test_regression_sums_half_the_squares_over_outputs() -> None:
@@ -119,6 +124,11 @@ def test_regression_sums_half_the_squares_over_outputs() -> None:
     targets = torch.tensor([[[0.0, 2.0], [1.0, 1.0]], [[1.0, 0.0], [0.0, 0.0]]])
     losses = Regression()(nn.Identity(), (inputs, targets))
     assert losses.tolist() == [0.5 * (1 + 0 + 4 + 9), 0.5 * (1 + 1)]
+
+
+def test_regression_refuses_labels_that_would_be_broadcast() -> None:
+    with pytest.raises(InputError, match=r"shape \(4, 1\) and labels of shape \(4,\)"):
+        Regression()(nn.Identity(), (torch.zeros(4, 1), torch.zeros(4)))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

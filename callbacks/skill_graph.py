@@ -1,0 +1,128 @@
+"""Skill-it's graph of skills, and the weights that follow from it (arXiv 2307.14430)."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from tandem_pl.errors import InputError
+from tandem_pl.mixture import check_domains
+from tandem_pl.simplex import Array, exponentiated_step
+
+
+def skill_it_weights(graph: Array, losses: Array, learning_rate: float) -> Array:
+    """p_i in proportion to exp(eta sum_t sum_j A_ij L_j(t)), over the evaluations t in the window.
+
+    The weights before play no part; memory is the window alone. With `losses` of ones it is the
+    method's start, p in proportion to exp(eta A 1).
+
+    Args:
+        graph: A [M, M'], what training on domain i does for target domain j.
+        losses: L [w, M'] in nats, an evaluation a row.
+        learning_rate: eta, a nat^-1.
+
+    Source: Chen et al. 2023, arXiv 2307.14430, and its code, which sums over the window as here.
+
+    >>> skill_it_weights(np.array([[0.5], [0.0]]), np.array([[2.0]]), 1.0).round(3).tolist()
+    [0.731, 0.269]
+    """
+    even = np.full(len(graph), 1.0 / len(graph))
+    return exponentiated_step(even, -(graph @ losses.sum(axis=0)), learning_rate)
+
+
+def learned_graph(start: Array, ends: Array) -> Array:
+    """A_ij = (L_j(start) - L_j(end of training on i)) / L_j(start), and 0 where that is negative.
+
+    Args:
+        start: [M'] losses before.
+        ends: [M, M'] losses after a short training on each domain alone.
+
+    Returns:
+        [M, M'], at most 1. Where a loss is not finite or the start is not positive the entry is 0:
+        nothing is known of it.
+
+    >>> learned_graph(np.array([2.0]), np.array([[1.0], [3.0]])).tolist()
+    [[0.5], [0.0]]
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        graph = (start - ends) / start
+    return np.where(np.isfinite(graph) & (start > 0), np.maximum(graph, 0.0), 0.0)
+
+
+def damped_graph(graph: Array, domains: Sequence[str], targets: Sequence[str]) -> Array:
+    """Entries of exactly 1 between different domains become 0.5, as in the official code.
+
+    >>> damped_graph(np.ones((2, 2)), ["a", "b"], ["a", "b"]).tolist()
+    [[1.0, 0.5], [0.5, 1.0]]
+    """
+    same = np.array([[one == other for other in targets] for one in domains])
+    return np.where((graph == 1.0) & ~same, 0.5, graph)
+
+
+def read_graph(given: Any, domains: Sequence[str], targets: Sequence[str]) -> Array:
+    """A user's graph as [M, M'].
+
+    Args:
+        given: rows of numbers in the order of the data; a map domain -> target domain -> number; or
+            the path of a YAML file with either, or of a CSV file, with names (a header of target
+            domains, the domain first in each row) or of numbers alone.
+        domains: training domains, the rows.
+        targets: target domains, the columns.
+
+    Raises:
+        InputError: another size, unknown names, or what is not a finite number.
+
+    >>> read_graph({"a": {"t": 1}, "b": {"t": 0.25}}, ["b", "a"], ["t"]).tolist()
+    [[0.25], [1.0]]
+    """
+    name = "graph" if not isinstance(given, str) else f"graph={given!r}"
+    content = _file_content(given) if isinstance(given, str) else given
+    if isinstance(content, Mapping):
+        content = {str(row): values for row, values in content.items()}
+        check_domains(content, domains, name)
+        for row, values in content.items():
+            if not isinstance(values, Mapping):
+                raise InputError(f"{name}[{row!r}] must be a map of target domain to number.")
+            check_domains(map(str, values), targets, f"{name}[{row!r}]")
+        content = [[dict(content[row])[column] for column in targets] for row in domains]
+    try:
+        graph = np.array(content, np.float64)
+    except (TypeError, ValueError):
+        graph = np.full(0, np.nan)
+    size = len(domains), len(targets)
+    if graph.shape != size:
+        shape = " x ".join(map(str, graph.shape)) if graph.size else "no table of numbers"
+        raise InputError(
+            f"{name} is {shape} and must be {size[0]} x {size[1]}: a row for each training domain "
+            f"({', '.join(domains)}), a column for each target domain ({', '.join(targets)})."
+        )
+    if not np.isfinite(graph).all():
+        raise InputError(f"{name} must be of finite numbers; it has {graph.tolist()}.")
+    return graph
+
+
+def _file_content(path: str) -> Any:
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        if not path.lower().endswith(".csv"):
+            return yaml.safe_load(text)
+        rows = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines()) if row]
+        try:
+            return [[float(cell) for cell in row] for row in rows]
+        except ValueError:
+            header, *body = rows
+            return {
+                row[0]: {k: float(v) for k, v in zip(header[1:], row[1:], strict=True)}
+                for row in body
+            }
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"graph={path!r} cannot be read ({reason}): give 'learn', rows of numbers, or the path "
+            "of a CSV or YAML file."
+        ) from None
