@@ -160,3 +160,21 @@ def find_method(name: str) -> Method:
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise InputError(f"method {name!r} is unknown: {hint}use one of {', '.join(METHODS)}.")
     return METHODS[name]
+
+
+def methods_table() -> str:
+    """The table as Markdown, as the README has it."""
+    lines = [
+        "| method | callback | what it goes by | needs | extra cost |",
+        "|---|---|---|---|---|",
+    ]
+    for name, row in METHODS.items():
+        needs = [
+            *(["a reference run"] if row.needs_reference else []),
+            *(["target data"] if row.needs_target else []),
+        ]
+        about = row.about + (f" ({row.paper})" if row.paper else "")
+        settings = "".join(f", `{key}: {value}`" for key, value in row.settings.items())
+        cells = [name, f"`{row.callback}`{settings}", about, " and ".join(needs), row.cost]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)

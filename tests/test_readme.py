@@ -118,3 +118,9 @@ def test_its_defaults_are_the_defaults():
     for name, value in rows:
         if name != "penalty":
             assert settings[name] == float(value)
+
+
+def test_its_table_of_methods_is_the_table():
+    from tandem_pl.callbacks.methods import methods_table
+
+    assert methods_table() in README
