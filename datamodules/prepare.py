@@ -79,8 +79,9 @@ def prepare_corpus(
         domains: domain -> a path, folder, glob pattern or list of these (text, source code, JSON
             lines, Parquet, CSV); or a map with `path` or `dataset`, and `config`, `split` and
             `column`. Give this or `dataset`.
-        dataset: one data set with a domain column: a folder written by `save_to_disk` or a name on
-            the Hugging Face hub; or a map with `dataset`, `config`, `split` and `column`.
+        dataset: one data set with a domain column: a folder written by `save_to_disk`, JSON lines,
+            Parquet or CSV, or a name on the Hugging Face hub; or a map with `dataset`, `config`,
+            `split` and `column`.
         domain_column: column of `dataset` that names a document's domain.
         text_column: column of the text, where a domain does not name its own.
         tokenizer: `bytes` (the default), a folder written by `save_pretrained`, a `tokenizer.json`,

@@ -1,5 +1,6 @@
-"""Hugging Face data sets: saved folders, and hub names where a configuration asks for one."""
+"""Hugging Face data sets: saved folders, files, and hub names where a configuration has one."""
 
+import glob
 import hashlib
 import re
 from collections.abc import Iterable
@@ -10,16 +11,23 @@ import numpy as np
 
 from tandem_pl.errors import InputError
 
+COMPRESSED = {".gz", ".bz2", ".zst"}
+BUILDERS = {  # suffix -> the builder of `datasets` that reads such files
+    **dict.fromkeys((".jsonl", ".ndjson"), "json"),
+    **dict.fromkeys((".parquet", ".pq"), "parquet"),
+    **dict.fromkeys((".csv", ".tsv"), "csv"),
+}
 HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 
 
 def open_dataset(
     name: str, config: str | None = None, split: str | None = None
 ) -> tuple[Any, str, str]:
-    """Open a saved data set, or load one from the hub by its name.
+    """Open a saved data set or files, or load a data set from the hub by its name.
 
     Args:
-        name: a folder written by `save_to_disk`, or a name on the hub.
+        name: a folder written by `save_to_disk`; a file or glob pattern of JSON lines, Parquet or
+            CSV, which `datasets` converts into its cache; or a name on the hub.
         config: the hub data set's configuration.
         split: the split to take, where there are several; slices such as `train[:10%]` are the
             hub's.
@@ -33,10 +41,13 @@ def open_dataset(
     path = Path(name).expanduser()
     if path.is_dir():
         return _open_saved(path, name, split)
+    builder = BUILDERS.get(_suffix(path))
+    if builder is not None:
+        return _open_files(builder, path, name, split)
     if path.exists() or not HUB_NAME.fullmatch(name):
         raise InputError(
-            f"dataset {name!r} is not a folder; give one written by Dataset.save_to_disk, or give "
-            "files as domains with path."
+            f"dataset {name!r} is neither a folder written by Dataset.save_to_disk nor JSON lines, "
+            "Parquet or CSV; give one of these, or other files as domains with path."
         )
     return _open_hub(name, config, split)
 
@@ -99,6 +110,32 @@ def _open_saved(path: Path, name: str, split: str | None) -> tuple[Any, str, str
             f"of them, such as {str(path / next(iter(data)))!r}, or name it as split."
         )
     return data, name, digest_files(sorted(p for p in path.rglob("*") if p.is_file()))
+
+
+def _suffix(path: Path) -> str:
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    return next((s for s in reversed(suffixes) if s not in COMPRESSED), "")
+
+
+def _open_files(builder: str, path: Path, name: str, split: str | None) -> tuple[Any, str, str]:
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetGenerationError
+
+    files = sorted(glob.glob(str(path), recursive=True))
+    if not files:
+        raise InputError(f"dataset {name!r} matches no file; give a file, folder or hub name.")
+    if split is not None:
+        raise InputError(f"dataset {name!r} is of files, without splits; leave split out.")
+    options = {"sep": "\t"} if _suffix(path) == ".tsv" else {}
+    try:
+        data = load_dataset(builder, data_files=files, split="train", **options)
+    except (DatasetGenerationError, OSError, ValueError) as error:
+        reason = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
+        raise InputError(
+            f"dataset {name!r} cannot be read as {builder} ({reason[0]}); mend the file, or give "
+            "each domain a file of its own, of which bad lines are named and can be skipped."
+        ) from error
+    return data, name, digest_files(map(Path, files))
 
 
 def _open_hub(name: str, config: str | None, split: str | None) -> tuple[Any, str, str]:

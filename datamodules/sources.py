@@ -209,7 +209,8 @@ def open_domains(
 
     Args:
         domains: domain -> source, see `open_source`; or give `dataset`.
-        dataset: the folder of a saved data set or a hub name, or a map as `open_source` takes.
+        dataset: the folder of a saved data set, JSON lines, Parquet or CSV, or a hub name; or a map
+            as `open_source` takes.
         domain_column: column of `dataset` that names a row's domain, `meta.source` for a field
             inside a column; the domains are sorted by name.
         encoding_errors: see `open_source`.

@@ -155,7 +155,8 @@ def test_a_dataset_with_a_domain_column(tmp_path):
         ({"column": "y"}, "neither path nor dataset"),
         ({"path": "x", "colum": "y"}, "unknown key 'colum'; use path, dataset"),
         ({"path": "x", "split": "train"}, "has split, which goes with dataset"),
-        ({"dataset": "/absent"}, "'/absent' is not a folder"),
+        ({"dataset": "/absent"}, "'/absent' is neither a folder"),
+        ({"dataset": "data/absent.jsonl"}, "'data/absent.jsonl' matches no file"),
         ({"dataset": "."}, "is not a saved dataset"),
     ],
 )
@@ -227,3 +228,37 @@ def test_a_domain_may_be_a_field_inside_a_column(tmp_path):
     assert texts == {"a": ["0", "2", "4"], "b": ["1", "3", "5"]}
     with pytest.raises(InputError, match=r"'meta\.sett'"):
         open_domains(dataset=str(tmp_path / "saved"), domain_column="meta.sett")
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz", "parquet", "csv", "tsv"])
+def test_one_file_with_a_domain_column(kind, tmp_path, monkeypatch):
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    rows = [{"text": f"number {n}, é", "source": "ab"[n % 2]} for n in range(6)]
+    path = tmp_path / f"all.{kind}"
+    lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    if kind == "jsonl":
+        path.write_bytes(lines)
+    elif kind == "jsonl.gz":
+        path.write_bytes(gzip.compress(lines))
+    elif kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        mark = "," if kind == "csv" else "\t"
+        quoted = [f'"{row["text"]}"{mark}{row["source"]}' for row in rows]
+        path.write_text("\n".join([f"text{mark}source", *quoted]))
+    sources = open_domains(dataset=str(tmp_path / "all.*"[:-1]) + kind, domain_column="source")
+    assert [texts(source) for source in sources.values()] == [
+        [row["text"] for row in rows[start::2]] for start in (0, 1)
+    ]
+    assert list(sources) == ["a", "b"]
+
+
+def test_a_broken_file_with_a_domain_column(tmp_path, monkeypatch):
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "all.jsonl").write_text('{"text": "a", "domain": "x"}\n{"text": \n')
+    with pytest.raises(InputError, match=r"cannot be read as json .* a file of its own"):
+        open_domains(dataset=str(tmp_path / "all.jsonl"))
