@@ -32,8 +32,9 @@ class InstructionMixtureDataModule(ResponseDataModule):
         domains: domain -> a path, folder, glob pattern or list of these with JSON lines, Parquet or
             CSV; or a map with `path` or `dataset`, see `sources.open_source`. Give this or
             `dataset`.
-        dataset: folder of a data set written by `Dataset.save_to_disk`, or a name on the Hugging
-            Face hub, with a domain column; or a map with `dataset`, `config` and `split`.
+        dataset: folder of a data set written by `Dataset.save_to_disk`, JSON lines, Parquet or CSV,
+            or a name on the Hugging Face hub, with a domain column; or a map with `dataset`,
+            `config` and `split`.
         domain_column: column of `dataset` that names a sample's domain.
         prompt_column: column of the prompt; of a list of columns, those that are not empty are
             joined by an empty line.
