@@ -135,7 +135,8 @@ class TextMixtureDataModule(PackedTextDataModule):
             document), `.jsonl`, `.parquet` or `.csv`; or a map with `path` or `dataset`, and
             `column`, see `sources.open_source`. Give this or `dataset`.
         dataset: folder of a dataset written by `Dataset.save_to_disk`, JSON lines, Parquet or CSV,
-            or a name on the Hugging Face hub, with a domain column; or a map with `dataset`, `config` and `split`.
+            or a name on the Hugging Face hub, with a domain column; or a map with `dataset`,
+            `config` and `split`.
         domain_column: column of `dataset` that names a document's domain.
         text_column: column of `dataset`, JSON lines, Parquet and CSV files that holds the text.
         tokenizer: `"bytes"`, or a saved tokenizer's folder or `tokenizer.json`.
