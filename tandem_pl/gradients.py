@@ -101,6 +101,12 @@ def norm(gradient: Gradient) -> float:
 
 
 def _all_reduce(module: MixtureModule, tensors: Sequence[Tensor]) -> None:
-    if module.trainer.world_size > 1:
-        for tensor in tensors:
-            torch.distributed.all_reduce(tensor)
+    """Sums over ranks, in place; one collective for all tensors of a type."""
+    if module.trainer.world_size == 1:
+        return
+    for dtype in sorted({tensor.dtype for tensor in tensors}, key=str):
+        alike = [tensor for tensor in tensors if tensor.dtype == dtype]
+        flat = torch.cat([tensor.flatten() for tensor in alike])
+        torch.distributed.all_reduce(flat)
+        parts = flat.split([tensor.numel() for tensor in alike])
+        torch._foreach_copy_(alike, [p.view_as(t) for p, t in zip(parts, alike, strict=True)])
