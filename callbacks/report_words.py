@@ -41,8 +41,9 @@ def explain(row: Row, run: Run) -> str:
 
 
 def headline(rows: Sequence[Row], run: Run, most: int = 5) -> str:
-    """What to train with, the largest shares first."""
+    """What to train with, the largest shares first; of more than 8 domains the first five."""
     order = sorted(rows, key=lambda row: -row.average)
+    most = len(order) if len(order) <= 8 else most
     parts = [f"{row.name} {percent(row.average)}" for row in order[:most]]
     if len(order) > most:
         rest = sum(row.average for row in order[most:])

@@ -239,10 +239,12 @@ def test_given_weights_are_said_to_be_given():
 
 
 def test_the_headline_names_the_largest_and_sums_the_rest():
-    run = make_run(np.tile(np.array([[1, 2, 3, 4, 5, 6, 7]]) / 28, (9, 1)))
+    run = make_run(np.tile(np.arange(1, 10)[None] / 45, (9, 1)))
     said = headline(domain_rows(run), run)
-    assert said.startswith("Train with d6 25.0 %, d5 21.4 %, ")
-    assert said.endswith("2 others 10.7 %.")
+    assert said.startswith("Train with d8 20.0 %, d7 17.8 %, ")
+    assert said.endswith("4 others 22.2 %.")
+    few = make_run(np.tile(np.arange(1, 8)[None] / 28, (9, 1)))
+    assert "others" not in headline(domain_rows(few), few)
 
 
 class Reader(HTMLParser):
