@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from tandem_pl.errors import InputError
 from tandem_pl.mixture import resolve_weights
 from tandem_pl.simplex import Array, settle
 
@@ -242,10 +243,17 @@ class ADOReweighting(TrainingLossReweighting):
         return super().state_dict() | state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores them."""
+        """Restores them; refuses a checkpoint of another prior."""
         super().load_state_dict(state_dict)
         if "means" not in state_dict:
             return
+        prior = state_dict["means"].numpy()[0]
+        if len(self._prior) and not np.array_equal(prior, self._prior):
+            raise InputError(
+                f"the checkpoint was made with prior={prior.round(4).tolist()} and this run has "
+                f"{self._prior.round(4).tolist()}: use the same to resume, or start without "
+                "ckpt_path."
+            )
         curve, law = state_dict["curve"], state_dict["law"]
         self.curve = [] if curve is None else list(curve.numpy())
         self.places = [(int(step), int(samples)) for step, samples in state_dict["places"]]

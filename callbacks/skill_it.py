@@ -223,12 +223,18 @@ class SkillItReweighting(ReweightingCallback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores them."""
+        """Restores them; refuses a checkpoint of another graph than the one given."""
         super().load_state_dict(state_dict)
         if not state_dict:
             return
         graph = state_dict["graph"]
-        self.graph = None if graph is None else graph.double().numpy()
+        saved = None if graph is None else graph.double().numpy()
+        if self.graph is not None and not np.array_equal(self.graph, saved):
+            raise InputError(
+                "the checkpoint was made with another graph than this run's: use the same to "
+                "resume, or start without ckpt_path."
+            )
+        self.graph = saved
         self._losses = [np.array(loss) for loss in state_dict["losses"]]
         self._ends = [np.array(loss) for loss in state_dict["ends"]]
         self._alone = state_dict["alone"]

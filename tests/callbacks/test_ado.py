@@ -155,6 +155,11 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path, monkeypatch) -> None:
         assert again.places == whole.places
         assert again._average.tolist() == whole._average.tolist()
         assert again._share.tolist() == whole._share.tolist()
+    with pytest.raises(InputError, match=r"made with prior=\[.* use the same to resume"):
+        run(
+            tmp_path, ADOReweighting(**{**settings, "prior": "uniform"}),
+            ckpt_path=tmp_path / "25.ckpt",
+        )  # fmt: skip
 
 
 def test_a_failed_fit_keeps_the_last_law(tmp_path, monkeypatch) -> None:

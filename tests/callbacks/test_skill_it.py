@@ -222,6 +222,16 @@ def test_resumes_exactly_from_any_batch_of_the_graph(tmp_path):
             np.testing.assert_array_equal(mine, theirs)
 
 
+def test_a_checkpoint_of_another_graph_is_refused(tmp_path):
+    first = SkillItReweighting(2, 0.5, graph=GRAPH, evaluation_samples=9)
+    fit(tmp_path, *build(), first, SaveAt(tmp_path, (1,)), max_epochs=1)
+    other = SkillItReweighting(2, 0.5, graph=(2 * np.array(GRAPH)).tolist(), evaluation_samples=9)
+    module, data = build()
+    trainer = quiet_trainer(tmp_path, callbacks=[other], max_epochs=2)
+    with pytest.raises(InputError, match="made with another graph"):
+        trainer.fit(module, datamodule=data, ckpt_path=tmp_path / "1.ckpt")
+
+
 @pytest.mark.filterwarnings("ignore:.*not finite")
 def test_a_target_loss_that_is_not_finite_leaves_the_weights_alone(tmp_path):
     target = {"t": with_marker(random_rows(30, WIDTH, 7), 0), "s": random_rows(11, WIDTH, 8)}
