@@ -1,5 +1,7 @@
 """Mixtures in closed form that keep every domain below a number of epochs. NumPy float64 only."""
 
+import math
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -60,8 +62,8 @@ def epoch_capped(weights: ArrayLike, sizes: ArrayLike, budget: float, epochs: fl
     if epochs * available < budget:
         raise InputError(
             f"{available:.0f} samples, each seen at most {epochs:g} times, cannot fill a run of "
-            f"{budget:.0f}: allow at least {budget / available:.3g} epochs, or train on at most "
-            f"{epochs * available:.0f} samples."
+            f"{budget:.0f}: allow at least {math.ceil(budget / available)} epochs, or train on at "
+            f"most {epochs * available:.0f} samples."
         )
     caps = epochs * size / budget
     capped = start <= 0
