@@ -229,7 +229,8 @@ class SkillItReweighting(ReweightingCallback):
             return
         graph = state_dict["graph"]
         saved = None if graph is None else graph.double().numpy()
-        if self.graph is not None and not np.array_equal(self.graph, saved):
+        given = self.graph
+        if given is not None and (saved is None or not np.array_equal(given, saved)):
             raise InputError(
                 "the checkpoint was made with another graph than this run's: use the same to "
                 "resume, or start without ckpt_path."
