@@ -16,7 +16,8 @@ from tandem_pl.simplex import Array
 from .run_files import Signal, read_signal, read_trajectory
 
 EPOCHS_LIMIT = 4.0  # Muennighoff et al. 2023, arXiv 2305.16264
-LEAST_UPDATES = 8  # in the half that is judged
+LEAST_UPDATES = 8  # that an interval needs
+LEAST_JUDGED = 16  # of the last half, to judge its quarters by
 MOVED = 0.02  # share of the data that may move between quarters of a settled run
 NOISY = 0.05  # share of the data that single weights may stray by in a settled run
 # 97.5 % quantiles of Student's t for 3, 4, ... degrees of freedom.
@@ -181,7 +182,7 @@ def stability(run: Run) -> Stability:
     stray = 0.5 * float(np.sqrt((third.var(axis=0) + fourth.var(axis=0)) / 2).sum())
     if not run.learned:
         return Stability("given", moved, stray)
-    if len(third) + len(fourth) < LEAST_UPDATES:
+    if len(third) + len(fourth) < LEAST_JUDGED:
         return Stability("too short to judge", moved, stray)
     if moved > MOVED and moved > stray:
         return Stability("drifting", moved, stray)

@@ -127,6 +127,8 @@ def test_noise_alone_is_called_chance_95_times_in_100():
         (jitter(0.1), "noisy", 0.0, 0.1),
         (line(0.5, 0.62) + jitter(0.1) - 0.5, "noisy", 0.03, None),
         (np.full((5, 2), 0.5), "too short to judge", 0.0, 0.0),
+        (np.full((29, 2), 0.5), "too short to judge", 0.0, 0.0),
+        (np.full((33, 2), 0.5), "settled", 0.0, 0.0),
     ],
 )
 def test_stability_of_known_trajectories(weights, expected, moved, stray):
