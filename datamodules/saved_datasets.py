@@ -11,11 +11,12 @@ import numpy as np
 
 from tandem_pl.errors import InputError
 
-COMPRESSED = {".gz", ".bz2", ".zst"}
+from .file_rows import CSV, JSON_LINES, PARQUET, suffix_of
+
 BUILDERS = {  # suffix -> the builder of `datasets` that reads such files
-    **dict.fromkeys((".jsonl", ".ndjson"), "json"),
-    **dict.fromkeys((".parquet", ".pq"), "parquet"),
-    **dict.fromkeys((".csv", ".tsv"), "csv"),
+    **dict.fromkeys(JSON_LINES, "json"),
+    **dict.fromkeys(PARQUET, "parquet"),
+    **dict.fromkeys(CSV, "csv"),
 }
 HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 
@@ -41,7 +42,7 @@ def open_dataset(
     path = Path(name).expanduser()
     if path.is_dir():
         return _open_saved(path, name, split)
-    builder = BUILDERS.get(_suffix(path))
+    builder = BUILDERS.get(suffix_of(path))
     if builder is not None:
         return _open_files(builder, path, name, split)
     if path.exists() or not HUB_NAME.fullmatch(name):
@@ -112,11 +113,6 @@ def _open_saved(path: Path, name: str, split: str | None) -> tuple[Any, str, str
     return data, name, digest_files(sorted(p for p in path.rglob("*") if p.is_file()))
 
 
-def _suffix(path: Path) -> str:
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    return next((s for s in reversed(suffixes) if s not in COMPRESSED), "")
-
-
 def _open_files(builder: str, path: Path, name: str, split: str | None) -> tuple[Any, str, str]:
     from datasets import load_dataset
     from datasets.exceptions import DatasetGenerationError
@@ -126,7 +122,7 @@ def _open_files(builder: str, path: Path, name: str, split: str | None) -> tuple
         raise InputError(f"dataset {name!r} matches no file; give a file, folder or hub name.")
     if split is not None:
         raise InputError(f"dataset {name!r} is of files, without splits; leave split out.")
-    options = {"sep": "\t"} if _suffix(path) == ".tsv" else {}
+    options = {"sep": CSV[suffix_of(path)]} if builder == "csv" else {}
     try:
         data = load_dataset(builder, data_files=files, split="train", **options)
     except (DatasetGenerationError, OSError, ValueError) as error:

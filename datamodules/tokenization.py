@@ -193,7 +193,7 @@ def load_tokenizer(name: str, hub: bool = False) -> ByteTokenizer | HuggingFaceT
         return ByteTokenizer()
     path = Path(name).expanduser()
     if not path.exists():
-        if hub and HUB_NAME.fullmatch(name):
+        if hub and HUB_NAME.fullmatch(name) and path.suffix != ".json":  # a file is no hub name
             tokenizer = _load_hub(name)
             digest = hashlib.blake2b(str(sorted(tokenizer.get_vocab().items())).encode())
             if getattr(tokenizer, "is_fast", False):

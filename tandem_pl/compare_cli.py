@@ -11,19 +11,11 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
-from .errors import InputError
+from .arguments import Parser
 
 if TYPE_CHECKING:
     from .compare_config import Comparison
     from .compare_statistics import Row
-
-
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raises instead of printing the usage."""
-        raise InputError(f"{message}: see `{self.prog} --help`.")
 
 
 def parser() -> Parser:

@@ -7,10 +7,10 @@ import difflib
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 import yaml
 
+from .arguments import Parser
 from .errors import InputError
 from .export_formats import FORMATS, Blend, Schedule, placeholder, without_zeros
 from .files import write_atomically
@@ -18,14 +18,6 @@ from .mixture import Mixture, check_domains
 
 MIXTURES = ("average", "last", "trajectory")
 NETWORKS = ("proxy", "reference")
-
-
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raises instead of printing the usage."""
-        raise InputError(f"{message}: see `{self.prog} --help`.")
 
 
 def parser() -> Parser:

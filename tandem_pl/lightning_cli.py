@@ -8,13 +8,14 @@ import shutil
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
+from .arguments import OneLineErrors
 from .checkpoint_io import AtomicCheckpointIO
 from .errors import InputError
 from .files import write_atomically
@@ -31,15 +32,8 @@ class SaveConfig(SaveConfigCallback):
             write_atomically(path, text.encode())
 
 
-class Parser(LightningArgumentParser):
+class Parser(OneLineErrors, LightningArgumentParser):
     """Says what is wrong without first printing every option there is."""
-
-    def error(self, message: str, *rest: Any) -> NoReturn:  # type: ignore[misc]
-        """Exits with code 2."""
-        if self.exit_on_error:
-            hint = f"see: {self.prog} --help"
-            self.exit(2, f"tandem: error: {message}\n{hint}\n")
-        super().error(message, *rest)
 
 
 class TandemCLI(LightningCLI):

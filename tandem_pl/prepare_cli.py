@@ -5,23 +5,18 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from jsonargparse import ArgumentParser
 
+from .arguments import OneLineErrors
 from .errors import InputError
 
 COLUMNS = ("domain", "documents", "tokens", "share", "longest", "duplicates", "near")
 
 
-class Parser(ArgumentParser):
+class Parser(OneLineErrors, ArgumentParser):
     """Says what is wrong in one line."""
-
-    def error(self, message: str, *rest: Any) -> NoReturn:  # type: ignore[misc]
-        """Exits with code 2."""
-        if self.exit_on_error:
-            self.exit(2, f"tandem: error: {message}\nsee: tandem prepare --help\n")
-        super().error(message, *rest)
 
 
 def make_parser() -> Parser:

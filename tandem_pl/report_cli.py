@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 import yaml
 
+from .arguments import Parser
 from .errors import InputError
 from .mixture import Mixture, check_domains
 
 FORMATS = ("html", "md")
-
-
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raises instead of printing the usage."""
-        raise InputError(f"{message}: see `{self.prog} --help`.")
 
 
 def parser() -> Parser:

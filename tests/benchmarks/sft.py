@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from study import CONFIGS, STATIC, run_stage, table, tandem, test_losses
+from study import CONFIGS, STATIC, print_mixtures, run_stage, table, tandem, test_losses
 
 TINY = "published/sft_qwen2_0.5b_tiny.yaml"
 PRETRAINING = {"steps": 3000, "block": 128}
@@ -89,14 +89,7 @@ def study(seeds: list[int], folder: Path, pretraining_steps: int, options: list[
     }
     for name in STATIC:
         print(f"tandem against {name}: {100 * (mean['tandem'] / mean[name] - 1):+.1f} %")
-    for seed in seeds:
-        mixture = yaml.safe_load((folder / f"learn-{seed}/version_0/mixture.yaml").read_text())
-        shares = ", ".join(f"{name} {share:.3f}" for name, share in mixture["average"].items())
-        print(f"learned weights (average), seed {seed}: {shares}")
-    for name in ("uniform", "tandem"):
-        run = folder / f"{name}-{seeds[0]}" / "version_0"
-        seen = yaml.safe_load((run / "mixture.yaml").read_text())["epochs"]
-        print(f"epochs in the {name} run:", ", ".join(f"{n} {e:.1f}" for n, e in seen.items()))
+    print_mixtures(folder, seeds)
 
 
 if __name__ == "__main__":

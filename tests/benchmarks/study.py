@@ -74,6 +74,11 @@ def study(preset: str, config: str, steps: int, seeds: list[int], folder: Path) 
             for name, result in results.items():
                 losses.setdefault(name, []).append(result)
     print(table(losses, seeds))
+    print_mixtures(folder, seeds)
+
+
+def print_mixtures(folder: Path, seeds: list[int]) -> None:
+    """What was learned in each seed, and how often the first seed's runs saw each domain."""
     for seed in seeds:
         mixture = yaml.safe_load((folder / f"learn-{seed}/version_0/mixture.yaml").read_text())
         shares = ", ".join(f"{name} {share:.3f}" for name, share in mixture["average"].items())

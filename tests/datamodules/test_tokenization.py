@@ -71,3 +71,11 @@ def test_tokenizers_that_cannot_serve(tmp_path):
     save_tokenizer(tmp_path / "tokenizer.json", ("a", "b"))
     with pytest.raises(InputError, match="has no end-of-text token; set its eos_token"):
         load_tokenizer(str(tmp_path / "tokenizer.json"))
+
+
+def test_a_missing_file_is_not_looked_for_on_the_hub(monkeypatch):
+    import transformers
+
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", pytest.fail)
+    with pytest.raises(InputError, match=r"'nowhere/tokenizer\.json' does not exist"):
+        load_tokenizer("nowhere/tokenizer.json", hub=True)
