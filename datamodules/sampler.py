@@ -6,7 +6,6 @@ cursors and the plan, the same on every rank, for any number of workers, and aft
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -14,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tandem_pl.episode import MEASURE, Plan, Segment
+
+from .shuffling import key_of, shuffled
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -38,10 +39,12 @@ class PlannedBatch(NamedTuple):
 def allocate(debts: Floats, weights: Floats, slots: int) -> tuple[Ints, Floats]:
     """How many samples each domain gets in a batch, by debt.
 
-    Each slot adds the weights to the debts and goes to the largest debt (ties to the lowest
-    number), of which one unit is repaid. Debts carry over batches and weight changes, so a debt
-    is exactly what a domain was asked for less what it got, and stays about one sample. Domains
-    of weight 0 are never picked; they keep their debt until they have a weight again.
+    A batch adds `slots` times the weights to the debts; then each slot goes to the largest debt
+    (ties to the lowest number), of which one unit is repaid. Debts carry over batches and weight
+    changes, so a debt is exactly what a domain was asked for less what it got. Under one mixture
+    no domain is ever a whole sample ahead, and one behind by more is rare; whatever the weights
+    do between positive values, it is behind by at most 1/2 + ... + 1/M. Domains of weight 0 are
+    never picked; they keep their debt until they have a weight again.
 
     Args:
         debts: [M] asked for less drawn so far, in samples.
@@ -54,18 +57,31 @@ def allocate(debts: Floats, weights: Floats, slots: int) -> tuple[Ints, Floats]:
     >>> allocate(np.zeros(2), np.array([0.75, 0.25]), 4)[0].tolist()
     [3, 1]
     """
-    counts = np.zeros(len(weights), np.int64)
     active = np.flatnonzero(weights > 0)
-    owed, share, got = debts[active], weights[active], counts[active]
-    for _ in range(slots):
-        owed += share
-        pick = owed.argmax()
-        owed[pick] -= 1.0
-        got[pick] += 1
-    debts = debts.copy()
-    debts[active] = owed
-    counts[active] = got
+    owed = debts[active] + slots * weights[active]
+    # Repaying in real numbers would bring all debts above some level down to it. In whole ones,
+    # each gets all but the last of its units above it, and the largest rests get one more.
+    got = np.maximum(np.ceil(owed - _level(owed, slots)) - 1.0, 0.0)
+    rest, left = owed - got, slots - int(got.sum())
+    if left:
+        least = np.partition(rest, -left)[-left]
+        above, ties = rest > least, np.flatnonzero(rest == least)
+        got[above] += 1.0
+        got[ties[: left - np.count_nonzero(above)]] += 1.0
+    debts, counts = debts.copy(), np.zeros(len(weights), np.int64)
+    debts[active], counts[active] = owed - got, got.astype(np.int64)
     return counts, debts
+
+
+def _level(owed: Floats, slots: int) -> float:
+    """The level above which `owed` sums to `slots`."""
+    level = (owed.sum() - slots) / len(owed)  # too low: as if none were below
+    while True:
+        above = owed[owed > level]
+        higher = (above.sum() - slots) / len(above)
+        if higher <= level:
+            return float(level)
+        level = higher
 
 
 def draw(debts: Floats, weights: Floats, slots: int, key: list[int]) -> tuple[Ints, Floats]:
@@ -90,7 +106,7 @@ class Stream:
         self.sizes = np.array(list(sizes.values()), np.int64)
         self.seed = seed
         self.allocation = allocation
-        self._orders: dict[int, tuple[int, Ints]] = {}
+        self._keys = np.array([key_of(seed, name, domain) for domain in sizes], np.uint64)
 
     def start(self) -> tuple[Floats, Ints]:
         """The cursors before the first batch: debts [M] and samples drawn [M]."""
@@ -102,31 +118,19 @@ class Stream:
         """Plans one batch: domains [slots] (ascending), indices [slots], and the new cursors."""
         debts, drawn = cursors
         if self.allocation == "multinomial":
-            counts, debts = draw(debts, weights, slots, [self.seed, _key(self.name), step])
+            counts, debts = draw(debts, weights, slots, [key_of(self.seed, self.name), step])
         else:
             counts, debts = allocate(debts, weights, slots)
-        chosen = np.flatnonzero(counts)
-        indices = [self._span(m, int(drawn[m]), int(counts[m])) for m in chosen.tolist()]
-        return np.repeat(chosen, counts[chosen]), np.concatenate(indices), (debts, drawn + counts)
+        domains = np.repeat(np.arange(len(counts)), counts)
+        first = np.cumsum(counts) - counts  # row of each domain's first sample
+        number = drawn[domains] + np.arange(slots) - first[domains]
+        return domains, self.order(domains, number), (debts, drawn + counts)
 
-    def _span(self, domain: int, start: int, count: int) -> Ints:
-        """Draws number start, start+1, ... of a domain."""
-        size, parts = int(self.sizes[domain]), []
-        while count > 0:
-            lap, place = divmod(start, size)
-            part = self._order(domain, lap)[place : place + count]
-            parts.append(part)
-            start, count = start + len(part), count - len(part)
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-    def _order(self, domain: int, lap: int) -> Ints:
-        """The permutation of one pass; the latest of each domain is kept."""
-        kept = self._orders.get(domain)
-        if kept is None or kept[0] != lap:
-            key = [self.seed, _key(self.name), _key(self.names[domain]), lap]
-            kept = lap, np.random.default_rng(key).permutation(int(self.sizes[domain]))
-            self._orders[domain] = kept
-        return kept[1]
+    def order(self, domains: Ints, number: Ints) -> Ints:
+        """Indices [N] of the draws number 0, 1, ... [N] of domains [N]."""
+        sizes = self.sizes[domains]
+        passes, places = np.divmod(number, sizes)
+        return shuffled(self._keys[domains], passes, places, sizes)
 
 
 class MixtureBatchSampler:
@@ -234,8 +238,3 @@ class MixtureBatchSampler:
                 self.cursors[name] = debts, np.array(cursor["drawn"], np.int64)
         self.plan = [Segment.from_dict(segment) for segment in state["plan"]]
         self.position, self.step = state["position"], state["step"]
-
-
-def _key(name: str) -> int:
-    """A number for a name, the same on every machine and run."""
-    return zlib.crc32(name.encode())
