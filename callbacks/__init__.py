@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .ado import ADOReweighting
     from .aioli import AioliReweighting
+    from .checkpoints import TimedCheckpoint
     from .dga import DGAReweighting
     from .doge import DoGEReweighting
     from .doremi import DoReMiReweighting
@@ -36,6 +37,7 @@ __all__ = [
     "SkillItReweighting",
     "TandemReweighting",
     "TiKMiXReweighting",
+    "TimedCheckpoint",
 ]
 
 _HOME = {
@@ -54,6 +56,7 @@ _HOME = {
     "SkillItReweighting": "skill_it",
     "TandemReweighting": "tandem",
     "TiKMiXReweighting": "tikmix",
+    "TimedCheckpoint": "checkpoints",
 }
 
 

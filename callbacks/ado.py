@@ -162,10 +162,7 @@ class ADOReweighting(TrainingLossReweighting):
         if fitted:
             self.keep_signal(trainer, *map(np.asarray, self.law), rho)
         weights, self._average = policy(rho, self._average, steps, self.period)
-        return weights, {
-            f"preference/{name}": value
-            for name, value in zip(self.domains, rho.tolist(), strict=True)
-        }
+        return weights, self.by_domain("preference", rho)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Says so where the run ended before it learned anything."""

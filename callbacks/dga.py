@@ -170,8 +170,7 @@ class DGAReweighting(ReweightingCallback):
         self.shares, weights = dga_step(
             self.shares, self.weights, mean, self.learning_rate, self.ema, self.basis
         )
-        pairs = zip(self.domains, mean.tolist(), strict=True)
-        return weights, {f"alignment/{name}": value for name, value in pairs}
+        return weights, self.by_domain("alignment", mean)
 
     def settings(self) -> dict[str, Any]:
         """All arguments."""

@@ -194,10 +194,7 @@ class LossWeighting(ReweightingCallback):
         if self._score_steps:
             mean = self._score_total / self._score_steps
             self.keep_signal(trainer, mean)
-            metrics |= {
-                f"{self.unit}/{name}": float(value)
-                for name, value in zip(self.domains, mean, strict=True)
-            }
+            metrics |= self.by_domain(self.unit, mean)
         self._score_total, self._score_steps = np.zeros_like(self.alpha), 0
         return self.alpha, metrics
 

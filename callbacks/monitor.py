@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,10 +12,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from tandem_pl.domain_losses import DomainLosses
 from tandem_pl.episode import MEASURE, PROBE, TRAIN, MixtureBatch
 from tandem_pl.errors import InputError
-from tandem_pl.mixture import Mixture
+from tandem_pl.simplex import Array
 
 from .plots import draw_mixture
 from .reweighting import ReweightingCallback
+from .scalars import MOST_CURVES, Places, by_name, domain_tags, with_curves
 
 STAGES = {TRAIN: "train", PROBE: "train", MEASURE: "measured"}  # phase -> first part of the tag
 Layout = dict[str, dict[str, list]]
@@ -49,8 +51,22 @@ class MixtureMonitor(Callback):
     D is a training domain, T a target domain; without either, a mean over all samples. Logged
     by others: `mixture/weight/D`, `hypergradient/D` and `hypergradient_error/D` by the
     reweighting callback; `validation/loss/T` and `validation/loss_reference/T` by the module.
-    Without a reweighting callback only losses, shares and what was seen are there. Parentheses in
-    a domain's name stop TensorBoard from drawing lines of custom charts; other signs are fine.
+    Without a reweighting callback only losses, shares and what was seen are there. In tags,
+    parentheses of a domain's name are brackets (see `scalars.domain_tags`).
+
+    Of more than 30 domains only the 30 largest have curves: a domain gets them when it has twice
+    the weight of the smallest that has them, which loses them. What then stands for all is
+
+    | tag | meaning |
+    |---|---|
+    | `mixture/largest_weight` | of a domain |
+    | `mixture/at_lowest` | share of the domains that are at the floor, or at 0 |
+    | `seen/most_epochs` | of the domain that was repeated most |
+    | `seen/never_drawn` | share of the domains of which nothing was drawn so far |
+    | `histogram/weight_over_uniform` | histogram of M alpha: 1 is uniform |
+    | `histogram/delta` | histogram of the hyper-gradients that were measured, in nats |
+
+    (histograms on TensorBoard alone), and the bands are left out.
 
     Args:
         log_every_n_episodes: episodes between logs, where episodes measure.
@@ -72,7 +88,8 @@ class MixtureMonitor(Callback):
         self._stores: dict[str, DomainLosses] = {}
         self._by_episode = False
         self._has_layout = False
-        self._drawn = 0  # rows of the trajectory in the last picture
+        self._drawn = -1  # updates in the last picture
+        self._tags: dict[str, tuple[str, ...]] = {}
 
     # ---- when ----
 
@@ -86,7 +103,9 @@ class MixtureMonitor(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forgets an earlier run."""
-        self._stores, self._has_layout, self._drawn = {}, False, 0
+        self._stores, self._has_layout, self._drawn = {}, False, -1
+        names = _datamodule(trainer).domain_names
+        self._tags = {stage: domain_tags(names(stage)) for stage in ("fit", "validate")}
         self.on_train_epoch_start(trainer, pl_module)  # which a resume inside an epoch leaves out
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -131,17 +150,19 @@ class MixtureMonitor(Callback):
 
     def _log(self, trainer: Trainer, module: Any) -> dict[str, float]:
         """Reduces over ranks, so all of them come here together; gives what was logged."""
-        scalars = self._losses(trainer) | _seen(_datamodule(trainer).seen())
+        reweighting, data = _reweighting(trainer), _datamodule(trainer)
+        curves = _curves(data, reweighting)
+        scalars = self._losses(trainer, curves) | _seen(
+            data.seen_arrays(), self._tags["fit"], curves["fit"]
+        )
         scalars["train/learning_rate"] = float(trainer.optimizers[0].param_groups[0]["lr"])
         if getattr(module, "skipped_updates", 0):
             scalars["train/skipped_updates"] = float(module.skipped_updates)
-        reweighting = _reweighting(trainer)
         if reweighting is not None:
-            mixture = Mixture.from_array(reweighting.domains, reweighting.weights)
-            scalars["mixture/entropy"] = mixture.entropy()
-            scalars["mixture/effective_domains"] = mixture.effective_domains()
+            scalars |= _spread(reweighting)
             if reweighting.steps[-1] == trainer.global_step:  # not where a run stops in between
                 scalars |= _bands(reweighting)
+                _histograms(trainer, reweighting)
                 if hasattr(module, "twin_distance"):
                     distance = module.twin_distance()
                     scalars["twins/distance"] = float(
@@ -156,15 +177,16 @@ class MixtureMonitor(Callback):
                 experiment.add_custom_scalars(layout)
         return scalars
 
-    def _losses(self, trainer: Trainer) -> dict[str, float]:
+    def _losses(self, trainer: Trainer, curves: dict[str, Places]) -> dict[str, float]:
         stores, self._stores = self._stores, {}
         scalars: dict[str, float] = {}
         for tag, store in stores.items():
-            names = _datamodule(trainer).domain_names("validate" if tag == "target/loss" else "fit")
-            mean, count = store.reduce(len(names), trainer.strategy)
+            stage = "validate" if tag == "target/loss" else "fit"
+            mean, count = store.reduce(len(self._tags[stage]), trainer.strategy)
             has = count > 0
             scalars[tag] = float((mean[has] * count[has]).sum() / count.sum())
-            scalars |= {f"{tag}/{names[m]}": float(mean[m]) for m in np.flatnonzero(has)}
+            places = curves[stage][has[curves[stage]]]
+            scalars |= by_name(tag, self._tags[stage], mean, places)
         return scalars
 
     def _show(self, module: LightningModule, scalars: dict[str, float]) -> None:
@@ -174,9 +196,9 @@ class MixtureMonitor(Callback):
 
     def _draw(self, trainer: Trainer) -> None:
         reweighting = _reweighting(trainer)
-        if reweighting is None or len(reweighting.steps) == self._drawn:
+        if reweighting is None or reweighting.episodes == self._drawn:
             return
-        self._drawn = len(reweighting.steps)
+        self._drawn = reweighting.episodes
         for experiment in _experiments(trainer, "add_figure"):
             figure = draw_mixture(
                 reweighting.domains, reweighting.steps, np.stack(reweighting.trajectory)
@@ -202,22 +224,60 @@ def _experiments(trainer: Trainer, method: str) -> Iterator[Any]:
                 yield experiment
 
 
-def _seen(rows: dict[str, dict[str, float]]) -> dict[str, float]:
-    scalars = {}
-    for name, row in rows.items():
-        scalars[f"sampler/drawn/{name}"] = row["share"]
-        scalars[f"sampler/requested/{name}"] = row["requested"]
-        for key in ("samples", "epochs", "tokens", "token_share"):
-            if key in row:
-                scalars[f"seen/{key}/{name}"] = float(row[key])
-    total = sum(row["samples"] for row in rows.values())
-    gaps = [abs(row["share"] - row["requested"]) for row in rows.values()]
-    return scalars | {"sampler/largest_gap": total * max(gaps)}
+def _curves(data: Any, reweighting: ReweightingCallback | None) -> dict[str, Places]:
+    """Stage -> numbers of the domains that have curves."""
+    target = data.sampler.target_weights
+    return {
+        "fit": with_curves(data.mixture.array) if reweighting is None else reweighting.curves,
+        "validate": with_curves(np.zeros(0) if target is None else target),
+    }
+
+
+def _seen(columns: dict[str, Array], tags: tuple[str, ...], places: Places) -> dict[str, float]:
+    scalars: dict[str, float] = {}
+    for key, values in columns.items():
+        tag = {"share": "sampler/drawn", "requested": "sampler/requested"}.get(key, f"seen/{key}")
+        scalars |= by_name(tag, tags, values, places)
+    gaps = np.abs(columns["share"] - columns["requested"])
+    scalars["sampler/largest_gap"] = float(columns["samples"].sum() * gaps.max())
+    if len(tags) > MOST_CURVES:
+        scalars["seen/most_epochs"] = float(columns["epochs"].max())
+        scalars["seen/never_drawn"] = float((columns["samples"] == 0).mean())
+    return scalars
+
+
+def _spread(reweighting: ReweightingCallback) -> dict[str, float]:
+    weights = reweighting.weights
+    positive = weights[weights > 0]
+    entropy = float(-(positive * np.log(positive)).sum())
+    scalars = {"mixture/entropy": entropy, "mixture/effective_domains": math.exp(entropy)}
+    if len(weights) > MOST_CURVES:
+        scalars["mixture/largest_weight"] = float(weights.max())
+        lowest = float((weights <= reweighting.lowest() * (1 + 1e-9)).mean())
+        scalars["mixture/at_lowest"] = lowest
+    return scalars
+
+
+def _histograms(trainer: Trainer, reweighting: ReweightingCallback) -> None:
+    size = len(reweighting.weights)
+    if size <= MOST_CURVES:
+        return
+    shown = {"weight_over_uniform": size * reweighting.weights}
+    signal = reweighting.measured(trainer.global_step)
+    if signal is not None:
+        names = reweighting.signal_columns
+        known = signal[names.index("samples")] > 0 if "samples" in names else slice(None)
+        shown[names[0]] = signal[0][known]
+    for experiment in _experiments(trainer, "add_histogram"):
+        for tag, values in shown.items():
+            experiment.add_histogram(f"histogram/{tag}", values, trainer.global_step)
 
 
 def _bands(reweighting: ReweightingCallback) -> dict[str, float]:
-    scalars = {}
-    for name in reweighting.domains:
+    scalars: dict[str, float] = {}
+    if len(reweighting.domains) > MOST_CURVES:
+        return scalars
+    for name in reweighting.tags:
         value = reweighting.metrics.get(f"hypergradient/{name}")
         error = reweighting.metrics.get(f"hypergradient_error/{name}")
         if value is not None and error is not None:
@@ -258,13 +318,19 @@ def _layout(trainer: Trainer, module: Any, reweighting: ReweightingCallback | No
     if twins:
         mixture["distance of the twins"] = lines(r"twins/distance$")
     layout = {"mixture": mixture} | layout
-    if _bands(reweighting):
+    if len(reweighting.domains) > MOST_CURVES:
+        if any(tag.startswith("hypergradient/") for tag in reweighting.metrics):
+            mixture["hyper-gradient"] = lines(r"hypergradient/.*")
+        mixture["largest weight"] = lines(r"mixture/largest_weight$")
+        mixture["share of domains at the lowest weight"] = lines(r"mixture/at_lowest$")
+        data["most epochs of a domain"] = lines(r"seen/most_epochs$")
+    elif _bands(reweighting):
         layout["hyper-gradient, with standard error"] = {
             name: [
                 "Margin",
                 [f"hypergradient/{name}"]
                 + [f"hypergradient_band/{name}/{end}" for end in ("lower", "upper")],
             ]
-            for name in reversed(reweighting.domains)  # TensorBoard shows them last to first
+            for name in reversed(reweighting.tags)  # TensorBoard shows them last to first
         }
     return layout

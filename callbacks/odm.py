@@ -134,7 +134,7 @@ class ODMReweighting(TrainingLossReweighting):
         weights = odm_weights(reward, self.epsilon, epsilon, self.rule)
         self.reward, self.epsilon = reward, epsilon
         self.keep_signal(trainer, reward, count)
-        metrics = {f"reward/{n}": r for n, r in zip(self.domains, reward.tolist(), strict=True)}
+        metrics = self.by_domain("reward", reward)
         return weights, metrics | {"mixture/exploration": epsilon}
 
     def settings(self) -> dict[str, Any]:

@@ -64,6 +64,13 @@ class RunProgressBar(ProgressBar):
             self._bar.update(trainer.global_step - self._bar.n)
             self._bar.close()
 
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Leaves it where the run stopped, so that what is said next has a line of its own."""
+        if self._bar is not None:
+            self._bar.close()
+
     def print(self, *args: Any, **kwargs: Any) -> None:
         """Prints above the bar."""
         if self._enabled:

@@ -49,6 +49,15 @@ class Run(NamedTuple):
         """Whether a method chose the weights, rather than the user."""
         return self.mixture.about.get("method") != "fixed"
 
+    @property
+    def updates(self) -> int:
+        """Updates of the weights; the trajectory of a long run of many domains has fewer rows."""
+        return int(self.mixture.about.get("episodes", len(self.weights) - 1))
+
+    def thinned(self, name: str) -> int:
+        """Updates that a row of `name`.csv stands for."""
+        return int((self.mixture.about.get("thinned") or {}).get(name, 1))
+
 
 class Interval(NamedTuple):
     """A mean and the half width of its 95 % confidence interval (NaN: too few numbers)."""
@@ -160,8 +169,7 @@ def on_the_way(run: Run) -> list[Interval]:
     """
     assert run.signal is not None
     gaps, total, first = centred(run.signal), len(run.weights), len(run.weights) // 2
-    row_of = {step: row for row, step in enumerate(run.steps)}
-    rows = np.array([row_of.get(step, total) for step in run.signal.steps])
+    rows = np.interp(run.signal.steps, run.steps, np.arange(total))  # in between, where thinned
     share = ((total - np.maximum(rows, first)) / (total - first))[:, None]
     means = (share * gaps).sum(axis=0) / share.sum()
     halves = 1.96 * np.sqrt(((share * gaps) ** 2).sum(axis=0)) / share.sum()
@@ -222,19 +230,21 @@ def domain_rows(
         late, way = batch_means(gaps[len(gaps) // 2 :]), on_the_way(run)
     epochs = run.mixture.about.get("epochs") or {}
     final = final_epochs(run.mixture, tokens, tokens_per_domain, samples)
+    averages = [mixture.average for mixture in (run.mixture, *others)]
+    spread = half.std(axis=0)
     return [
         Row(
             name,
             float(run.weights[0, m]),
-            run.mixture.average[name],
-            run.mixture.weights[name],
-            float(half[:, m].std()),
+            averages[0][name],
+            float(run.mixture.array[m]),
+            float(spread[m]),
             float(drift[m]),
             late[m],
             way[m],
             epochs.get(name),
             final.get(name),
-            _mean_and_sd([each.average[name] for each in (run.mixture, *others)]),
+            _mean_and_sd([average[name] for average in averages]),
         )
         for m, name in enumerate(names)
     ]
@@ -283,7 +293,7 @@ def final_epochs(
         sizes = {name: size * length[name] for name, size in sizes.items()}
     if tokens_per_domain is not None:
         sizes = {name: float(size) for name, size in tokens_per_domain.items() if size > 0}
-    asked = {name: mixture.average[name] * length[name] for name in mixture.domains}
+    asked = {name: share * length[name] for name, share in mixture.average.items()}
     total = (tokens if tokens is not None else samples or 0.0) / sum(asked.values())
     return {name: total * asked[name] / sizes[name] for name in mixture.domains if name in sizes}
 

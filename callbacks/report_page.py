@@ -177,7 +177,7 @@ def _points(share: float) -> str:
 def _facts(run: Run) -> str:
     about = run.mixture.about
     parts = [f"method {about.get('method', 'unknown')}", f"{len(run.mixture)} domains"]
-    parts.append(f"{len(run.weights) - 1} updates")
+    parts.append(f"{run.updates} updates")
     planned: Any = None
     try:
         text = (run.folder / "config.yaml").read_text(encoding="utf-8")
@@ -187,9 +187,15 @@ def _facts(run: Run) -> str:
     known = isinstance(planned, int) and planned > 0
     parts.append(f"the last at step {run.steps[-1]}" + (f" of {planned}" if known else ""))
     kept = {key: value for key, value in run.settings.items() if value is not None}
-    parts += [f"{key} {value}" for key, value in kept.items()]
+    parts += [f"{key} {_short(value)}" for key, value in kept.items()]
     spread = Mixture(run.mixture.average).effective_domains()
     return ", ".join(parts) + f". Effective domains of the average: {spread:.1f}."
+
+
+def _short(value: Any) -> str:
+    """A setting; of one with a number for each of many domains, how many there are."""
+    long = isinstance(value, dict | list) and len(value) > MOST_DOMAINS
+    return f"of {len(value)} domains" if long else str(value)
 
 
 def _warnings(rows: Sequence[Row], length: str | None, most: int = 10) -> list[str]:
@@ -234,13 +240,29 @@ def _notes(run: Run, length: str | None) -> list[str]:
             "average, with what noise could have summed up to if nothing pulled the weights back. "
             "That is cautious: runs with other seeds that agree are better evidence (--seeds)."
         )
-        if len(run.signal.steps) < len(run.weights) - 1:
+        known = len(run.signal.steps) * run.thinned(run.signal.name)
+        if known < run.updates:
             notes.append(
-                f"Δ is known of {len(run.signal.steps)} of {len(run.weights) - 1} updates: the "
-                "others were skipped, or made by a version that did not keep it."
+                f"Δ is known of {known} of {run.updates} updates: the others were skipped, or made "
+                "by a version that did not keep it."
             )
+        if "samples" in run.signal.columns:
+            samples = run.signal.values[:, run.signal.columns.index("samples")].mean(axis=0)
+            if samples.min() < 1:
+                notes.append(
+                    f"An update measured {samples.mean():.2g} samples of a domain on average. "
+                    "Where it measured none, Δ counts as the mean over the domains, which moves "
+                    "nothing; means over updates hold these zeros."
+                )
     elif run.learned:
         notes.append("This run kept no hyper-gradients, so nothing can be said about reasons.")
+    thin = {name: run.thinned(name) for name in ("trajectory", "hyper_gradient")}
+    if max(thin.values()) > 1:
+        notes.append(
+            f"So many domains and updates are kept in part: one update in {thin['trajectory']} of "
+            f"the weights, and of Δ means over {thin['hyper_gradient']} updates in a row. The "
+            "average counts every update."
+        )
     if length is None:
         notes.append(
             "For the epochs that a final run would see of each domain, give --tokens, its length."

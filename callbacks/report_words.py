@@ -60,7 +60,7 @@ def verdict(result: Stability, run: Run) -> str:
     return {
         "given": "The weights were given, not learned: there is nothing to settle.",
         "too short to judge": (
-            f"Too short to judge: the run has {len(run.weights) - 1} updates; its average is a "
+            f"Too short to judge: the run has {run.updates} updates; its average is a "
             "snapshot, and a longer run is needed."
         ),
         "drifting": f"Still drifting: {numbers}. A longer run may give other weights.",

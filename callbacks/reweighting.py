@@ -20,7 +20,9 @@ from tandem_pl.mixture import Mixture
 from tandem_pl.mixture_module import Handler
 from tandem_pl.simplex import Array
 
+from .many_domains import Blocks, Trajectory
 from .run_files import Signal, mixture_table, write_run_files
+from .scalars import Places, by_name, domain_tags, with_curves
 
 
 class ReweightingCallback(Callback):
@@ -38,6 +40,11 @@ class ReweightingCallback(Callback):
 
     Beside the logger's files (or in the trainer's default folder) the run keeps `mixture.yaml`,
     `mixture.png`, `trajectory.csv` and the signal, written at each checkpoint and at the end.
+
+    Of more than 30 domains only the largest have curves (see `scalars.with_curves`). Where the
+    trajectory would grow beyond 2^20 numbers (1048 updates of 1000 domains), every second row of
+    it is kept, then every fourth and so on, with the last; what was measured becomes means of two,
+    four, ... updates in a row. The average still counts every update (see `averaged`).
     """
 
     method = "fixed"
@@ -46,15 +53,40 @@ class ReweightingCallback(Callback):
 
     def __init__(self) -> None:
         self.domains: tuple[str, ...] = ()
+        self.tags: tuple[str, ...] = ()  # last parts of the domains' tags
         self.weights: Array = np.zeros(0)
-        self.trajectory: list[Array] = []  # weights at the start and after each episode
-        self.steps: list[int] = []  # global step of each
-        self.signals: list[Array] = []  # [C, M] of each update that measured
-        self.signal_steps: list[int] = []  # global step of each
         self.metrics: dict[str, float] = {}  # what the last update logged
-        self._seen: dict[str, dict[str, float]] = {}
+        self.curves: Places = np.zeros(0, np.int64)  # numbers of the domains that have curves
+        self._trajectory, self._signals = Trajectory(), Blocks()
+        self._measured: tuple[int, Array] | None = None  # step and signal of the last that measured
+        self._seen: dict[str, Array] = {}
         self._folder: Path | None = None
         self._written = -1
+
+    @property
+    def trajectory(self) -> list[Array]:
+        """Weights [M] at the start and after each episode; of many, see above."""
+        return self._trajectory.rows
+
+    @property
+    def steps(self) -> list[int]:
+        """The global step of each row of the trajectory."""
+        return self._trajectory.row_steps
+
+    @property
+    def signals(self) -> list[Array]:
+        """What was measured [C, M] before each update; of many, means of updates in a row."""
+        return self._signals.means()
+
+    @property
+    def signal_steps(self) -> list[int]:
+        """The global step of each signal, or of the last of those that it is the mean of."""
+        return self._signals.steps
+
+    @property
+    def episodes(self) -> int:
+        """Updates so far."""
+        return self._trajectory.count - 1
 
     # ---- what a method defines ----
 
@@ -78,8 +110,21 @@ class ReweightingCallback(Callback):
 
     def keep_signal(self, trainer: Trainer, *columns: Array) -> None:
         """Adds what this update measured: one [M] array for each of `signal_columns`."""
-        self.signals.append(np.stack(columns).astype(np.float64))
-        self.signal_steps.append(trainer.global_step)
+        row = np.stack(columns).astype(np.float64)
+        self._signals.add(trainer.global_step, row)
+        self._measured = trainer.global_step, row
+
+    def measured(self, step: int) -> Array | None:
+        """The signal [C, M] that the update at this step kept, or None."""
+        return self._measured[1] if self._measured and self._measured[0] == step else None
+
+    def by_domain(self, tag: str, values: Array) -> dict[str, float]:
+        """`tag/DOMAIN` -> value of [M], for the domains that have curves; not where it is NaN."""
+        return by_name(tag, self.tags, values, self.curves)
+
+    def lowest(self) -> float:
+        """The least weight that the method gives a domain."""
+        return 0.0
 
     def settings(self) -> dict[str, Any]:
         """The method's settings, for `mixture.yaml`."""
@@ -92,8 +137,17 @@ class ReweightingCallback(Callback):
     # ---- the result ----
 
     def averaged(self) -> Array:
-        """[M] `mixture.average`: here the mean over the second half of the trajectory."""
-        return np.stack(self.trajectory[len(self.trajectory) // 2 :]).mean(axis=0)
+        """[M] `mixture.average`: here the mean over the second half of the run.
+
+        It counts the weights after every episode, and those before the first. Where rows of the
+        trajectory are left out, the half begins with a row that is kept, at most one before it.
+        """
+        return self.mean_since(0)
+
+    def mean_since(self, episode: int) -> Array:
+        """[M] mean over the second half of the episodes from this one on."""
+        rows = max(self._trajectory.count - episode, 1)
+        return self._trajectory.mean_since(self._trajectory.count - rows + rows // 2)
 
     @property
     def mixture(self) -> Mixture:
@@ -103,12 +157,16 @@ class ReweightingCallback(Callback):
         about = {
             "method": self.method,
             "settings": self.settings(),
-            "episodes": len(self.trajectory) - 1,
+            "episodes": self.episodes,
             "steps": self.steps[-1],
         }
+        series = {"trajectory": self._trajectory.stride, self.signal_name: self._signals.stride}
+        thinned = {name: stride for name, stride in series.items() if stride > 1}
+        if thinned:  # file -> updates that a row of it stands for
+            about["thinned"] = thinned
         for key in ("samples", "tokens", "epochs"):
-            if all(key in row for row in self._seen.values()) and self._seen:
-                about[key] = {name: row[key] for name, row in self._seen.items()}
+            if key in self._seen and not np.isnan(self._seen[key]).any():
+                about[key] = dict(zip(self.domains, self._seen[key].tolist(), strict=True))
         about["versions"] = {
             "tandem_pl": tandem_pl.__version__,
             "torch": str(torch.__version__),
@@ -124,7 +182,7 @@ class ReweightingCallback(Callback):
         if self.signal_name is None:
             return None
         shape = (0, len(self.signal_columns), len(self.domains))
-        values = np.stack(self.signals) if self.signals else np.zeros(shape)
+        values = np.stack(self.signals) if self._signals.count else np.zeros(shape)
         return Signal(self.signal_name, self.signal_columns, self.signal_steps, values)
 
     # ---- when ----
@@ -145,9 +203,11 @@ class ReweightingCallback(Callback):
             names = ", ".join(type(callback).__name__ for callback in others)
             raise InputError(f"callbacks has {names}, which all set the weights: keep one.")
         self.domains = datamodule.domain_names()
+        self.tags = domain_tags(self.domains)
         self.weights = self.initial(trainer)
-        self.trajectory, self.steps = [self.weights], [0]
-        self.signals, self.signal_steps = [], []
+        self._trajectory, self._signals, self._measured = Trajectory(), Blocks(), None
+        self._trajectory.add(0, self.weights)
+        self.curves = with_curves(self.weights)
         self._written = -1
         pl_module.handlers = self.handlers()  # type: ignore[assignment]
         datamodule.begin_episode(self.plan())
@@ -163,16 +223,15 @@ class ReweightingCallback(Callback):
         if not batch.last:
             return
         self.weights, self.metrics = self.update(trainer, pl_module)
-        self.trajectory.append(self.weights)
-        self.steps.append(trainer.global_step)
+        self._trajectory.add(trainer.global_step, self.weights)
+        self.curves = with_curves(self.weights, self.curves if self.episodes > 1 else ())
         trainer.datamodule.begin_episode(self.plan())  # type: ignore[attr-defined]
         for logger in trainer.loggers:
             logger.log_metrics(self.values(), step=trainer.global_step)
 
     def values(self) -> dict[str, float]:
         """What is logged after an update: the weights, and what the method adds."""
-        weights = dict(zip(self.domains, self.weights.tolist(), strict=True))
-        return {f"mixture/weight/{name}": value for name, value in weights.items()} | self.metrics
+        return self.by_domain("mixture/weight", self.weights) | self.metrics
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -190,10 +249,10 @@ class ReweightingCallback(Callback):
     def _write(self, trainer: Trainer) -> None:
         if not self.domains or self._folder is None:
             return
-        self._seen = trainer.datamodule.seen()  # type: ignore[attr-defined]
+        self._seen = trainer.datamodule.seen_arrays()  # type: ignore[attr-defined]
         if trainer.is_global_zero:
-            grown = self._written != len(self.trajectory)  # a picture takes longer than a batch
-            self._written = len(self.trajectory)
+            grown = self._written != self.episodes  # a picture takes longer than a batch
+            self._written = self.episodes
             trajectory = self.trajectory if grown else None
             write_run_files(self._folder, self.mixture, self.steps, trajectory, self.history)
 
@@ -203,14 +262,18 @@ class ReweightingCallback(Callback):
         """Tensors and plain Python."""
         if not self.domains:
             return {}
-        state = {
-            "domains": list(self.domains),
-            "trajectory": torch.from_numpy(np.stack(self.trajectory)),
-            "steps": list(self.steps),
-        }
-        if self.signals:
-            state["signals"] = torch.from_numpy(np.stack(self.signals))
-            state["signal_steps"] = list(self.signal_steps)
+        blocks = self._trajectory.state_dict()
+        rows, steps = blocks.pop("rows"), blocks.pop("row_steps")
+        state = {"domains": list(self.domains), "trajectory": rows, "steps": steps}
+        if blocks:  # some rows are left out
+            state["trajectory_blocks"] = blocks
+        if len(self.curves) < len(self.domains):
+            state["curves"] = self.curves.tolist()
+        if self._signals.count:
+            blocks = self._signals.state_dict()
+            state["signals"], state["signal_steps"] = blocks.pop("sums"), blocks.pop("steps")
+            if blocks:
+                state["signal_blocks"] = blocks
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -223,9 +286,13 @@ class ReweightingCallback(Callback):
                 f"has {list(self.domains)}: use the same to resume, or start without ckpt_path."
             )
         self.domains = tuple(state_dict["domains"])
-        self.trajectory = list(state_dict["trajectory"].double().numpy())
-        self.weights = self.trajectory[-1]
-        self.steps = list(state_dict["steps"])
-        signals = state_dict.get("signals")  # absent before the first update, and in old files
-        self.signals = [] if signals is None else list(signals.double().numpy())
-        self.signal_steps = list(state_dict.get("signal_steps", []))
+        self.tags = domain_tags(self.domains)
+        rows = {"rows": state_dict["trajectory"], "row_steps": state_dict["steps"]}
+        self._trajectory = Trajectory()
+        self._trajectory.load_state_dict(rows | state_dict.get("trajectory_blocks", {}))
+        self.weights = self._trajectory.last
+        self.curves = with_curves(self.weights, state_dict.get("curves", ()))
+        self._signals, self._measured = Blocks(), None
+        if "signals" in state_dict:  # absent before the first update, and in old files
+            sums = {"sums": state_dict["signals"], "steps": state_dict["signal_steps"]}
+            self._signals.load_state_dict(sums | state_dict.get("signal_blocks", {}))

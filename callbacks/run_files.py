@@ -18,14 +18,16 @@ from tandem_pl.files import write_atomically
 from tandem_pl.mixture import Mixture
 from tandem_pl.simplex import Array
 
-from .plots import draw_mixture
+from .plots import MOST_DOMAINS, draw_mixture
+from .scalars import MOST_CURVES
 
 
 class Signal(NamedTuple):
     """What a method measured before each of its updates, domain by domain.
 
     `name` is that of the file, `columns` [C] name the numbers, `steps` [T] are the global steps
-    of the updates and `values` is [T, C, M] float64. An update that was skipped has no row.
+    of the updates and `values` is [T, C, M] float64. An update that was skipped has no row. In a
+    long run of many domains a row is the mean over the updates since the row before.
     """
 
     name: str
@@ -65,18 +67,27 @@ def write_run_files(
 def mixture_table(mixture: Mixture, start: Array) -> str:
     """The result as a person reads it: each domain's first, average and last weight, and epochs.
 
+    Of more than 30 domains, the 20 with the largest averages.
+
     >>> print(mixture_table(Mixture({"code": 3, "books": 1}), np.array([0.5, 0.5])))
     domain   start  average     last  epochs
     code    0.5000   0.7500   0.7500
     books   0.5000   0.2500   0.2500
     """
-    width = max(len("domain"), *map(len, mixture.domains))
+    size, shown = len(mixture), list(range(len(mixture)))
+    if size > MOST_CURVES:
+        shown = np.argsort(-mixture.average_array, kind="stable")[:MOST_DOMAINS].tolist()
+    width = max(len("domain"), *(len(mixture.domains[m]) for m in shown))
     lines = [f"{'domain':{width}}   start  average     last  epochs"]
     epochs = mixture.about.get("epochs", {})
-    for name, first in zip(mixture.domains, start.tolist(), strict=True):
+    for m in shown:
+        name = mixture.domains[m]
         passes = f"{epochs[name]:8.1f}" if name in epochs else ""
-        average, last = mixture.average[name], mixture.weights[name]
-        lines.append(f"{name:{width}}  {first:.4f}   {average:.4f}   {last:.4f}{passes}")
+        average, last = mixture.average_array[m], mixture.array[m]
+        lines.append(f"{name:{width}}  {start[m]:.4f}   {average:.4f}   {last:.4f}{passes}")
+    if len(shown) < size:
+        rest = 1.0 - mixture.average_array[shown].sum()
+        lines.append(f"... {size - len(shown)} more in mixture.yaml, with {rest:.4f} on average")
     return "\n".join(lines)
 
 

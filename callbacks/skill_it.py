@@ -13,6 +13,7 @@ from torch import Tensor
 from tandem_pl.episode import PROBE, TRAIN, MixtureBatch, Plan, Segment
 from tandem_pl.errors import InputError
 from tandem_pl.mixture_module import Handler, MixtureModule, Outputs
+from tandem_pl.sharding import is_sharded
 from tandem_pl.simplex import Array
 
 from .reweighting import ReweightingCallback
@@ -110,8 +111,7 @@ class SkillItReweighting(ReweightingCallback):
         learning = 0
         if self.given == LEARN:
             learning = len(self.domains) * self.graph_steps // self.update_steps
-        known = self.trajectory[learning:] or self.trajectory[-1:]
-        return np.stack(known[len(known) // 2 :]).mean(axis=0)
+        return self.mean_since(learning)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Says so where the run ended before it learned anything."""
@@ -138,6 +138,11 @@ class SkillItReweighting(ReweightingCallback):
     def graph_step(self, module: MixtureModule, batch: MixtureBatch) -> Outputs:
         """A training step; the very first comes after an evaluation and a snapshot."""
         if self._snapshot is None:
+            if is_sharded(module.network):
+                raise InputError(
+                    "graph='learn' puts the network's first weights into the checkpoint, which a "
+                    "sharded run does not read back: give a graph, or use strategy=ddp."
+                )
             self._ends = [self.evaluation.losses(module.trainer, module)]
             self._snapshot = _state(module)
         return {"losses": module.train_step(batch)}
@@ -191,7 +196,7 @@ class SkillItReweighting(ReweightingCallback):
         assert self.graph is not None
         return {
             f"skill_graph/{row}/{column}": float(self.graph[i, j])
-            for i, row in enumerate(self.domains)
+            for i, row in ((m, self.tags[m]) for m in self.curves)
             for j, column in enumerate(self.evaluation.names)
         }
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from tandem_pl.episode import MEASURE, PROBE, TRAIN, MixtureBatch, Plan, Segment
@@ -19,6 +20,7 @@ from tandem_pl.simplex import Array, exponentiated_step, projected_step
 
 from .reweighting import ReweightingCallback
 
+MOST_MOVED = 0.5  # share of the mixture that one update may move without a word
 UPDATES = {"projected": projected_step, "exponentiated": exponentiated_step}
 
 
@@ -67,6 +69,12 @@ class TandemReweighting(ReweightingCallback):
 
     An episode costs E + 3K - 1 + 2/3 V proxy steps and trains the proxy for E + K.
 
+    Any number M of domains will do. Measured samples go round: each domain is measured once in
+    every ceil(M / (V batch_size)) episodes, and an update that did not measure it gives it the mean
+    of those that it did, so that its weight stays as it is, or moves by the shift that is common to
+    all where weights are at the floor or a cap. An update moves a weight by about eta gamma Delta,
+    which has to be small next to 1/M: lower `learning_rate` as M grows, and raise V.
+
     Raises:
         InputError: for settings out of range, a module without twins, or no target data.
     """
@@ -111,6 +119,7 @@ class TandemReweighting(ReweightingCallback):
         self.rule = update
         self.signal: HyperGradient | None = None
         self.skipped_episodes = 0
+        self._warned = False
         self._rows: list[Tensor] = []  # [3, N] each: domain, loss under u, loss under w
 
     def plan(self) -> Plan:
@@ -136,8 +145,16 @@ class TandemReweighting(ReweightingCallback):
                 f"TandemReweighting compares twin networks, which {type(pl_module).__name__} does "
                 "not have: use TandemModule."
             )
-        self._rows = []
+        self._rows, self._warned = [], False
         super().setup(trainer, pl_module, stage)
+        if stage == "fit":
+            batch, size = trainer.datamodule.batch_size, len(self.domains)  # type: ignore[attr-defined]
+            if self.measure_batches * batch < size:
+                rounds = math.ceil(size / (self.measure_batches * batch))
+                rank_zero_info(
+                    f"{size} domains, {self.measure_batches} x {batch} samples measured: each "
+                    f"domain is measured every {rounds} episodes."
+                )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Brings what a checkpoint brought to where the next losses will be."""
@@ -172,11 +189,22 @@ class TandemReweighting(ReweightingCallback):
         gradient = module.penalty * self.signal.delta
         rule = UPDATES[self.rule]
         weights = rule(self.weights, gradient, self.learning_rate, self.floor, caps)
-        metrics = {}
-        for name, slope, error in zip(self.domains, gradient, self.signal.error, strict=True):
-            metrics[f"hypergradient/{name}"] = float(slope)
-            metrics[f"hypergradient_error/{name}"] = float(module.penalty * error)
-        return weights, metrics
+        moved = 0.5 * np.abs(weights - self.weights).sum()
+        if moved > MOST_MOVED and not self._warned:
+            self._warned = True
+            rank_zero_warn(
+                f"step {trainer.global_step}: one update moved {moved:.0%} of the mixture, more "
+                f"than single measurements bear: lower learning_rate={self.learning_rate}, or "
+                "measure more batches."
+            )
+        unknown = np.where(self.signal.samples > 0, 0.0, np.nan)  # of a domain without a sample
+        return weights, self.by_domain("hypergradient", gradient + unknown) | self.by_domain(
+            "hypergradient_error", module.penalty * self.signal.error + unknown
+        )
+
+    def lowest(self) -> float:
+        """The floor."""
+        return self.floor
 
     def settings(self) -> dict[str, Any]:
         """All arguments."""

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from lightning.pytorch import Trainer
 
-from tandem_pl.datamodules.loading import Rows
+from tandem_pl.datamodules.loading import Rows, evaluation_rows
 from tandem_pl.datamodules.sampler import PlannedBatch
 from tandem_pl.domain_losses import DomainLosses
 from tandem_pl.episode import EVALUATE
@@ -63,14 +63,13 @@ class TargetEvaluation:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         rank, ranks = trainer.global_rank, trainer.world_size
         counts = [len(indices) for indices in self._indices]
-        domains = np.repeat(np.arange(len(counts)), counts)[rank::ranks]
-        indices = np.concatenate(self._indices)[rank::ranks]
+        domains = np.repeat(np.arange(len(counts)), counts)
+        indices = np.concatenate(self._indices)
         size = max(data.eval_batch_size // ranks, 1)
         rows, store = Rows(data.target_sets, {}, data.collate_fn), DomainLosses()
         precision = trainer.precision_plugin
         with torch.no_grad(), private_randomness(module.device), precision.forward_context():
-            for start in range(0, len(domains), size):
-                part = slice(start, start + size)
+            for part in evaluation_rows(len(domains), size, rank, ranks):
                 batch = rows.__getitems__(
                     PlannedBatch(EVALUATE, 0, False, False, domains[part], indices[part])
                 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,8 +11,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from tandem_pl.episode import MixtureBatch, Plan
+from tandem_pl.errors import InputError
 
-from .sampler import MixtureBatchSampler, PlannedBatch
+from .sampler import Ints, MixtureBatchSampler, PlannedBatch
 
 
 class Episodes:
@@ -79,6 +81,28 @@ class Rows(Dataset):
             fetch = getattr(data, "__getitems__", None)
             samples.extend(fetch(rows) if fetch else [data[row] for row in rows])
         return self.collate(samples)
+
+
+def evaluation_rows(count: int, size: int, rank: int = 0, ranks: int = 1) -> list[Ints]:
+    """Numbers of the rows in each of this rank's batches: every `ranks`-th row, in order.
+
+    All ranks get equally many batches, since sharded networks make every forward together; so that
+    some batches may have a row less than others, or one more than `size`.
+
+    Raises:
+        InputError: fewer rows than ranks.
+
+    >>> [rows.tolist() for rows in evaluation_rows(5, 2, rank=1, ranks=2)]
+    [[1], [3]]
+    """
+    mine = np.arange(rank, count, ranks)
+    if ranks == 1:
+        return [mine[start : start + size] for start in range(0, count, size)]
+    if count < ranks:
+        raise InputError(
+            f"there are {count} samples to evaluate on {ranks} devices: use fewer devices."
+        )
+    return np.array_split(mine, min(math.ceil(math.ceil(count / ranks) / size), count // ranks))
 
 
 class Batches(Dataset):

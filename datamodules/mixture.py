@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from tandem_pl.episode import EVALUATE, MEASURE, TRAIN, MixtureBatch, Plan, Segment
 from tandem_pl.errors import InputError
 from tandem_pl.mixture import Mixture, resolve_weights
 
-from .loading import Batches, Episodes, ResumableLoader, Rows, as_is
+from .loader_workers import outlive_sigterm
+from .loading import Batches, Episodes, ResumableLoader, Rows, as_is, evaluation_rows
 from .sampler import MixtureBatchSampler, PlannedBatch, Stream
 
 Datasets = Mapping[str, Dataset]
@@ -92,6 +94,7 @@ class MixtureDataModule(LightningDataModule):
         self.validate_target = validate_target
         self.mixture: Mixture | None = None
         self.sampler: MixtureBatchSampler | None = None
+        self._tokens_per_sample: NDArray | None = None  # [M]; None where no domain tells
 
     # ---- set-up ----
 
@@ -115,6 +118,9 @@ class MixtureDataModule(LightningDataModule):
             target_weights,
             self.batch_size,
         )
+        tokens = [getattr(data, "tokens_per_sample", None) for data in self.train_sets.values()]
+        if any(value is not None for value in tokens):
+            self._tokens_per_sample = np.array([np.nan if n is None else n for n in tokens])
         self.begin_episode(self._static_plan())
 
     def begin_episode(self, plan: Plan) -> None:
@@ -154,26 +160,29 @@ class MixtureDataModule(LightningDataModule):
         `samples`, `epochs` (passes over the domain), `share` drawn, `requested` share, and
         `tokens` and `token_share` where data sets have an attribute `tokens_per_sample`.
         """
+        columns = {key: values.tolist() for key, values in self.seen_arrays().items()}
+        rows = zip(*columns.values(), strict=True)
+        return {
+            name: {key: value for key, value in zip(columns, row, strict=True) if value == value}
+            for name, row in zip(self.train_sets, rows, strict=True)
+        }
+
+    def seen_arrays(self) -> dict[str, NDArray]:
+        """The same as arrays [M]; NaN for a number that is not known of a domain."""
         assert self.sampler is not None
         debts, drawn = self.sampler.cursors["train"]
         total = max(float(drawn.sum()), 1.0)
-        rows: dict[str, dict[str, float]] = {}
-        sizes = lengths(self.train_sets)
-        for name, count, debt in zip(sizes, drawn.tolist(), debts.tolist(), strict=True):
-            rows[name] = {
-                "samples": count,
-                "epochs": count / sizes[name],
-                "share": count / total,
-                "requested": (count + debt) / total,
-            }
-            per_sample = getattr(self.train_sets[name], "tokens_per_sample", None)
-            if per_sample is not None:
-                rows[name]["tokens"] = count * per_sample
-        if all("tokens" in row for row in rows.values()):
-            tokens = max(sum(row["tokens"] for row in rows.values()), 1)
-            for row in rows.values():
-                row["token_share"] = row["tokens"] / tokens
-        return rows
+        columns = {
+            "samples": drawn,
+            "epochs": drawn / self.sampler.streams["train"].sizes,
+            "share": drawn / total,
+            "requested": (drawn + debts) / total,
+        }
+        if self._tokens_per_sample is not None:
+            columns["tokens"] = drawn * self._tokens_per_sample
+            if not np.isnan(columns["tokens"]).any():
+                columns["token_share"] = columns["tokens"] / max(columns["tokens"].sum(), 1)
+        return columns
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Counts the training batches that reach the module."""
@@ -225,12 +234,12 @@ class MixtureDataModule(LightningDataModule):
     def _evaluation_loader(self, sets: dict[str, Dataset]) -> DataLoader:
         sizes = list(lengths(sets).values())
         rank, world_size = self._ranks()
-        domains = np.repeat(np.arange(len(sizes)), sizes)[rank::world_size]
-        indices = np.concatenate([np.arange(size) for size in sizes])[rank::world_size]
+        domains = np.repeat(np.arange(len(sizes)), sizes)
+        indices = np.concatenate([np.arange(size) for size in sizes])
         size = max(self.eval_batch_size // world_size, 1)
         batches = [
-            PlannedBatch(EVALUATE, i, False, False, domains[i : i + size], indices[i : i + size])
-            for i in range(0, len(domains), size)
+            PlannedBatch(EVALUATE, number, False, False, domains[rows], indices[rows])
+            for number, rows in enumerate(evaluation_rows(len(domains), size, rank, world_size))
         ]
         return DataLoader(
             Batches(Rows(sets, {}, self.collate_fn), batches),
@@ -243,6 +252,7 @@ class MixtureDataModule(LightningDataModule):
         return {
             "num_workers": self.num_workers,
             "persistent_workers": self.num_workers > 0,
+            "worker_init_fn": outlive_sigterm,
             "pin_memory": torch.cuda.is_available(),
             "generator": torch.Generator().manual_seed(self.seed),  # leaves the global one alone
         }

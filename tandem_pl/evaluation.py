@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
+from .compiling import is_compiled, with_fallback
 from .domain_losses import DomainLosses
 from .episode import MixtureBatch
 from .errors import InputError
@@ -17,14 +20,32 @@ class EvaluationByDomain(LightningModule):
     """What a module with a `network` and per-sample losses does with evaluation batches."""
 
     network: nn.Module
+    objective: Callable[..., Any]
+    compile_options: bool | Mapping[str, Any]
 
     def __init__(self) -> None:
         super().__init__()
         self._evaluated: dict[str, DomainLosses] = {}
 
+    def networks(self) -> list[nn.Module]:
+        """All that train."""
+        return [self.network]
+
     def sample_losses(self, network: nn.Module, samples: Any, size: int) -> Tensor:
-        """Losses [size] of `samples` under `network`."""
-        raise NotImplementedError
+        """The objective's losses, refused unless there is one a sample."""
+        call = partial(self.objective, network, samples)
+        if is_compiled(network):
+            losses = with_fallback(self.networks(), self.compile_options, call)
+        else:
+            losses = call()
+        shape = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
+        if shape != (size,):
+            name = getattr(self.objective, "__name__", type(self.objective).__name__)
+            raise InputError(
+                f"objective={name} gave {shape} for {size} samples, not one loss a sample: return "
+                "a tensor of shape [B], for example by reduction='none'."
+            )
+        return losses
 
     def evaluated_networks(self) -> dict[str, nn.Module]:
         """Label of the metric -> network."""

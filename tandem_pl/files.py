@@ -8,7 +8,7 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
     """Writes `content` beside `path` and renames it into place.
 
     Raises:
-        OSError: where the folder cannot be written; nothing is left behind.
+        OSError: where the folder cannot be written, or is full; nothing is left behind.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -19,6 +19,10 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        reason = f"{error.strerror} ({len(content) / 1e6:,.1f} MB needed)"
+        raise OSError(error.errno, reason, str(path)) from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

@@ -1,7 +1,9 @@
 """Gradients of groups of samples, for methods that compare them; no optimizer sees them.
 
 All are of sums of losses over the ranks' samples, in float32 at least, of the parameters that
-train. One gradient costs the memory of one set of gradients, and a domain's is made anew for every
+train. Of a sharded network (FSDP2) they are shards, and their products and norms are of the whole.
+
+One gradient costs the memory of one set of gradients, and a domain's is made anew for every
 domain, so that M domains need two sets (the running one and what it is multiplied with), not M.
 """
 
@@ -12,11 +14,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from .objectives import at_least_float32
 from .optimizer_settings import trainable
+from .sharding import is_sharded, local_shards, sum_over_shards
 
 if TYPE_CHECKING:
     from .mixture_module import MixtureModule
@@ -25,27 +28,49 @@ Gradient = list[Tensor]
 
 
 def summed_gradient(
-    module: MixtureModule, samples: Any, size: int, step: int, *salt: int
+    module: MixtureModule, samples: Any, size: int, step: int, *salt: int, rows: int | None = None
 ) -> tuple[Gradient, Tensor]:
     """Gradient of the sum of this rank's losses, and the losses [size].
 
+    Of a sharded network it is the sum over all ranks, and all ranks must call this with as many
+    rows, since each forward gathers the parameters.
+
     Args:
         module: gives the network, the objective and the micro-batches.
-        samples: collated; every tensor has `size` rows, which may be 0.
-        size: number of samples.
+        samples: collated; every tensor has `rows` rows, which may be 0.
+        size: number of samples that count, the first ones.
         step: of the batch; with `salt` it decides dropout.
         salt: more numbers that decide dropout.
+        rows: where there are more than `size`.
     """
+    rows = size if rows is None else rows
     parameters = trainable(module.network)
     total = [torch.zeros_like(at_least_float32(p.detach())) for p in parameters]
-    collected = []
-    for index, (part, count) in enumerate(module.micro_batches(samples, size) if size else []):
-        losses = module.losses(module.network, part, count, step, *salt, index)
-        gradients = torch.autograd.grad(losses.sum(), parameters, allow_unused=True)
+    collected, left = [], size
+    for index, (part, count) in enumerate(module.micro_batches(samples, rows) if rows else []):
+        losses = module.losses(module.network, part, count, step, *salt, index)[: max(left, 0)]
+        gradients = _gradients(module, losses.sum(), parameters)
         pairs = [(t, g) for t, g in zip(total, gradients, strict=True) if g is not None]
         torch._foreach_add_([t for t, _ in pairs], [g.to(t.dtype) for t, g in pairs])
         collected.append(losses.detach())
+        left -= count
     return total, torch.cat(collected) if collected else torch.zeros(0, device=module.device)
+
+
+def _gradients(
+    module: MixtureModule, loss: Tensor, parameters: list[nn.Parameter]
+) -> Sequence[Tensor | None]:
+    """Gradient of this rank's loss; of a sharded network, of the sum of all ranks' losses."""
+    if not is_sharded(module.network):
+        return torch.autograd.grad(loss, parameters, allow_unused=True)
+    before = [p.grad for p in parameters]
+    for parameter in parameters:
+        parameter.grad = None
+    loss.backward()  # only this makes the hooks run that reduce, to the mean over ranks
+    found = [p.grad for p in parameters]
+    for parameter, gradient in zip(parameters, before, strict=True):
+        parameter.grad = gradient
+    return [None if g is None else g * module.trainer.world_size for g in found]
 
 
 def mean_gradient(
@@ -77,22 +102,31 @@ def domain_gradients(
     """
     for domain in range(size):
         rows = (domains == domain).nonzero().flatten()
+        number = len(rows)
+        if is_sharded(module.network):  # all ranks run as many rows
+            most = module.trainer.strategy.reduce(
+                torch.tensor(number, device=module.device), reduce_op="max"
+            )
+            rows = torch.cat([rows, rows.new_zeros(int(most) - number)])
         mine = tree_map_only(Tensor, partial(torch.index_select, dim=0, index=rows), samples)
-        gradient, losses = summed_gradient(module, mine, len(rows), step, *salt, domain)
-        count = torch.tensor(float(len(rows)), device=module.device)
+        gradient, losses = summed_gradient(
+            module, mine, number, step, *salt, domain, rows=len(rows)
+        )
+        count = torch.tensor(float(number), device=module.device)
         _all_reduce(module, [*gradient, count])
         torch._foreach_div_(gradient, count.clamp(min=1).item())
         yield domain, gradient, losses, float(count)
 
 
 def dot(first: Gradient, second: Gradient) -> float:
-    """Inner product, summed in float64.
+    """Inner product, summed in float64; over the ranks too where gradients are sharded.
 
     >>> dot([torch.tensor([1.0, 2.0]), torch.tensor([3.0])], [torch.ones(2), torch.ones(1)])
     6.0
     """
-    parts = [(a.double() * b.double()).sum() for a, b in zip(first, second, strict=True)]
-    return float(torch.stack(parts).sum())
+    pairs = zip(local_shards(first), local_shards(second), strict=True)
+    parts = [(a.double() * b.double()).sum() for a, b in pairs]
+    return float(sum_over_shards(torch.stack(parts).sum(), first))
 
 
 def norm(gradient: Gradient) -> float:
@@ -101,9 +135,10 @@ def norm(gradient: Gradient) -> float:
 
 
 def _all_reduce(module: MixtureModule, tensors: Sequence[Tensor]) -> None:
-    """Sums over ranks, in place; one collective for all tensors of a type."""
+    """Sums over ranks, in place; one collective for all tensors of a type. Shards are sums."""
     if module.trainer.world_size == 1:
         return
+    tensors = [tensor for tensor in tensors if not hasattr(tensor, "to_local")]
     for dtype in sorted({tensor.dtype for tensor in tensors}, key=str):
         alike = [tensor for tensor in tensors if tensor.dtype == dtype]
         flat = torch.cat([tensor.flatten() for tensor in alike])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils._pytree import tree_map_only
 
+from .checkpoint_io import refuse_time_interval
+from .compiling import compile_in_place
 from .episode import MEASURE, TRAIN, MixtureBatch
 from .errors import InputError
 from .evaluation import EvaluationByDomain
@@ -23,6 +25,8 @@ from .networks import check_vocabulary
 from .optimizer_settings import keep_settings, trainable
 from .randomness import private_randomness, seed_generators
 from .sample_weights import LossBasedWeights
+from .sharding import check_strategy, data_mesh, is_sharded, loaded_states, reducing, shard
+from .skipped_updates import SkippedUpdates, step_unless
 
 Outputs = dict[str, Tensor]
 #: What a method does with a batch of one phase, in place of the module: (module, batch) -> outputs.
@@ -48,6 +52,9 @@ class MixtureModule(EvaluationByDomain):
         checkpoint_frozen: whether checkpoints hold the parameters that do not train. False keeps
             them small (adapters on a large backbone); loading one needs the same backbone.
         sample_weights: weighs the training samples of a batch by their losses; None for alike.
+        compile: whether to run the network through `torch.compile` while fitting; a map gives its
+            arguments. Where it cannot be compiled, a warning says so and training goes on without;
+            `fallback: false` in the map stops instead.
         seed: of dropout, which is a function of seed, step and rank.
 
     Training outputs (for callbacks): {"losses": [B]}.
@@ -64,6 +71,7 @@ class MixtureModule(EvaluationByDomain):
         max_skipped_updates: int = 10,
         checkpoint_frozen: bool = True,
         sample_weights: LossBasedWeights | None = None,
+        compile: bool | dict[str, Any] = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -84,15 +92,35 @@ class MixtureModule(EvaluationByDomain):
         self.max_skipped_updates = max_skipped_updates
         self.checkpoint_frozen = checkpoint_frozen
         self.sample_weights = sample_weights
+        self.compile_options: bool | Mapping[str, Any] = compile
         self.seed = seed
-        self.skipped_updates = 0
-        self.skipped_in_a_row = 0
+        self.skips = SkippedUpdates()
         self.handlers: dict[str, Handler] = {}
 
     def setup(self, stage: str) -> None:
-        """Refuses data whose tokens the network does not know."""
+        """Refuses strategies that cannot train it, and tokens that the network does not know."""
+        check_strategy(self.trainer)
+        if stage == "fit":
+            refuse_time_interval(self.trainer)
+            self.skips = SkippedUpdates()
         datamodule: Any = getattr(self.trainer, "datamodule", None)
         check_vocabulary(self.network, getattr(datamodule, "vocab_size", None))
+
+    def configure_model(self) -> None:
+        """Shards the network where the strategy does (FSDP2)."""
+        mesh = data_mesh(self.trainer)
+        if mesh is not None and not self.checkpoint_frozen:
+            raise InputError(
+                "checkpoint_frozen=False cannot be had with sharded networks, whose checkpoints "
+                "are read as a whole: set it to True, or use strategy=ddp."
+            )
+        shard(self.network, mesh)
+
+    def on_fit_start(self) -> None:
+        """Compiles the networks, where asked to."""
+        if self.compile_options is not False:
+            for network in self.networks():
+                compile_in_place(network, self.compile_options)
 
     # ---- training ----
 
@@ -180,18 +208,6 @@ class MixtureModule(EvaluationByDomain):
         seed_generators(self.device, self.seed, step, self.global_rank, *salt)
         return self.sample_losses(network, samples, size)
 
-    def sample_losses(self, network: nn.Module, samples: Any, size: int) -> Tensor:
-        """The objective's losses, refused unless there is one a sample."""
-        losses = self.objective(network, samples)
-        shape = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
-        if shape != (size,):
-            name = getattr(self.objective, "__name__", type(self.objective).__name__)
-            raise InputError(
-                f"objective={name} gave {shape} for {size} samples, not one loss a sample: return "
-                "a tensor of shape [B], for example by reduction='none'."
-            )
-        return losses
-
     def micro_batches(self, samples: Any, size: int) -> list[tuple[Any, int]]:
         """The samples in parts of at most `micro_batch_size`, with the size of each."""
         step = self.micro_batch_size or size
@@ -205,37 +221,37 @@ class MixtureModule(EvaluationByDomain):
         return [part(start) for start in range(0, size, step)]
 
     def sync_gradients(self, now: bool) -> Any:
-        """Under DDP, reduces gradients in the last micro-batch only."""
+        """Reduces gradients over ranks in the last micro-batch only."""
         strategy = self.trainer.strategy
+        if is_sharded(self.network):
+            return reducing(self, now)
         if now or not hasattr(strategy, "block_backward_sync"):
             return nullcontext()
         return strategy.block_backward_sync()
 
     def apply_update(self, *losses: Tensor) -> None:
         """One optimizer step and one scheduler step, or a skip where a loss is not finite."""
-        optimizer = self._optimizer()
-        if self._all_finite(losses):
-            self.skipped_in_a_row = 0
-        else:
-            self.skipped_updates += 1
-            self.skipped_in_a_row += 1
-            if getattr(self.trainer.precision_plugin, "scaler", None) is None:
-                optimizer.zero_grad()  # no gradient, no change: the step below only counts
-            else:  # the scaler skips on what it finds in the gradients, and wants to find some
-                for group in optimizer.param_groups:
-                    for parameter in group["params"]:
-                        if parameter.grad is not None:
-                            parameter.grad.fill_(torch.inf)
-        optimizer.step()
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        self.skips.note(step_unless(self._not_finite(losses), self._optimizer(), scaler))
         if self.make_scheduler is not None:
             self.lr_schedulers().step()  # type: ignore[union-attr]
 
-    def _all_finite(self, losses: Iterable[Tensor]) -> bool:
-        finite = torch.stack([loss.isfinite().all() for loss in losses]).all()
+    def _not_finite(self, losses: Iterable[Tensor]) -> Tensor:
+        """Whether a loss is not finite on any rank, a scalar on the device."""
+        bad = ~torch.stack([loss.isfinite().all() for loss in losses]).all()
         if self.trainer.world_size > 1:  # every rank must decide alike, or the others would wait
-            bad = (~finite).float()
-            return not bool(self.trainer.strategy.reduce(bad, reduce_op="sum"))
-        return bool(finite)
+            bad = self.trainer.strategy.reduce(bad.float(), reduce_op="sum") > 0
+        return bad
+
+    @property
+    def skipped_updates(self) -> int:
+        """Updates that were skipped so far; reading it waits for the device."""
+        return self.skips.read()[0]
+
+    @property
+    def skipped_in_a_row(self) -> int:
+        """Those up to now without a sound one; reading it waits for the device."""
+        return self.skips.read()[1]
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Clips each parameter group by itself; gradients are unscaled here."""
@@ -244,7 +260,10 @@ class MixtureModule(EvaluationByDomain):
                 torch.nn.utils.clip_grad_norm_(group["params"], self.gradient_clip_val)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Stops a run that has gone astray."""
+        """Stops a run that has gone astray; looks only now and then where looking takes waiting."""
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if not self.skips.at_hand and self.global_step % max(every, 1):
+            return
         if self.skipped_in_a_row < self.max_skipped_updates:
             return
         folder = Path(self.trainer.log_dir or self.trainer.default_root_dir) / "checkpoints"
@@ -272,13 +291,14 @@ class MixtureModule(EvaluationByDomain):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the skip counters; takes the frozen parameters out, where asked to."""
-        checkpoint["skipped_updates"] = [self.skipped_updates, self.skipped_in_a_row]
+        checkpoint["skipped_updates"] = list(self.skips.read())
         if not self.checkpoint_frozen:
             drop_frozen(self, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restores the skip counters, and lets the optimizer's present settings win."""
         restore_frozen(self, checkpoint)
-        self.skipped_updates, self.skipped_in_a_row = checkpoint.get("skipped_updates", [0, 0])
-        if checkpoint.get("optimizer_states"):
-            keep_settings(self.make_optimizer(self.parameter_groups()), checkpoint)
+        self.skips.restore(*checkpoint.get("skipped_updates", [0, 0]))
+        states = loaded_states(self, checkpoint)
+        if states.get("optimizer_states"):
+            keep_settings(self.make_optimizer(self.parameter_groups()), states)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -17,6 +18,7 @@ from .errors import InputError
 from .mixture_module import MixtureModule, Outputs
 from .optimizer_settings import trainable
 from .sample_weights import LossBasedWeights
+from .sharding import data_mesh, local_shards, shard
 from .twins import copy_buffers, copy_network, copy_optimizer_state, distance, make_twin
 
 TARGET_SALT = 1 << 32  # keeps dropout of target samples apart from that of training samples
@@ -40,9 +42,9 @@ class TandemModule(MixtureModule):
         network: the proxy; the reference is a deep copy that shares frozen parameters, so adapters
             on a frozen backbone (`adapters.lora`) cost one more set of adapters.
         objective, optimizer, lr_scheduler, gradient_clip_val, micro_batch_size,
-            max_skipped_updates, checkpoint_frozen, sample_weights, seed: as in `MixtureModule`.
-            The optimizer factory gets two parameter groups. Both twins weigh training samples by
-            the proxy's losses. Each twin's gradient is clipped by itself.
+            max_skipped_updates, checkpoint_frozen, sample_weights, compile, seed: as in
+            `MixtureModule`. The optimizer factory gets two parameter groups. Both twins weigh
+            training samples by the proxy's losses. Each twin's gradient is clipped by itself.
         penalty: gamma, the weight of the training loss in the reference's objective.
 
     Training outputs: {"losses": [B]} of the proxy before its step; in probe steps also
@@ -61,6 +63,7 @@ class TandemModule(MixtureModule):
         max_skipped_updates: int = 10,
         checkpoint_frozen: bool = True,
         sample_weights: LossBasedWeights | None = None,
+        compile: bool | dict[str, Any] = False,
         seed: int = 0,
     ) -> None:
         super().__init__(
@@ -73,6 +76,7 @@ class TandemModule(MixtureModule):
             max_skipped_updates,
             checkpoint_frozen,
             sample_weights,
+            compile,
             seed,
         )
         if not penalty > 0:
@@ -118,7 +122,8 @@ class TandemModule(MixtureModule):
         for index, (train, extra) in enumerate(zip(parts, target_parts, strict=True)):
             proxy = self.losses(self.network, *train, batch.step, index)
             loss, weights = self.weighted_sum(proxy, ahead, parts, index, batch.step)
-            with self.sync_gradients(index == len(parts) - 1):
+            last = index == len(parts) - 1
+            with self.sync_gradients(last):
                 self.manual_backward(loss / size)
             if shared:
                 reference = proxy
@@ -128,7 +133,7 @@ class TandemModule(MixtureModule):
                 loss = (reference if weights is None else reference * weights).sum()
                 self._reference_backward(self.penalty * (loss / size))
             target = self.losses(self.reference, *extra, batch.step, index, TARGET_SALT)
-            self._reference_backward(target.sum() / target_size)
+            self._reference_backward(target.sum() / target_size, last)
             collected.append((proxy.detach(), reference.detach(), target.detach()))
         self._reduce_reference_gradients()
         if shared:
@@ -137,11 +142,28 @@ class TandemModule(MixtureModule):
         self.apply_update(proxy, reference, target)
         return {"losses": proxy, "reference_losses": reference, "target_losses": target}
 
+    def apply_update(self, *losses: Tensor) -> None:
+        """As of one network; sharded twins also have optimizer state alike from the first step on.
+
+        A sharded checkpoint can be loaded only where every parameter has some, and before the first
+        sync the reference has none.
+        """
+        super().apply_update(*losses)
+        if data_mesh(self.trainer) is not None:
+            optimizer = self._optimizer().optimizer
+            proxy, reference = (group["params"] for group in optimizer.param_groups)
+            if optimizer.state and reference[0] not in optimizer.state:
+                copy_optimizer_state(optimizer, proxy, reference)
+
     @torch.no_grad()
     def measure_step(self, batch: MixtureBatch) -> Outputs:
         """Losses under both twins, in eval mode, on the same samples."""
         proxy = self.measured_losses(self.network, "", batch)
         return proxy | self.measured_losses(self.reference, "reference_", batch)
+
+    def networks(self) -> list[nn.Module]:
+        """Both twins."""
+        return [self.network, self.reference]
 
     def twin_distance(self) -> Tensor:
         """||w - u|| / ||u||."""
@@ -164,17 +186,32 @@ class TandemModule(MixtureModule):
     # ---- gradients of the reference ----
 
     def configure_model(self) -> None:
-        """Keeps the reference out of DDP's reducer, which would wait for it in free steps."""
+        """Shards both twins, or keeps the reference out of DDP's reducer.
+
+        The reducer would wait for the reference in free steps. Sharded twins share no parameter,
+        since each gathers its own: the frozen ones are copied.
+        """
+        mesh = data_mesh(self.trainer)
+        shares = {id(p) for p in self.network.parameters()} & {
+            id(p) for p in self.reference.parameters()
+        }
+        if mesh is not None and shares:
+            self.reference = copy.deepcopy(self.network)
+        super().configure_model()
+        shard(self.reference, mesh)
         if isinstance(self.trainer.strategy, DDPStrategy):
             names = [f"reference.{name}" for name, _ in self.reference.named_parameters()]
             names += [f"reference.{name}" for name, _ in self.reference.named_buffers()]
             DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, names)
 
-    def _reference_backward(self, loss: Tensor) -> None:
-        """Backward without DDP's reducer, which does not know the reference."""
+    def _reference_backward(self, loss: Tensor, last: bool = False) -> None:
+        """Backward without DDP's reducer, which does not know the reference.
+
+        Sharded gradients are reduced in the `last` one.
+        """
         wrapper = self.trainer.strategy.model
         before = getattr(wrapper, "require_forward_param_sync", None)
-        with self.sync_gradients(False):
+        with self.sync_gradients(last and before is None):
             self.manual_backward(loss)
         if before is not None:  # else the next forward would not broadcast the proxy's buffers
             wrapper.require_forward_param_sync = before  # type: ignore[union-attr]
@@ -199,7 +236,8 @@ class TandemModule(MixtureModule):
             if proxy.grad is None:
                 continue
             if reference.grad is None:
-                reference.grad = torch.zeros_like(reference)
+                reference.grad = self.penalty * proxy.grad
+                continue
             mine.append(reference.grad)
             theirs.append(proxy.grad)
-        torch._foreach_add_(mine, theirs, alpha=self.penalty)
+        torch._foreach_add_(local_shards(mine), local_shards(theirs), alpha=self.penalty)

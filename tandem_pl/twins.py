@@ -11,6 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from .optimizer_settings import trainable
+from .sharding import local_shards, sum_over_shards
+
 
 def make_twin(network: nn.Module) -> nn.Module:
     """A deep copy that shares the frozen parameters (those with `requires_grad` False).
@@ -34,9 +37,9 @@ def separate_parameters(first: nn.Module, second: nn.Module) -> list[tuple[Tenso
 
 @torch.no_grad()
 def copy_tensors(sources: Iterable[Tensor], destinations: Iterable[Tensor]) -> None:
-    """Destinations <- sources, one fused call a device and dtype."""
+    """Destinations <- sources, one fused call a device and dtype; shards stay on their rank."""
     groups: dict[Any, tuple[list[Tensor], list[Tensor]]] = {}
-    for source, destination in zip(sources, destinations, strict=True):
+    for source, destination in zip(local_shards(sources), local_shards(destinations), strict=True):
         pair = groups.setdefault((source.device, source.dtype), ([], []))
         pair[0].append(source)
         pair[1].append(destination)
@@ -83,10 +86,16 @@ def copy_optimizer_state(
     copy_tensors(old, new)
 
 
+@torch.no_grad()
 def distance(first: nn.Module, second: nn.Module) -> Tensor:
-    """||w - u|| / ||u|| over the parameters that are not shared, a scalar on the device."""
-    pairs = separate_parameters(first, second)
-    with torch.no_grad():
-        gap = torch.stack([(b.detach() - a.detach()).float().norm() for a, b in pairs]).norm()
-        size = torch.stack([a.detach().float().norm() for a, _ in pairs]).norm()
+    """||w - u|| / ||u|| over the parameters that train, a scalar on the device.
+
+    All ranks call it together where the twins are sharded.
+    """
+    mine, theirs = trainable(first), trainable(second)
+    shards = list(zip(local_shards(mine), local_shards(theirs), strict=True))
+    gap = torch.stack([(b - a).float().norm() for a, b in shards]).norm()
+    size = torch.stack([a.float().norm() for a, _ in shards]).norm()
+    squares = sum_over_shards(torch.stack([gap, size]).square(), mine)
+    gap, size = squares.sqrt()
     return gap / size.clamp(min=1e-30)

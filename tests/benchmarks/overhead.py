@@ -1,141 +1,205 @@
-"""What the reference costs: TANDEM against plain Lightning, for the same number of proxy steps.
+"""What the reference costs, and what the framework costs, against plain training.
 
-`python tests/benchmarks/overhead.py` alternates runs of (a) a minimal LightningModule with
-automatic optimization over a shuffled DataLoader and (b) TandemModule with TandemReweighting, on
-the same network, blocks of text, batch size and optimizer. It prints the ratio of medians beside
-the bound (E + 3K - 1 + 2/3 V) / (E + K), and a JSON line.
+`python tests/benchmarks/overhead.py` alternates runs on the same network, blocks of text, batch
+size and optimizer, for the same number of steps:
+
+- bare: a PyTorch loop over a shuffled DataLoader;
+- plain: a minimal LightningModule with automatic optimization over the same loader;
+- mixture: `MixtureModule` over `MixtureDataModule`;
+- tandem: `TandemModule` with `TandemReweighting`, beside the bound
+  (E + 3K - 1 + 2/3 V) / (E + K) on its ratio to plain.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import logging
-import statistics
-import tempfile
 import time
-import warnings
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from common import (
+    Plain,
+    Record,
+    Row,
+    adamw,
+    arguments,
+    at_most,
+    bound,
+    finish,
+    fit,
+    medians,
+    network,
+    next_token_loss,
+    parameters_of,
+    parse,
+    plot,
+    show,
+    text_data,
+    wait,
+)
 from torch.utils.data import ConcatDataset, DataLoader
 
-from tandem_pl import TandemModule
+from tandem_pl import MixtureModule, TandemModule
 from tandem_pl.callbacks import TandemReweighting
-from tandem_pl.datamodules import EnvironmentCorpus
-from tandem_pl.networks import causal_language_model
+from tandem_pl.datamodules import MixtureDataModule
 from tandem_pl.objectives import CausalLanguageModeling
 
-
-class Plain(LightningModule):
-    """What a user would write without us."""
-
-    def __init__(self, network: torch.nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def training_step(self, batch: dict, batch_idx: int) -> torch.Tensor:
-        """Mean next-token loss."""
-        logits = self.network(input_ids=batch["input_ids"]).logits[:, :-1]
-        labels = batch["input_ids"][:, 1:]
-        return torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """As below."""
-        return torch.optim.AdamW(self.parameters(), 1e-3)
+NAME = "overhead"
 
 
-class Stopwatch(Callback):
-    """Seconds from the end of the first epoch to the end of training."""
+class Contest:
+    """The four kinds of run, on one network and data.
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts after the first epoch, which warms everything up."""
-        if trainer.current_epoch == 0:
-            self.start = time.perf_counter()
-        self.seconds = time.perf_counter() - self.start
+    Args:
+        data: domains of blocks, set up.
+        size: of the network, a key of `SIZES`.
+        device: "cpu" or "cuda".
+        compile: whether networks are compiled.
+        options: of the trainer, such as precision.
+    """
+
+    def __init__(
+        self,
+        data: MixtureDataModule,
+        size: str,
+        device: str = "cpu",
+        compile: bool = False,
+        **options: Any,
+    ) -> None:
+        self.data, self.size, self.device = data, size, device
+        self.compile, self.options = compile, options
+        self.blocks: ConcatDataset = ConcatDataset(list(data.train_sets.values()))
+        self.block = len(self.blocks[0]["input_ids"])
+
+    def network(self) -> torch.nn.Module:
+        """The same each time."""
+        return network(self.size, self.block)
+
+    def loader(self) -> DataLoader:
+        """Shuffled, as a user would have it."""
+        workers = self.data.num_workers
+        return DataLoader(
+            self.blocks,
+            self.data.batch_size,
+            shuffle=True,
+            drop_last=True,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=self.device == "cuda",
+        )
+
+    def bare(self, steps: int, epochs: int) -> list[float]:
+        """Seconds a step, of every epoch but the first."""
+        device = torch.device(self.device)
+        module = self.network().to(device)
+        optimizer = adamw(module.parameters())
+        loader, seconds = self.loader(), []
+        for _ in range(epochs):
+            start = time.perf_counter()
+            for samples in islice(loader, steps):
+                optimizer.zero_grad()
+                moved = {key: value.to(device) for key, value in samples.items()}
+                next_token_loss(module, moved).backward()
+                optimizer.step()
+            wait(device)
+            seconds.append((time.perf_counter() - start) / steps)
+        return seconds[1:]
+
+    def plain(self, steps: int, epochs: int) -> list[float]:
+        """As above."""
+        module = Plain(self.network())
+        if self.compile:
+            module.network.compile()
+        options = {"max_epochs": epochs, "limit_train_batches": steps, **self.options}
+        seconds = fit(module, self.loader(), device=self.device, **options)
+        return [second / steps for second in seconds]
+
+    def mixture(self, steps: int, epochs: int) -> list[float]:
+        """As above."""
+        module = MixtureModule(
+            self.network(), CausalLanguageModeling(), adamw, compile=self.compile
+        )
+        data = MixtureDataModule(
+            self.data.train_sets,
+            batch_size=self.data.batch_size,
+            weights="proportional",
+            epoch_batches=steps,
+            num_workers=self.data.num_workers,
+        )
+        seconds = fit(module, data, device=self.device, max_epochs=epochs, **self.options)
+        return [second / steps for second in seconds]
+
+    def tandem(self, free: int, probe: int, measure: int, epochs: int) -> list[float]:
+        """As above, a step of the proxy."""
+        module = TandemModule(self.network(), CausalLanguageModeling(), adamw, compile=self.compile)
+        method = TandemReweighting(free, probe, measure)
+        options = {"max_epochs": epochs, **self.options}
+        seconds = fit(module, self.data, [method], self.device, **options)
+        return [second / (free + probe) for second in seconds]
 
 
-def main() -> None:
+def compare(contest: Contest, free: int, probe: int, measure: int, steps: int, repeats: int) -> Row:
+    """TANDEM against plain Lightning at one setting of the episode."""
+    episode = free + probe
+    epochs = 1 + max(1, steps // episode)
+    runs = {
+        "plain": lambda: contest.plain(episode, epochs),
+        "tandem": lambda: contest.tandem(free, probe, measure, epochs),
+    }
+    times = medians(runs, repeats)
+    ratio, least = times["tandem"] / times["plain"], bound(free, probe, measure)
+    return {
+        "E": free,
+        "K": probe,
+        "V": measure,
+        "plain_ms": 1e3 * times["plain"],
+        "ratio": ratio,
+        "bound": least,
+        "ratio_over_bound": ratio / least,
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> Record:
     """Command line."""
-    parser = argparse.ArgumentParser()
+    parser = arguments(__doc__)
     parser.add_argument("--free", type=int, nargs="+", default=[15, 45, 95])
     parser.add_argument("--probe", type=int, default=5)
     parser.add_argument("--measure", type=int, default=4)
-    parser.add_argument("--hidden", type=int, default=128)
-    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--size", default="3m")
     parser.add_argument("--block", type=int, default=128)
-    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--steps", type=int, default=100, help="proxy steps that are timed")
-    parser.add_argument("--repeats", type=int, default=5)
-    options = parser.parse_args()
-    warnings.simplefilter("ignore")
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    options = parse(
+        parser, argv, free=[3], probe=1, measure=1, size="tiny", block=16, batch=4, steps=4
+    )
+    data = text_data(options.block, options.batch, options.quick)
+    contest = Contest(data, options.size, options.device)
+    numbers = parameters_of(contest.network())
+    print(f"{numbers / 1e6:.2f} M parameters, batch {options.batch} x {options.block}")
 
-    data = EnvironmentCorpus(batch_size=options.batch, block_size=options.block)
-    data.prepare_data()
-    data.setup("fit")
-    blocks: ConcatDataset = ConcatDataset(list(data.train_sets.values()))
-
-    def network() -> torch.nn.Module:
-        return causal_language_model(
-            config={
-                "vocab_size": 257,
-                "hidden_size": options.hidden,
-                "num_hidden_layers": options.layers,
-                "num_attention_heads": 4,
-                "intermediate_size": 4 * options.hidden,
-                "max_position_embeddings": options.block,
-            }
-        )
-
-    def seconds(module: LightningModule, callbacks: list[Callback], **source: object) -> float:
-        watch = Stopwatch()
-        with tempfile.TemporaryDirectory() as folder:
-            trainer = Trainer(
-                callbacks=[*callbacks, watch],
-                logger=False,
-                enable_checkpointing=False,
-                enable_progress_bar=False,
-                enable_model_summary=False,
-                limit_val_batches=0,
-                accelerator="cpu",
-                default_root_dir=folder,
-                **source.pop("settings"),  # type: ignore[arg-type]
-            )
-            trainer.fit(module, **source)  # type: ignore[arg-type]
-        return watch.seconds
-
-    parameters = sum(p.numel() for p in network().parameters())
-    print(f"{parameters / 1e6:.2f} M parameters, batch {options.batch} x {options.block}, "
-          f"{torch.get_num_threads()} threads, {options.repeats} alternating runs")  # fmt: skip
-    rows = []
+    longest, there = max(options.free) + options.probe, len(contest.loader())
+    if longest > there:
+        parser.error(f"an episode of {longest} steps is more than the data's {there} batches.")
+    steps, epochs = max(1, options.steps // 4), 5  # a short epoch, and four that count
+    runs = {
+        "bare": lambda: contest.bare(steps, epochs),
+        "plain": lambda: contest.plain(steps, epochs),
+        "mixture": lambda: contest.mixture(steps, epochs),
+    }
+    times = medians(runs, options.repeats)
+    path: Row = {"path": "MixtureModule", "bare_ms": 1e3 * times["bare"]}
+    path["plain_over_bare"] = times["plain"] / times["bare"]
+    path["mixture_over_plain"] = times["mixture"] / times["plain"]
+    path["mixture_over_bare"] = times["mixture"] / times["bare"]
+    rows = [show(path)]
     for free in options.free:
-        episode = free + options.probe
-        episodes = 1 + max(1, options.steps // episode)
-        times: dict[str, list[float]] = {"plain": [], "tandem": []}
-        for _ in range(options.repeats):
-            loader = DataLoader(blocks, options.batch, shuffle=True, drop_last=True)
-            settings = {"max_epochs": episodes, "limit_train_batches": episode}
-            times["plain"].append(
-                seconds(Plain(network()), [], settings=settings, train_dataloaders=loader)
-            )
-            module = TandemModule(
-                network(), CausalLanguageModeling(), lambda p: torch.optim.AdamW(p, 1e-3)
-            )
-            method = TandemReweighting(free, options.probe, options.measure)
-            times["tandem"].append(
-                seconds(module, [method], settings={"max_epochs": episodes}, datamodule=data)
-            )
-        plain, tandem = (statistics.median(times[name]) for name in ("plain", "tandem"))
-        bound = (free + 3 * options.probe - 1 + 2 / 3 * options.measure) / episode
-        rows.append({
-            "E": free, "K": options.probe, "V": options.measure,
-            "plain_ms": 1e3 * plain / episode / (episodes - 1), "ratio": tandem / plain,
-            "bound": bound, "ratio_over_bound": tandem / plain / bound,
-        })  # fmt: skip
-        print("  ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{k}={v}"
-                        for k, v in rows[-1].items()), flush=True)  # fmt: skip
-    print(json.dumps({"benchmark": "overhead", "parameters": parameters, "rows": rows}))
+        row = compare(contest, free, options.probe, options.measure, options.steps, options.repeats)
+        rows.append(show(row))
+    reach = [at_most("MixtureModule over a bare PyTorch loop", path["mixture_over_bare"], 1.05)]
+    options.parameters = numbers
+    plots = [plot("TANDEM over plain Lightning", "E", "ratio", "bound")]
+    return finish(NAME, options, rows, reach, plots)
 
 
 if __name__ == "__main__":

@@ -3,18 +3,10 @@
 A row of METHODS needs a row in CASES, which says what is quick and what to expect of it here.
 """
 
-import contextlib
 import csv
 import inspect
-import json
 import math
-import os
-import random
-import signal
-import socket
-import subprocess
 import sys
-import time
 import typing
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,10 +26,9 @@ from tandem_pl.callbacks.methods import METHODS
 sys.path += [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1])]
 
 from helpers import parameters_of, quiet_trainer
+from ranks import keep_result, run_program
 from torch import nn
 from toy import DOMAINS, WIDTH, toy_data, toy_module, train_reference
-
-LIMIT = 120  # seconds for the two processes
 
 
 class Case(NamedTuple):
@@ -360,58 +351,14 @@ def main(folder: str, reference: str, names: str) -> None:
     """One rank: a short run of each method."""
     run_files.draw_mixture = NoPicture
     results = {name: short_run(name, folder, reference, 2) for name in names.split(",")}
-    Path(folder, f"rank{os.environ['LOCAL_RANK']}.json").write_text(json.dumps(results))
-
-
-def free_port() -> int:
-    """Below those that systems hand out unasked: the ranks take it seconds later."""
-    for port in random.SystemRandom().sample(range(20000, 30000), 100):
-        with socket.socket() as one, contextlib.suppress(OSError):
-            one.bind(("127.0.0.1", port))
-            return port
-    raise OSError("no port is free")
+    keep_result(folder, results)
 
 
 @pytest.fixture(scope="module")
 def ranks(reference, tmp_path_factory) -> list[dict]:
     """What both processes came to, method by method, from one start for all methods."""
-    folder = tmp_path_factory.mktemp("two")
-    shared = os.environ | {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(free_port()),
-        "WORLD_SIZE": "2",
-        "NODE_RANK": "0",
-        "OMP_NUM_THREADS": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-    }
     names = ",".join(name for name in ROWS if name in CASES)
-    command = [sys.executable, __file__, str(folder), reference, names]
-    logs = [open(folder / f"log{rank}", "w+") for rank in (0, 1)]  # noqa: SIM115
-    processes = [
-        subprocess.Popen(
-            command,
-            env=shared | {"LOCAL_RANK": str(rank)},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        for rank, log in enumerate(logs)
-    ]
-    end = time.monotonic() + LIMIT
-    try:  # a rank that failed leaves the other one waiting: the first to end badly ends both
-        while any(process.poll() is None for process in processes):
-            if time.monotonic() > end or any(process.poll() for process in processes):
-                break
-            time.sleep(0.1)
-    finally:
-        for process, log in zip(processes, logs, strict=True):
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-            log.close()
-    codes = [process.returncode for process in processes]
-    assert codes == [0, 0], "\n".join((folder / f"log{r}").read_text()[-3000:] for r in (0, 1))
-    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+    return run_program(__file__, tmp_path_factory.mktemp("two"), reference, names)
 
 
 @pytest.mark.parametrize("name", [name for name in ROWS if name in CASES])

@@ -1,17 +1,12 @@
 """Two processes over gloo against one. This file is also the program that each process runs."""
 
-import json
 import math
-import os
-import signal
-import socket
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch import Callback
 
 from tandem_pl import InputError, TandemModule
 from tandem_pl.callbacks import TandemReweighting
@@ -28,8 +23,43 @@ from helpers import (
     random_rows,
     small_network,
 )
+from ranks import keep_result, run_program
 
-WIDTH, LIMIT, POISON = 4, 120, 1e6
+WIDTH, POISON = 4, 1e6
+RUNS = ("", "frozen", "train", "target", "counted")
+
+
+class Bytes(Callback):
+    """Bytes that each batch reduces over ranks: by DDP's reducer, and by whoever else."""
+
+    def __init__(self) -> None:
+        self.now, self.rows = {}, []
+
+    def on_train_start(self, trainer, pl_module) -> None:
+        self.all_reduce = torch.distributed.all_reduce
+
+        def counting(tensor, *arguments, **options):
+            self.now["others"].append(tensor.nbytes)
+            return self.all_reduce(tensor, *arguments, **options)
+
+        def hook(state, bucket):
+            mean = bucket.buffer() / trainer.world_size
+            self.now["reducer"].append(mean.nbytes)
+            future = self.all_reduce(mean, async_op=True).get_future()
+            return future.then(lambda done: done.value()[0])
+
+        if trainer.world_size > 1:
+            torch.distributed.all_reduce = counting
+            trainer.strategy.model.register_comm_hook(None, hook)
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        self.now = {"reducer": [], "others": []}
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        self.rows.append([batch.phase, sum(self.now["reducer"]), max(self.now["others"] or [0])])
+
+    def on_train_end(self, trainer, pl_module) -> None:
+        torch.distributed.all_reduce = self.all_reduce
 
 
 def poisoned(network, samples):
@@ -46,12 +76,14 @@ def mark(rows: Rows, index: int) -> Rows:
 
 def train(folder: str, poison: str, devices: int, distributed_sampler: bool = False) -> dict:
     """Three episodes; what a process knows after them."""
-    rows = {name: random_rows(20, WIDTH, seed) for seed, name in enumerate("abc")}
-    target = {"t": random_rows(30, WIDTH, 7)}
-    network = small_network(WIDTH)
+    options = {"precision": "64-true"} if poison == "counted" else {}  # no poison, but counted
+    dtype = torch.float32 if options else torch.float64
+    rows = {name: random_rows(20, WIDTH, seed, dtype) for seed, name in enumerate("abc")}
+    target = {"t": random_rows(30, WIDTH, 7, dtype)}
+    network = small_network(WIDTH, dtype=dtype)
     if poison == "frozen":  # no poison, but twins that share a layer
         network[0].requires_grad_(False)
-    elif poison:
+    elif poison in ("train", "target"):
         mark((rows if poison == "train" else target)["a" if poison == "train" else "t"], 3)
     data = MixtureDataModule(rows, target, batch_size=8, validate_target=True)
     module = TandemModule(
@@ -64,15 +96,16 @@ def train(folder: str, poison: str, devices: int, distributed_sampler: bool = Fa
         micro_batch_size=2,
     )
     reweighting = TandemReweighting(4, 4, 2, learning_rate=1.0)
-    recorder = Recorder()
+    recorder, counted = Recorder(), Bytes()
     trainer = quiet_trainer(
         folder,
-        callbacks=[reweighting, recorder],
+        callbacks=[counted, reweighting, recorder],
         max_epochs=3,
         devices=devices,
         strategy="ddp" if devices > 1 else "auto",
         use_distributed_sampler=distributed_sampler,
         limit_val_batches=1.0,
+        **options,
     )
     trainer.fit(module, datamodule=data)
     bad = [
@@ -80,6 +113,7 @@ def train(folder: str, poison: str, devices: int, distributed_sampler: bool = Fa
         for parts in ((b.samples, b.target_samples) for b in recorder.batches)
     ]
     return {
+        "bytes": counted.rows,
         "phases": [batch.phase for batch in recorder.batches],
         "bad": bad,
         "still": [
@@ -106,56 +140,13 @@ def main(folder: str, *poisons: str) -> None:
         train(folder, "", devices=2, distributed_sampler=True)
     except InputError as error:
         results["refused"] = str(error)
-    Path(folder, f"rank{os.environ['LOCAL_RANK']}.json").write_text(json.dumps(results))
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
-
-
-def two_ranks(folder: Path, *poisons: str) -> list[dict]:
-    """Runs both processes under a hard limit of time: a hang fails, and leaves nothing behind."""
-    shared = os.environ | {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(free_port()),
-        "WORLD_SIZE": "2",
-        "NODE_RANK": "0",
-        "OMP_NUM_THREADS": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-    }
-    command = [sys.executable, __file__, str(folder), *poisons]
-    logs = [open(folder / f"log{rank}", "w+") for rank in (0, 1)]  # noqa: SIM115
-    ranks = [
-        subprocess.Popen(
-            command,
-            env=shared | {"LOCAL_RANK": str(rank)},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        for rank, log in enumerate(logs)
-    ]
-    end = time.monotonic() + LIMIT
-    try:
-        codes = [rank.wait(max(end - time.monotonic(), 0.1)) for rank in ranks]
-    except subprocess.TimeoutExpired:
-        pytest.fail(f"the ranks hung: {(folder / 'log0').read_text()[-2000:]}")
-    finally:
-        for rank, log in zip(ranks, logs, strict=True):
-            if rank.poll() is None:
-                os.killpg(rank.pid, signal.SIGKILL)
-                rank.wait()
-            log.close()
-    assert codes == [0, 0], "\n".join((folder / f"log{r}").read_text()[-3000:] for r in (0, 1))
-    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+    keep_result(folder, results)
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory) -> list[dict]:
-    """Both ranks' runs, one with all trainable and one with a frozen layer."""
-    return two_ranks(tmp_path_factory.mktemp("two"), "", "frozen")
+    """Both ranks' runs: all trainable, a frozen layer, bad samples, and float64 by precision."""
+    return run_program(__file__, tmp_path_factory.mktemp("two"), *RUNS)
 
 
 @pytest.fixture(scope="module")
@@ -164,12 +155,6 @@ def clean(ranks, tmp_path_factory) -> tuple[dict, dict, dict]:
     first, second = ranks
     alone = train(str(tmp_path_factory.mktemp("one")), "", devices=1)
     return (first[""] | {"refused": first["refused"]}, second[""], alone)
-
-
-@pytest.fixture(scope="module")
-def poisoned_runs(tmp_path_factory) -> list[dict]:
-    """Both ranks' runs with a bad training sample and with a bad target sample."""
-    return two_ranks(tmp_path_factory.mktemp("bad"), "train", "target")
 
 
 def weights(result: dict) -> torch.Tensor:
@@ -224,8 +209,8 @@ def test_lightnings_own_sampler_is_refused(clean) -> None:
 
 
 @pytest.mark.parametrize("poison", ["train", "target"])
-def test_a_bad_loss_on_one_rank_is_skipped_by_both(poisoned_runs, poison) -> None:
-    first, second = (rank[poison] for rank in poisoned_runs)
+def test_a_bad_loss_on_one_rank_is_skipped_by_both(ranks, poison) -> None:
+    first, second = (rank[poison] for rank in ranks)
     steps = [phase != "measure" for phase in first["phases"]]
     rows = list(zip(steps, first["bad"], second["bad"], first["still"], strict=True))
     apart = [mine != other for step, mine, other, _ in rows if step]
@@ -245,10 +230,6 @@ def test_a_bad_loss_on_one_rank_is_skipped_by_both(poisoned_runs, poison) -> Non
     assert first["skipped_episodes"] == second["skipped_episodes"]
 
 
-if __name__ == "__main__":
-    main(*sys.argv[1:])
-
-
 def test_twins_that_share_frozen_parameters(ranks, tmp_path) -> None:
     """As above: the same bits on both ranks, and what one process alone comes to."""
     first, second = (rank["frozen"] for rank in ranks)
@@ -259,3 +240,23 @@ def test_twins_that_share_frozen_parameters(ranks, tmp_path) -> None:
     torch.testing.assert_close(
         torch.tensor(first["network"]), torch.tensor(alone["network"]), rtol=0, atol=1e-9
     )
+
+
+def test_the_reference_is_reduced_in_probe_steps_only(ranks, tmp_path) -> None:
+    """Once a step, whatever the micro-batches. All that measuring sends are a few losses' rows."""
+    first, second = (rank["counted"] for rank in ranks)
+    size = 8 * parameters_of(small_network(WIDTH)).numel()
+    small = 8 * WIDTH  # flags and sums of losses
+    for phase, reducer, largest in first["bytes"]:
+        assert reducer == (0 if phase == "measure" else size)
+        assert largest == size if phase == "probe" else largest <= small
+    assert first["twins"] == second["twins"]
+    assert first["trajectory"] == second["trajectory"]
+    alone = train(str(tmp_path), "counted", devices=1)
+    for mine, other in zip(first["twins"], alone["twins"], strict=True):
+        assert mine[0] == pytest.approx(other[0], rel=0, abs=1e-9)
+    torch.testing.assert_close(weights(first), weights(alone), rtol=0, atol=1e-9)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -23,8 +23,12 @@ from tandem_pl import InputError, MixtureModule, TandemModule
 from tandem_pl.episode import MEASURE, PROBE
 
 
+def fused(parameters) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(parameters, 0.05, fused=True)
+
+
 @pytest.mark.parametrize("where", ["train", "target"])
-@pytest.mark.parametrize("make_optimizer", [adamw, sgd])
+@pytest.mark.parametrize("make_optimizer", [adamw, sgd, fused])
 def test_a_loss_that_is_not_finite_skips_the_update(tmp_path, where, make_optimizer) -> None:
     """Neither weight decay nor momentum moves a twin in a skipped batch, whichever was bad."""
     module = TandemModule(small_network(WIDTH), poisoned, make_optimizer)
@@ -78,11 +82,12 @@ def test_a_measured_loss_that_is_not_finite_leaves_the_weights(tmp_path) -> None
     assert not all(same)
 
 
-def test_too_many_skips_in_a_row_stop_the_run_with_a_checkpoint(tmp_path) -> None:
+@pytest.mark.parametrize("make_optimizer", [adamw, fused])
+def test_too_many_skips_in_a_row_stop_the_run_with_a_checkpoint(tmp_path, make_optimizer) -> None:
     def always(network, samples):
         return predict_last(network, samples) * math.nan
 
-    module = TandemModule(small_network(WIDTH), always, adamw, max_skipped_updates=3)
+    module = TandemModule(small_network(WIDTH), always, make_optimizer, max_skipped_updates=3)
     start = copy.deepcopy(module.network.state_dict())
     with pytest.raises(InputError, match="not finite in 3 batches in a row") as raised:
         fit(tmp_path, module, make_data(), make_reweighting(9, 1), max_epochs=5)
@@ -105,3 +110,34 @@ def test_skips_apart_from_each_other_do_not_stop_the_run(tmp_path) -> None:
     module = MixtureModule(small_network(WIDTH), every_other, sgd, max_skipped_updates=2)
     fit(tmp_path, module, make_data(epoch_batches=10), max_epochs=1)
     assert (module.skipped_updates, module.skipped_in_a_row) == (5, 0)
+
+
+def test_a_fused_optimizer_that_skips_itself_does_what_one_does_that_is_told(tmp_path) -> None:
+    """The same as waiting for the losses, to the bit."""
+    ends = []
+    for number, at_hand in enumerate((True, False)):
+        module = TandemModule(small_network(WIDTH), poisoned, fused)
+        data = make_data(batch_size=4)
+        data.train_sets["a"] = with_marker(data.train_sets["a"], 3)
+        reweighting = make_reweighting(3, 3)
+        with pytest.MonkeyPatch.context() as patch:
+            if not at_hand:
+                patch.setattr("tandem_pl.skipped_updates.skips_on_device", lambda optimizer: False)
+            fit(tmp_path / str(number), module, data, reweighting, max_epochs=6)
+        ends.append((module.state_dict(), reweighting.trajectory, module.skipped_updates))
+    (first, weights, skipped), (second, same_weights, same_skipped) = ends
+    assert skipped == same_skipped > 0
+    assert all((a == b).all() for a, b in zip(weights, same_weights, strict=True))
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_a_second_fit_counts_anew(tmp_path) -> None:
+    module, data = MixtureModule(small_network(WIDTH), poisoned, sgd), make_data(epoch_batches=10)
+    name = next(iter(data.train_sets))
+    sound = data.train_sets[name]
+    data.train_sets[name] = with_marker(sound, 3)
+    fit(tmp_path, module, data, max_epochs=2)
+    assert module.skipped_updates > 0
+    data.train_sets[name] = sound
+    fit(tmp_path, module, data, max_epochs=1)
+    assert module.skipped_updates == 0

@@ -1,0 +1,261 @@
+"""The benchmarks run and say what they promise; how fast anything is, no test asks."""
+
+import importlib
+import json
+import logging
+import math
+import os
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from tandem_pl.callbacks.method_costs import Length, tandem
+
+FOLDER = Path(__file__).parent / "benchmarks"
+SCRIPTS = (
+    *("sampling", "memory", "adapters", "breakdown", "scaling", "data_path"),
+    *("episodes", "overhead", "cost", "gpu"),
+)
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """Imports a script as Python does that runs it; leaves loggers and threads as they were."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    names = ("lightning", "lightning.pytorch", "lightning.fabric")
+    levels = {name: logging.getLogger(name).level for name in names}
+    yield importlib.import_module
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+    for name in (*SCRIPTS, "common", "all"):
+        sys.modules.pop(name, None)
+
+
+def run(module: ModuleType, capsys, *argv: str) -> dict:
+    """The record of its last line, which is what `main` gives."""
+    record = module.main(argv)
+    last = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert last == json.loads(json.dumps(record))
+    assert last["benchmark"] == module.NAME
+    assert set(last) == {"benchmark", "quick", "machine", "settings", "rows", "reach", "plots"}
+    for row in last["rows"]:
+        assert all(math.isfinite(v) for v in row.values() if not isinstance(v, str)), row
+    for row in last["reach"]:
+        assert row["reached"] == (row["value"] <= row["limit"])
+    for plot in last["plots"]:  # every key is there to be drawn
+        keys = {key for row in last["rows"] for key in row}
+        assert {plot["x"], *plot["y"], *plot["by"]} <= keys
+    return last
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_scripts_are_importable_and_known_to_all(script, name) -> None:
+    module = script(name)
+    assert name == module.NAME
+    assert callable(module.main)
+    assert module.__doc__.splitlines()[0]
+    assert name in script("all").NAMES
+
+
+def test_runs_take_turns(script) -> None:
+    common, order = script("common"), []
+    runs = {name: lambda name=name: order.append(name) or [1.0, float(len(order))] for name in "ab"}
+    assert common.medians(runs, 3) == {"a": 1.0, "b": 1.5}  # of all numbers
+    assert "".join(order) == "abbaab"
+
+
+@pytest.mark.parametrize(("free", "probe", "measure"), [(45, 5, 4), (15, 5, 1), (0, 1, 1)])
+def test_the_bound_is_the_cost_in_the_table_of_methods(script, free, probe, measure) -> None:
+    settings = {"free_steps": free, "probe_steps": probe, "measure_batches": measure}
+    cost = tandem(settings, Length(7, free + probe, 16)) / (free + probe)
+    assert script("common").bound(free, probe, measure) == pytest.approx(cost)
+
+
+def test_planning_is_timed(script, capsys) -> None:
+    record = run(script("sampling"), capsys, "--quick", "--domains", "3", "50", "--batches", "4")
+    assert len(record["rows"]) == 8
+    assert all(row["ms"] > 0 and row["batches"] == 4 for row in record["rows"])
+    assert record["quick"]
+    assert record["settings"]["domains"] == [3, 50]
+
+
+def test_overhead_runs_all_kinds(script, capsys) -> None:
+    record = run(script("overhead"), capsys, "--quick")
+    path, episode = record["rows"]
+    assert path["mixture_over_bare"] > 0
+    assert (episode["E"], episode["K"], episode["V"]) == (3, 1, 1)
+    assert episode["bound"] == pytest.approx((3 + 3 - 1 + 2 / 3) / 4)
+    assert episode["ratio"] == pytest.approx(episode["ratio_over_bound"] * episode["bound"])
+    assert episode["plain_ms"] > 0
+
+
+def test_the_parts_of_an_episode_add_up(script, capsys) -> None:
+    record = run(script("breakdown"), capsys, "--quick")
+    rows = {row["part"]: row for row in record["rows"]}
+    assert sum(row["share"] for row in rows.values()) == pytest.approx(1)
+    assert sum(row["share_by_formula"] for row in rows.values()) == pytest.approx(1)
+    calls = {part: row["calls_an_episode"] for part, row in rows.items()}
+    assert (calls["free"], calls["probe"], calls["sync"], calls["measure"]) == (3, 1, 1, 1)
+    assert all(rows[part]["ms_an_episode"] > 0 for part in ("free", "probe", "measure", "data"))
+
+
+def test_time_inside_of_an_inner_part_counts_once(script, monkeypatch) -> None:
+    breakdown = script("breakdown")
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(breakdown.time, "perf_counter", lambda: clock.now)
+
+    class Work:
+        def outer(self) -> None:
+            clock.now += 1
+            self.inner()
+            clock.now += 2
+
+        def inner(self) -> None:
+            clock.now += 10
+
+    parts, work = breakdown.Parts("cpu"), Work()
+    parts.wrap(work, "outer", "free")
+    parts.wrap(work, "inner", "sync")
+    clock.now += 100
+    work.outer()
+    assert parts.seconds == {"rest": 100, "free": 3, "sync": 10}
+    parts.unwrap()
+    work.outer()
+    assert sum(parts.seconds.values()) == 113
+    assert not vars(work)
+
+
+def test_stored_bytes_counts_shared_tensors_once(script) -> None:
+    first, second = nn.Linear(3, 4, bias=False), nn.Linear(3, 4, bias=False)
+    second.weight = first.weight
+    both = nn.Sequential(first, second, nn.BatchNorm1d(4))  # 12 + 8 parameters; 8 and a count
+    optimizer = torch.optim.AdamW(both.parameters())
+    for parameter in both.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    numbers = 4 * 20 * 4 + 3 * 4  # parameter, gradient and two moments; three step counts
+    assert script("memory").stored_bytes(both, optimizer) == numbers + 8 * 4 + 8
+
+
+def test_the_stall_is_what_the_first_batch_waits_longer(script) -> None:
+    def row(epoch, batch, data, between, phase="train") -> dict:
+        values = {"epoch": epoch, "batch": batch, "phase": phase, "step": 2.0}
+        return values | {"data": data, "between": between}
+
+    rows = [row(0, 0, 99.0, 99.0), row(0, 1, 99.0, 99.0)]  # the first episode sets everything up
+    for epoch in (1, 2):
+        rows += [row(epoch, 0, 0.5, 1.5), row(epoch, 1, 0.1, 0.5), row(epoch, 2, 0.1, 0.5)]
+        rows += [row(epoch, 3, 50.0, 50.0, "probe")]
+    found = script("data_path").stalls(rows)
+    assert found["stall"] == pytest.approx(0.2)
+    assert found["boundary"] == pytest.approx(0.5)
+    assert found["step_ms"] == pytest.approx(2000)
+
+
+def test_the_gpu_script_needs_a_gpu(script, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit) as stop:
+        script("gpu").main([])
+    assert stop.value.code == 2
+    out, error = capsys.readouterr()
+    assert not out
+    assert len(error.splitlines()) == 1
+    assert "device=cuda needs a GPU" in error
+
+
+def test_the_gpu_script_on_a_cpu(script, capsys) -> None:
+    argv = ["--device", "cpu", "--tiny", "--no-compile", "--peak", "1e12"]
+    (row,) = run(script("gpu"), capsys, *argv)["rows"]
+    tokens, other = row["plain_tokens_a_second"], row["tandem_tokens_a_second"]
+    assert tokens / other == pytest.approx(row["ratio"])
+    work = row["tandem_utilisation"] / row["plain_utilisation"]  # a second, not a token
+    assert work == pytest.approx(row["bound"] * other / tokens)
+
+
+def test_flops_are_those_that_torch_counts(script) -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    common, gpu, block, batch = script("common"), script("gpu"), 16, 3
+    network = common.network("tiny", block)
+    samples = {"input_ids": torch.randint(257, (batch, block))}
+    with FlopCounterMode(display=False) as counter:
+        common.next_token_loss(network, samples).backward()
+    mine = gpu.flops_a_token(network, block) * batch * block
+    assert mine == pytest.approx(counter.get_total_flops(), rel=0.1)
+
+
+def test_peaks_by_name(script) -> None:
+    gpu = script("gpu")
+    assert gpu.peak_flops("NVIDIA H100 80GB HBM3") == gpu.peak_flops("NVIDIA H200") == 989e12
+    assert gpu.peak_flops("NVIDIA A100-SXM4-40GB") == 312e12
+    assert gpu.peak_flops("AMD EPYC") is None
+
+
+# ---- all.py ----
+
+RECORD = {
+    "benchmark": "sampling",
+    "quick": False,
+    "machine": {"device": "<one>"},
+    "settings": {"batch": 256},
+    "rows": [{"domains": 7, "ms": 0.5}, {"domains": 1000, "ms": 1.25}],
+    "reach": [
+        {"figure": "good", "value": 0.5, "limit": 1.0, "reached": True},
+        {"figure": "bad", "value": 1.5, "limit": 1.0, "reached": False},
+    ],
+    "plots": [{"title": "Time", "x": "domains", "y": ["ms"], "by": []}],
+}
+
+
+def test_the_page_says_what_is_reached(script) -> None:
+    failed = {"benchmark": "memory", "quick": False, "error": "no <memory>"}
+    page = script("all").page([RECORD, failed])
+    assert page.count('class="yes">reached') == 1
+    assert page.count('class="no">not reached') == 1
+    assert "&lt;one&gt;" in page
+    assert "no &lt;memory&gt;" in page
+    assert "<td>1.25</td>" in page
+    assert page.count('src="data:image/png;base64,') == 1
+    assert "--quick" not in page
+    assert not any(word in page for word in ("<script", "http"))
+    assert "Too small to judge by (--quick): sampling" in script("all").page(
+        [RECORD | {"quick": True}]
+    )
+
+
+def test_all_keeps_the_latest_record_of_each(script, tmp_path, monkeypatch, capsys) -> None:
+    module = script("all")
+    (tmp_path / "sampling.py").write_text(f"print('a row')\nprint({json.dumps(RECORD)!r})\n")
+    (tmp_path / "memory.py").write_text("raise SystemExit('no memory')\n")
+    monkeypatch.setattr(module, "HERE", tmp_path)
+    place = ["--folder", str(tmp_path / "out")]
+    assert module.main(["memory", "sampling", *place]) == 1
+    out = capsys.readouterr().out
+    assert "a row" in out
+    assert "memory failed: no memory" in out
+    found = module.read(tmp_path / "out" / "benchmarks.jsonl")
+    assert found["sampling"] == RECORD
+    assert found["memory"]["error"] == "no memory"
+    page = (tmp_path / "out" / "benchmarks.html").read_text()
+    (tmp_path / "memory.py").write_text(f"print({json.dumps(RECORD | {'benchmark': 'memory'})!r})")
+    assert module.main(["memory", *place]) == 0
+    assert set(module.read(tmp_path / "out" / "benchmarks.jsonl")) == {"sampling", "memory"}
+    after = (tmp_path / "out" / "benchmarks.html").read_text()
+    assert "It failed" in page
+    assert "It failed" not in after
+    os.remove(tmp_path / "out" / "benchmarks.html")
+    assert module.main(["--render", *place]) == 0
+    assert (tmp_path / "out" / "benchmarks.html").read_text() == after
+
+
+@pytest.mark.parametrize("argv", [["speed"], ["--render"]])
+def test_all_refuses_what_it_cannot_do(script, tmp_path, capsys, argv) -> None:
+    with pytest.raises(SystemExit) as stop:
+        script("all").main([*argv, "--folder", str(tmp_path)])
+    assert stop.value.code == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
