@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
-from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -58,8 +58,9 @@ class TimedCheckpoint(Checkpoint):
                 f"minutes={minutes} must be positive, or null to save at SIGTERM only."
             )
         self.minutes = minutes
+        self.best_model_path = ""  # Lightning asks its first checkpoint callback for it
         self.signalled = False  # this process was
-        self._folder = Path()
+        self._folder = ""
         self._saved_at = 0.0  # clock at the last save
         self._step = self._any_step = -1  # global step of our newest file, and of anybody's
         self._exchanged_at = 0.0
@@ -71,7 +72,8 @@ class TimedCheckpoint(Checkpoint):
             return
         if not pl_module.automatic_optimization:
             refuse_time_interval(trainer)
-        self._folder = Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints"
+        root = str(trainer.log_dir or trainer.default_root_dir)  # a path, or a remote address
+        self._folder = f"{root.rstrip('/')}/checkpoints"
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
 
@@ -131,14 +133,19 @@ class TimedCheckpoint(Checkpoint):
         self._wait = max(1, min(int(APART * pace), 1000))
         return bool(stop), bool(save)
 
-    def _save(self, trainer: Trainer) -> Path:
+    def _save(self, trainer: Trainer) -> str:
         """All ranks together; gives the file."""
         others = [c for c in trainer.checkpoint_callbacks if getattr(c, "dirpath", None)]
-        folder = Path(others[0].dirpath) if others else self._folder  # type: ignore[attr-defined]
-        path = folder / "last.ckpt"
+        folder = str(others[0].dirpath) if others else self._folder  # type: ignore[attr-defined]
+        path = f"{folder.rstrip('/')}/last.ckpt"
         for other in others:
-            if getattr(other, "save_last", None) and Path(other.dirpath) == folder:  # type: ignore[attr-defined]
-                other.last_model_path = str(path)  # type: ignore[attr-defined]  # it shall go on with this file
+            if getattr(other, "save_last", None) and str(other.dirpath) == folder:  # type: ignore[attr-defined]
+                other.last_model_path = path  # type: ignore[attr-defined]  # it shall go on with this file
+        if not others:
+            self.best_model_path = path
+        if trainer.is_global_zero and os.path.islink(path):
+            os.unlink(path)  # a sharded checkpoint would be written through it
+        trainer.strategy.barrier()
         trainer.save_checkpoint(path)
         self._saved_at, self._step = monotonic(), trainer.global_step
         return path

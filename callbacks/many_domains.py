@@ -9,8 +9,8 @@ import torch
 
 from tandem_pl.simplex import Array
 
-MOST_NUMBERS = 2**20  # of a series: 8 MB in a checkpoint, about 20 MB as CSV
-LEAST_ROWS = 32  # of a series, whatever a row's size
+MOST_NUMBERS = 2**20  # of a series: 8 MB in a checkpoint (a trajectory twice), 20 MB as CSV
+LEAST_ROWS = 64  # of a series, whatever a row's size
 
 
 class Blocks:

@@ -13,10 +13,11 @@ from tandem_pl.domain_losses import DomainLosses
 from tandem_pl.episode import MEASURE, PROBE, TRAIN, MixtureBatch
 from tandem_pl.errors import InputError
 from tandem_pl.simplex import Array
+from tandem_pl.tags import domain_tags
 
 from .plots import draw_mixture
 from .reweighting import ReweightingCallback
-from .scalars import MOST_CURVES, Places, by_name, domain_tags, with_curves
+from .scalars import MOST_CURVES, Places, by_name, with_curves
 
 STAGES = {TRAIN: "train", PROBE: "train", MEASURE: "measured"}  # phase -> first part of the tag
 Layout = dict[str, dict[str, list]]
@@ -52,7 +53,7 @@ class MixtureMonitor(Callback):
     by others: `mixture/weight/D`, `hypergradient/D` and `hypergradient_error/D` by the
     reweighting callback; `validation/loss/T` and `validation/loss_reference/T` by the module.
     Without a reweighting callback only losses, shares and what was seen are there. In tags,
-    parentheses of a domain's name are brackets (see `scalars.domain_tags`).
+    parentheses of a domain's name are brackets (see `tags.domain_tags`).
 
     Of more than 30 domains only the 30 largest have curves: a domain gets them when it has twice
     the weight of the smallest that has them, which loses them. What then stands for all is

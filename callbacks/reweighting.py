@@ -19,10 +19,11 @@ from tandem_pl.errors import InputError
 from tandem_pl.mixture import Mixture
 from tandem_pl.mixture_module import Handler
 from tandem_pl.simplex import Array
+from tandem_pl.tags import domain_tags
 
 from .many_domains import Blocks, Trajectory
 from .run_files import Signal, mixture_table, write_run_files
-from .scalars import Places, by_name, domain_tags, with_curves
+from .scalars import Places, by_name, with_curves
 
 
 class ReweightingCallback(Callback):

@@ -1,4 +1,4 @@
-"""Which domains have curves, and what their curves are called."""
+"""Which domains have curves."""
 
 from __future__ import annotations
 
@@ -13,34 +13,6 @@ MOST_CURVES = 30  # domains with curves of their own; of more, the largest
 AHEAD = 2.0  # times the weight of a domain with curves that takes its curves away
 
 Places = NDArray[np.int64]
-
-
-def domain_tags(names: Iterable[str]) -> tuple[str, ...]:
-    """The last parts of the tags of domains: their names, as far as loggers can show them.
-
-    TensorBoard's custom charts lose curves with a parenthesis in their tags, so these become
-    brackets; signs that do not print become spaces. Ordinary names stay as they are; a
-    changed name that another domain has is given a number.
-
-    >>> domain_tags(["c++", "news/uk", "web (2024)", "web [2024]"])
-    ('c++', 'news/uk', 'web [2024] 2', 'web [2024]')
-    """
-    names = list(names)
-    taken = {name for name in names if _cleaned(name) == name}
-    tags = []
-    for name in names:
-        tag = cleaned = _cleaned(name)
-        number = 2
-        while tag != name and tag in taken:
-            tag, number = f"{cleaned} {number}", number + 1
-        taken.add(tag)
-        tags.append(tag)
-    return tuple(tags)
-
-
-def _cleaned(name: str) -> str:
-    name = name.replace("(", "[").replace(")", "]")
-    return name if name.isprintable() else "".join(c if c.isprintable() else " " for c in name)
 
 
 def with_curves(

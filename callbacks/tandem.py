@@ -71,9 +71,10 @@ class TandemReweighting(ReweightingCallback):
 
     Any number M of domains will do. Measured samples go round: each domain is measured once in
     every ceil(M / (V batch_size)) episodes, and an update that did not measure it gives it the mean
-    of those that it did, so that its weight stays as it is, or moves by the shift that is common to
-    all where weights are at the floor or a cap. An update moves a weight by about eta gamma Delta,
-    which has to be small next to 1/M: lower `learning_rate` as M grows, and raise V.
+    of those that it did, so that (with `update="projected"`) its weight stays as it is, or moves by
+    the shift that is common to all where weights are at the floor or a cap. An update moves a
+    weight by about eta gamma Delta, which has to be small next to 1/M: lower `learning_rate` as M
+    grows, and raise V.
 
     Raises:
         InputError: for settings out of range, a module without twins, or no target data.
@@ -171,7 +172,7 @@ class TandemReweighting(ReweightingCallback):
 
     def update(self, trainer: Trainer, module: Any) -> tuple[Array, dict[str, float]]:
         """Delta and the projected step. Losses that are not finite leave the weights alone."""
-        rows = torch.cat(self._rows, dim=1).double().cpu().numpy()
+        rows = torch.cat(self._rows, dim=1).cpu().double().numpy()
         self._rows = []
         if not np.isfinite(rows).all():
             self.skipped_episodes += 1

@@ -13,6 +13,7 @@ from tandem_pl.datamodules.sampler import PlannedBatch
 from tandem_pl.domain_losses import DomainLosses
 from tandem_pl.episode import EVALUATE
 from tandem_pl.errors import InputError
+from tandem_pl.modes import evaluating
 from tandem_pl.randomness import private_randomness
 from tandem_pl.simplex import Array
 
@@ -66,6 +67,8 @@ class TargetEvaluation:
         domains = np.repeat(np.arange(len(counts)), counts)
         indices = np.concatenate(self._indices)
         size = max(data.eval_batch_size // ranks, 1)
+        if module.micro_batch_size:  # one forward a batch: as many of them on every rank
+            size = min(size, module.micro_batch_size)
         rows, store = Rows(data.target_sets, {}, data.collate_fn), DomainLosses()
         precision = trainer.precision_plugin
         with torch.no_grad(), private_randomness(module.device), precision.forward_context():
@@ -74,6 +77,7 @@ class TargetEvaluation:
                     PlannedBatch(EVALUATE, 0, False, False, domains[part], indices[part])
                 )
                 batch = trainer.strategy.batch_to_device(precision.convert_input(batch))
-                outputs = module.measured_losses(module.network, "", batch)
-                store.add(batch.domains, outputs["losses"])
+                with evaluating(module.network):
+                    losses = module.sample_losses(module.network, batch.samples, len(part))
+                store.add(batch.domains, losses)
         return store.reduce(len(counts), trainer.strategy)[0]

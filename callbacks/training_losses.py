@@ -73,7 +73,7 @@ class TrainingLossReweighting(ReweightingCallback):
 
     def update(self, trainer: Trainer, module: Any) -> tuple[Array, dict[str, float]]:
         """What `learn` gives; losses that are not finite leave the weights alone."""
-        rows = torch.stack(self._rows, dim=1).double().cpu().numpy()
+        rows = torch.stack(self._rows, dim=1).cpu().double().numpy()
         self._rows = []
         domains, losses = rows[0].astype(np.int64), rows[1]
         if np.isfinite(losses).all():

@@ -1,5 +1,6 @@
 """Loader workers that live as long as the run does."""
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -15,9 +16,11 @@ def outlive_sigterm(worker: int = 0) -> None:
     Args:
         worker: its number, which makes no difference.
     """
+    process = multiprocessing.parent_process()
+    parent = process.pid if process is not None else os.getppid()
     if hasattr(signal, "sigwaitinfo"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # threads to come inherit it
-        threading.Thread(target=_wait_for_parent, args=(os.getppid(),), daemon=True).start()
+        threading.Thread(target=_wait_for_parent, args=(parent,), daemon=True).start()
 
 
 def _wait_for_parent(parent: int) -> None:

@@ -197,12 +197,6 @@ class MixtureDataModule(LightningDataModule):
         """One pass is one episode, or the rest of it after a resume."""
         assert self.sampler is not None
         rank, world_size = self._ranks()
-        connector = getattr(self.trainer, "_accelerator_connector", None)
-        if world_size > 1 and getattr(connector, "use_distributed_sampler", False):
-            raise InputError(
-                "use_distributed_sampler=True would replace the mixture's sampler: set "
-                "Trainer(use_distributed_sampler=False); the datamodule shards over ranks itself."
-            )
         if self.batch_size % world_size:
             raise InputError(
                 f"batch_size={self.batch_size} is the batch over all ranks and must be a multiple "
@@ -254,12 +248,21 @@ class MixtureDataModule(LightningDataModule):
             "persistent_workers": self.num_workers > 0,
             "worker_init_fn": outlive_sigterm,
             "pin_memory": torch.cuda.is_available(),
-            "generator": torch.Generator().manual_seed(self.seed),  # leaves the global one alone
+            # of workers' randomness, apart on every rank; leaves the global generator alone
+            "generator": torch.Generator().manual_seed(self.seed + (self._ranks()[0] << 32)),
         }
 
     def _ranks(self) -> tuple[int, int]:
+        """This process's number, and how many there are, among which batches are shared out."""
         given = self.trainer.distributed_sampler_kwargs if self.trainer is not None else None
-        return (given["rank"], given["num_replicas"]) if given else (0, 1)
+        rank, ranks = (given["rank"], given["num_replicas"]) if given else (0, 1)
+        connector = getattr(self.trainer, "_accelerator_connector", None)
+        if ranks > 1 and getattr(connector, "use_distributed_sampler", False):
+            raise InputError(
+                "use_distributed_sampler=True would replace the mixture's sampler: set "
+                "Trainer(use_distributed_sampler=False); the datamodule shards over ranks itself."
+            )
+        return rank, ranks
 
     # ---- checkpoints ----
 

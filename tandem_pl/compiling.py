@@ -21,10 +21,17 @@ def compile_in_place(network: nn.Module, options: bool | Mapping[str, Any]) -> N
     Args:
         network: whose `forward` is to be compiled.
         options: True, or arguments of `torch.compile`; `fallback` is not for `torch.compile`.
+
+    Raises:
+        InputError: torch knows no such argument, mode or backend.
     """
     arguments = dict(options) if isinstance(options, Mapping) else {}
     arguments.pop("fallback", None)
-    network.compile(**arguments)
+    try:
+        network.compile(**arguments)
+    except (TypeError, RuntimeError) as error:  # of a backend that there is not, too
+        reason = str(error).splitlines()[0]
+        raise InputError(f"compile={arguments} is not for torch.compile: {reason}") from None
 
 
 def is_compiled(network: nn.Module) -> bool:
@@ -42,11 +49,11 @@ def with_fallback(
     Raises:
         InputError: compiling failed, and `options` has `fallback: false`.
     """
-    from torch._dynamo.exc import TorchDynamoException  # slow to import
+    from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException  # slow to import
 
     try:
         return call()
-    except TorchDynamoException as error:
+    except (TorchDynamoException, FailOnRecompileLimitHit) as error:
         why = " ".join(str(error).split("\n\n")[0].split())  # a page of hints follows
         name = type(networks[0]).__name__
         if isinstance(options, Mapping) and not options.get("fallback", True):

@@ -40,7 +40,7 @@ class DomainLosses:
         sums = np.zeros((2, size))
         if self._domains:
             domains = torch.cat(self._domains).cpu().numpy()
-            losses = torch.cat(self._losses).double().cpu().numpy()
+            losses = torch.cat(self._losses).cpu().double().numpy()
             sums[0] = np.bincount(domains, losses, size)
             sums[1] = np.bincount(domains, minlength=size)
         self._domains, self._losses = [], []

@@ -14,6 +14,7 @@ from .compiling import is_compiled, with_fallback
 from .domain_losses import DomainLosses
 from .episode import MixtureBatch
 from .errors import InputError
+from .tags import domain_tags
 
 
 class EvaluationByDomain(LightningModule):
@@ -83,17 +84,22 @@ class EvaluationByDomain(LightningModule):
 
     def _log_evaluation(self, stage: str, domains: list[str]) -> None:
         metrics: dict[str, float] = {}
+        curves: dict[str, float] = {}  # the same by tags that loggers can show
+        tags = domain_tags(domains)
         for label, store in self._evaluated.items():
             mean, count = store.reduce(len(domains), self.trainer.strategy)
             seen = count > 0
-            for name, value, number in zip(domains, mean.tolist(), count, strict=True):
+            rows = zip(domains, tags, mean.tolist(), count, strict=True)
+            for name, tag, value, number in rows:
                 if number:
-                    metrics[f"{stage}/{label}/{name}"] = value
+                    metrics[f"{stage}/{label}/{name}"] = curves[f"{stage}/{label}/{tag}"] = value
             if seen.any():
-                metrics[f"{stage}/{label}"] = float(mean[seen].mean())
-                metrics[f"{stage}/perplexity" + label.removeprefix("loss")] = float(
-                    np.exp(mean[seen]).mean()
-                )
+                perplexity = f"{stage}/perplexity" + label.removeprefix("loss")
+                means = {
+                    f"{stage}/{label}": float(mean[seen].mean()),
+                    perplexity: float(np.exp(mean[seen]).mean()),
+                }
+                metrics, curves = metrics | means, curves | means
         self._evaluated = {}
         if self.trainer.sanity_checking:
             return
@@ -101,4 +107,4 @@ class EvaluationByDomain(LightningModule):
         for key, value in metrics.items():
             self.log(key, value, logger=False, prog_bar=key == headline, rank_zero_only=False)
         for logger in self.loggers:  # on the axis of batches, like every other curve
-            logger.log_metrics(metrics, step=self.global_step)
+            logger.log_metrics(curves, step=self.global_step)

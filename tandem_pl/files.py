@@ -21,6 +21,8 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
+        if error.errno is None:
+            raise
         reason = f"{error.strerror} ({len(content) / 1e6:,.1f} MB needed)"
         raise OSError(error.errno, reason, str(path)) from error
     except BaseException:

@@ -49,12 +49,20 @@ def summed_gradient(
     collected, left = [], size
     for index, (part, count) in enumerate(module.micro_batches(samples, rows) if rows else []):
         losses = module.losses(module.network, part, count, step, *salt, index)[: max(left, 0)]
-        gradients = _gradients(module, losses.sum(), parameters)
+        scale = _scale(module, count)
+        gradients = _gradients(module, scale * losses.sum(), parameters)
         pairs = [(t, g) for t, g in zip(total, gradients, strict=True) if g is not None]
-        torch._foreach_add_([t for t, _ in pairs], [g.to(t.dtype) for t, g in pairs])
+        more = [g.to(t.dtype) for t, g in pairs]
+        torch._foreach_add_([t for t, _ in pairs], more, alpha=1 / scale)
         collected.append(losses.detach())
         left -= count
     return total, torch.cat(collected) if collected else torch.zeros(0, device=module.device)
+
+
+def _scale(module: MixtureModule, count: int) -> float:
+    """1, or what 16-bit mixed precision multiplies losses with, lest gradients underflow."""
+    scaler = getattr(module.trainer.precision_plugin, "scaler", None)
+    return float(scaler.get_scale()) / max(count, 1) if scaler is not None else 1.0
 
 
 def _gradients(

@@ -82,6 +82,10 @@ class MixtureModule(EvaluationByDomain):
         ):
             if value is not None and not value > 0:
                 raise InputError(f"{key}={value} must be positive, or null to leave it out.")
+        if not isinstance(compile, bool | Mapping):
+            raise InputError(
+                f"compile={compile!r} must be true, false or arguments of torch.compile."
+            )
         self.automatic_optimization = False
         self.network = network
         self.objective = objective
@@ -102,6 +106,9 @@ class MixtureModule(EvaluationByDomain):
         check_strategy(self.trainer)
         if stage == "fit":
             refuse_time_interval(self.trainer)
+            callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+            if not any(hasattr(callback, "handlers") for callback in callbacks):
+                self.handlers = {}  # an earlier fit's
             self.skips = SkippedUpdates()
         datamodule: Any = getattr(self.trainer, "datamodule", None)
         check_vocabulary(self.network, getattr(datamodule, "vocab_size", None))
@@ -118,7 +125,7 @@ class MixtureModule(EvaluationByDomain):
 
     def on_fit_start(self) -> None:
         """Compiles the networks, where asked to."""
-        if self.compile_options is not False:
+        if self.compile_options:
             for network in self.networks():
                 compile_in_place(network, self.compile_options)
 

@@ -29,9 +29,18 @@ def keep_settings(optimizer: Optimizer, checkpoint: dict[str, Any]) -> None:
     Without this a resumed run would go on with the checkpoint's learning rate, whatever the
     configuration says now. A scheduled rate keeps its place in the schedule: it is multiplied by
     new base rate over old base rate, which is exactly 1 where nothing changed.
+
+    Raises:
+        InputError: the checkpoint is of another kind of module.
     """
     bases = []
     saved_groups = checkpoint["optimizer_states"][0]["param_groups"]
+    if len(saved_groups) != len(optimizer.param_groups):
+        raise InputError(
+            f"the checkpoint's optimizer has {len(saved_groups)} parameter groups and this run's "
+            f"has {len(optimizer.param_groups)}: resume with the module that it was made with, "
+            "of one network or of twins."
+        )
     for fresh, saved in zip(optimizer.param_groups, saved_groups, strict=True):
         base = saved.get("initial_lr", saved["lr"])
         rate = saved["lr"] * (fresh["lr"] / base) if base else fresh["lr"]

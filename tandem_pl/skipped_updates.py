@@ -13,7 +13,8 @@ from torch.optim import Optimizer
 def skips_on_device(optimizer: Optimizer) -> bool:
     """Whether the optimizer's kernels can leave an update out themselves: the fused ones do.
 
-    The host then need not wait for the losses before it goes on to the next batch.
+    The host then need not wait for the losses before it goes on to the next batch. Not SGD, which
+    makes its momentum in the first step and leaves it unset where that one is left out.
 
     >>> parameters = [torch.nn.Parameter(torch.zeros(2))]
     >>> [skips_on_device(torch.optim.AdamW(parameters, fused=fused)) for fused in (True, False)]
@@ -22,6 +23,7 @@ def skips_on_device(optimizer: Optimizer) -> bool:
     return (
         bool(optimizer.defaults.get("fused"))
         and getattr(optimizer, "_step_supports_amp_scaling", False)
+        and not isinstance(optimizer, torch.optim.SGD)
         and not isinstance(optimizer.param_groups[0]["params"][0], DTensor)
     )
 

@@ -88,6 +88,8 @@ def main(argv: Sequence[str] | None = None) -> Record:
     for free in options.free:
         episode = free + options.probe
         steps = options.episodes * episode
+        if options.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
         row = compare(contest, free, options.probe, options.measure, steps, options.repeats)
         plain = tokens / (1e-3 * row["plain_ms"])
         row |= {"plain_tokens_a_second": plain, "tandem_tokens_a_second": plain / row["ratio"]}
@@ -95,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> Record:
             row["plain_utilisation"] = flops * plain / peak
             row["tandem_utilisation"] = row["plain_utilisation"] / row["ratio_over_bound"]
         if options.device == "cuda":
-            row["peak_GB"] = torch.cuda.max_memory_allocated() / 1e9
+            row["largest_peak_GB"] = torch.cuda.max_memory_allocated() / 1e9
         rows.append(show(row))
     plots = [
         plot("TANDEM over plain Lightning", "E", "ratio", "bound"),

@@ -127,7 +127,7 @@ def main(argv: Sequence[str] | None = None, adapters: bool = False) -> Record:
     if options.run:
         print(json.dumps(train(options.run, options)))
         return {}
-    extra = ["--adapters"] if options.adapters else []
+    extra = ["--batch", str(options.batch), *(["--adapters"] if options.adapters else [])]
     rows = []
     for kind in ("plain", "tandem"):
         found = child(__file__, *argv, *extra, "--run", kind)

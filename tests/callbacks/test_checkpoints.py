@@ -11,7 +11,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from module_helpers import WIDTH, adamw, make_data, make_reweighting
 
-from tandem_pl import InputError, TandemModule
+from tandem_pl import InputError, TandemModule, mixture_module
 from tandem_pl.callbacks import TimedCheckpoint, checkpoints
 from tandem_pl.checkpoint_io import AtomicCheckpointIO
 
@@ -198,7 +198,8 @@ def test_refuses_a_model_checkpoint_that_would_save_nothing(tmp_path):
 
 def test_lightnings_time_interval_still_saves_nothing(tmp_path, monkeypatch):
     """The day that this fails the refusal can go."""
-    monkeypatch.setattr(checkpoints, "refuse_time_interval", lambda trainer: None)
+    for place in (checkpoints, mixture_module):
+        monkeypatch.setattr(place, "refuse_time_interval", lambda trainer: None)
     dead = ModelCheckpoint(tmp_path / "dead", train_time_interval=timedelta(0))
     run(tmp_path, dead, TimedCheckpoint())
     assert not list((tmp_path / "dead").glob("*"))

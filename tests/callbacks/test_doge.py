@@ -184,8 +184,8 @@ def test_two_sets_of_gradients_are_alive_at_most(tmp_path, monkeypatch) -> None:
     made, alive = [], []
     summed, product = gradients_module.summed_gradient, alignment_module.dot
 
-    def noting(*arguments):
-        gradient, losses = summed(*arguments)
+    def noting(*arguments, **more):
+        gradient, losses = summed(*arguments, **more)
         made.append(weakref.ref(gradient[0]))
         return gradient, losses
 

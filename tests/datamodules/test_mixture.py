@@ -172,17 +172,23 @@ def test_seen_counts_tokens_where_data_sets_tell() -> None:
 @settings(max_examples=25, deadline=None)
 def test_evaluation_sees_each_sample_once(sizes, batch_size, world_size) -> None:
     sets = domains(**{f"d{number}": size for number, size in enumerate(sizes)})
-    rows = []
+    rows, batches_of = [], set()
+    if sum(sizes) < world_size:
+        with pytest.raises(InputError, match=r"samples to evaluate on .* devices: use fewer"):
+            make_data(world_size, 0, target=sets, test=sets).test_dataloader()
+        return
     for rank in range(world_size):
         data = make_data(world_size, rank, target=sets, test=sets, eval_batch_size=batch_size)
         for loader in (data.val_dataloader(), data.test_dataloader()):
             batches = list(loader)
             assert all(batch.phase == EVALUATE for batch in batches)
             assert all(batch.domains.tolist() == batch.samples[:, 0].tolist() for batch in batches)
-            most = max(batch_size // world_size, 1)
-            assert all(len(batch.domains) <= most for batch in batches)
+            most = max(batch_size // world_size, 1) + (world_size > 1)
+            assert all(1 <= len(batch.domains) <= most for batch in batches)
+        batches_of.add(len(batches))
         rows += [tuple(row) for batch in batches for row in batch.samples.tolist()]
     assert sorted(rows) == [(d, i) for d, size in enumerate(sizes) for i in range(size)]
+    assert len(batches_of) == 1  # sharded networks make every forward together
 
 
 def test_domains_are_named_by_stage() -> None:

@@ -15,7 +15,7 @@ from tandem_pl import Mixture
 from tandem_pl.cli import VERBS, main
 
 ROOT = Path(__file__).parents[2]
-OTHER_VERBS = ("prepare", "compare")  # their files run in these verbs' tests
+OTHER_VERBS = ("prepare", "compare", "strategy_")  # their files run in these verbs' tests
 CONFIGS = sorted(
     path for path in (ROOT / "configs").glob("*.yaml") if not path.stem.startswith(OTHER_VERBS)
 ) + sorted((ROOT / "configs" / "published").glob("*_tiny.yaml"))

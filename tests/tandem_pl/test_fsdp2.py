@@ -379,7 +379,7 @@ def test_the_configuration_runs(tmp_path, strategy) -> None:
                 },
                 {
                     "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
-                    "init_args": {"every_n_epochs": 1},
+                    "init_args": {"every_n_epochs": 1, "save_last": True},
                 },
             ],
         },

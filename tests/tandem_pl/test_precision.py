@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from helpers import Recorder, predict_last, small_network
+from lightning.pytorch import Callback
 from lightning.pytorch.plugins import MixedPrecision
 from module_helpers import (
     POISON,
@@ -17,8 +18,9 @@ from module_helpers import (
     with_marker,
 )
 
-from tandem_pl import TandemModule
+from tandem_pl import MixtureModule, TandemModule
 from tandem_pl.episode import MEASURE, PROBE
+from tandem_pl.gradients import mean_gradient
 
 
 def half_precision(scale: float = 2.0**10) -> MixedPrecision:
@@ -122,3 +124,23 @@ def test_bf16_mixed_trains_float32_weights(tmp_path) -> None:
     assert not torch.equal(recorder.before[0][0], recorder.after[-1][0])
     assert len(reweighting.trajectory) == 3
     assert reweighting.skipped_episodes == 0
+
+
+def test_gradients_for_comparing_domains_do_not_underflow(tmp_path) -> None:
+    """Those of losses so small that half precision would round them to 0."""
+    factor, networks = 1e-7, []
+
+    class Grab(Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+            with trainer.precision_plugin.forward_context():
+                self.gradient, _ = mean_gradient(pl_module, batch.samples, 8, batch.step)
+            losses = factor * predict_last(networks[0], batch.samples)
+            self.exact = torch.autograd.grad(losses.mean(), list(networks[0].parameters()))
+
+    networks.append(small_network(WIDTH, dtype=torch.float32))
+    module = MixtureModule(networks[0], lambda n, s: factor * predict_last(n, s), sgd)
+    grab, scaler = Grab(), half_precision(2.0**16)
+    data = make_data(torch.float32, epoch_batches=1)
+    fit(tmp_path, module, data, grab, max_steps=1, plugins=[scaler])
+    for got, exact in zip(grab.gradient, grab.exact, strict=True):
+        torch.testing.assert_close(got, exact, rtol=0.02, atol=0.02 * float(exact.abs().max()))
