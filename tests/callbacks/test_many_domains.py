@@ -22,10 +22,11 @@ from tandem_pl.callbacks.plots import MOST_DOMAINS, draw_mixture
 from tandem_pl.callbacks.report import Run, domain_rows, on_the_way, read_run
 from tandem_pl.callbacks.report_page import build_page, to_html, write_page
 from tandem_pl.callbacks.run_files import Signal, mixture_table, read_signal, read_trajectory
-from tandem_pl.callbacks.scalars import MOST_CURVES, by_name, domain_tags, with_curves
+from tandem_pl.callbacks.scalars import MOST_CURVES, by_name, with_curves
 from tandem_pl.callbacks.tandem import hyper_gradient
 from tandem_pl.datamodules import MixtureDataModule
 from tandem_pl.simplex import projected_step
+from tandem_pl.tags import domain_tags
 
 MANY, BATCH, MEASURED, FREE, PROBE = 1000, 32, 4, 2, 1
 EPISODES, KEPT = 11, 4  # rows of the trajectory that the short runs here may keep
