@@ -203,3 +203,16 @@ def test_lightnings_time_interval_still_saves_nothing(tmp_path, monkeypatch):
     dead = ModelCheckpoint(tmp_path / "dead", train_time_interval=timedelta(0))
     run(tmp_path, dead, TimedCheckpoint())
     assert not list((tmp_path / "dead").glob("*"))
+
+
+def test_alone_it_is_what_lightning_asks_for_the_best(tmp_path):
+    """`trainer.validate` after a fit loads it."""
+    module = TandemModule(small_network(WIDTH), predict_last, adamw)
+    callback, data = TimedCheckpoint(minutes=1e6), make_data()
+    trainer = quiet_trainer(
+        tmp_path, callbacks=[callback, make_reweighting()], max_epochs=2, enable_checkpointing=True
+    )
+    trainer.fit(module, datamodule=data)
+    assert callback.best_model_path == str(tmp_path / "checkpoints" / "last.ckpt")
+    trainer.limit_val_batches = 1.0
+    assert trainer.validate(datamodule=data, ckpt_path="best", verbose=False)

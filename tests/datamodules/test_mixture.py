@@ -310,6 +310,8 @@ def test_lightnings_own_sampler_is_refused_with_several_ranks() -> None:
     data = make_data(world_size=2)
     data.trainer._accelerator_connector.use_distributed_sampler = True
     with pytest.raises(InputError, match=r"set Trainer\(use_distributed_sampler=False\)"):
+        data.val_dataloader()  # Lightning would shard each rank's share again
+    with pytest.raises(InputError, match=r"set Trainer\(use_distributed_sampler=False\)"):
         data.train_dataloader()
 
 

@@ -30,6 +30,7 @@ from module_helpers import (
 from torch import nn
 
 from tandem_pl import InputError, MixtureModule, TandemModule
+from tandem_pl.callbacks import DoGEReweighting
 from tandem_pl.datamodules import MixtureDataModule
 from tandem_pl.episode import MEASURE, PROBE, TRAIN
 
@@ -313,3 +314,22 @@ def test_one_network_cannot_probe(tmp_path) -> None:
     module = MixtureModule(small_network(WIDTH), predict_last, sgd)
     with pytest.raises(InputError, match="twin networks, which MixtureModule does not have"):
         fit(tmp_path, module, make_data(), make_reweighting(), max_epochs=1)
+
+
+def test_what_a_method_does_with_batches_ends_with_its_fit(tmp_path) -> None:
+    """A second fit without the method trains as if there had been none."""
+    module = MixtureModule(small_network(WIDTH), predict_last, sgd)
+    fit(tmp_path, module, make_data(), DoGEReweighting(), max_steps=4)
+    assert module.handlers
+    fit(tmp_path, module, make_data(target=None, epoch_batches=3), max_epochs=1)
+    assert module.handlers == {}
+
+
+def test_a_checkpoint_of_one_network_does_not_resume_twins(tmp_path) -> None:
+    module = MixtureModule(small_network(WIDTH), predict_last, sgd)
+    trainer = fit(tmp_path, module, make_data(epoch_batches=2), max_epochs=1)
+    trainer.save_checkpoint(tmp_path / "one.ckpt")
+    checkpoint = torch.load(tmp_path / "one.ckpt", weights_only=True)
+    twins = TandemModule(small_network(WIDTH), predict_last, sgd)
+    with pytest.raises(InputError, match="1 parameter groups and this run's has 2: resume with"):
+        twins.on_load_checkpoint(checkpoint)
