@@ -2,7 +2,8 @@
 
 `python tests/benchmarks/scaling.py` trains with `MixtureModule` and with TANDEM, one thread a
 process. Bytes are those that a rank hands to `torch.distributed.all_reduce`, gradients included,
-by the phase of the batch; gathered losses are not among them.
+by the phase of the batch; gathered losses are not among them. They are counted by a hook in Python
+in the runs of two processes that are timed, which makes these a little slower.
 """
 
 from __future__ import annotations
