@@ -84,7 +84,7 @@ class MixtureModule(EvaluationByDomain):
                 raise InputError(f"{key}={value} must be positive, or null to leave it out.")
         if not isinstance(compile, bool | Mapping):
             raise InputError(
-                f"compile={compile!r} must be true, false or arguments of torch.compile."
+                f"compile={compile!r} must be true, false, or a map of arguments of torch.compile."
             )
         self.automatic_optimization = False
         self.network = network
@@ -125,7 +125,7 @@ class MixtureModule(EvaluationByDomain):
 
     def on_fit_start(self) -> None:
         """Compiles the networks, where asked to."""
-        if self.compile_options:
+        if self.compile_options is not False:
             for network in self.networks():
                 compile_in_place(network, self.compile_options)
 

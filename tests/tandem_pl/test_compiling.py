@@ -73,3 +73,26 @@ def test_an_error_of_the_network_is_not_taken_for_one_of_compiling(tmp_path) -> 
 
     with pytest.raises(ValueError, match="the user's own"):
         trained(tmp_path, EAGER, Wrong())
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"mod": "x"}, "is not for torch.compile: .*unexpected keyword argument 'mod'"),
+        ({"backend": "inductr"}, "is not for torch.compile: .*inductr"),
+        ({"mode": "max-autotun"}, "is not for torch.compile: .*max-autotun"),
+        ("reduce-overhead", "compile='reduce-overhead' must be true, false, or a map"),
+    ],
+)
+def test_misspelt_options_are_refused(tmp_path, options, sentence) -> None:
+    with pytest.raises(InputError, match=sentence):
+        trained(tmp_path, options)
+
+
+def test_a_map_without_arguments_compiles_too(tmp_path, monkeypatch) -> None:
+    asked = []
+    monkeypatch.setattr(
+        "tandem_pl.mixture_module.compile_in_place", lambda network, options: asked.append(options)
+    )
+    trained(tmp_path, {})
+    assert asked == [{}, {}]

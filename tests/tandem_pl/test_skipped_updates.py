@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from helpers import Recorder, predict_last, small_network
+from helpers import Recorder, parameters_of, predict_last, small_network
 from lightning.pytorch import Callback
 from module_helpers import (
     WIDTH,
@@ -141,3 +141,23 @@ def test_a_second_fit_counts_anew(tmp_path) -> None:
     data.train_sets[name] = sound
     fit(tmp_path, module, data, max_epochs=1)
     assert module.skipped_updates == 0
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_momentum_is_sound_after_a_bad_first_batch(tmp_path, fused) -> None:
+    """Which a fused kernel of SGD would leave unset."""
+    calls = []
+
+    def first_bad(network, samples):
+        calls.append(1)
+        return predict_last(network, samples) * (math.nan if len(calls) == 1 else 1.0)
+
+    def momentum(parameters):
+        return torch.optim.SGD(parameters, 0.05, momentum=0.9, fused=fused)
+
+    module = MixtureModule(small_network(WIDTH), first_bad, momentum)
+    start = parameters_of(module.network)
+    fit(tmp_path, module, make_data(epoch_batches=3), max_epochs=1)
+    moved = (parameters_of(module.network) - start).abs().max()
+    assert 0 < moved < 1
+    assert module.skipped_updates == 1
