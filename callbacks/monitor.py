@@ -157,8 +157,9 @@ class MixtureMonitor(Callback):
             data.seen_arrays(), self._tags["fit"], curves["fit"]
         )
         scalars["train/learning_rate"] = float(trainer.optimizers[0].param_groups[0]["lr"])
-        if getattr(module, "skipped_updates", 0):
-            scalars["train/skipped_updates"] = float(module.skipped_updates)
+        skipped = getattr(module, "skipped_updates", 0)
+        if skipped:
+            scalars["train/skipped_updates"] = float(skipped)
         if reweighting is not None:
             scalars |= _spread(reweighting)
             if reweighting.steps[-1] == trainer.global_step:  # not where a run stops in between

@@ -143,8 +143,8 @@ def shard(network: nn.Module, mesh: DeviceMesh | None) -> None:
 
 
 def is_sharded(network: nn.Module) -> bool:
-    """Whether a parameter is a shard."""
-    return any(hasattr(p, "to_local") for p in network.parameters())
+    """Whether its parameters are shards: all are, or none."""
+    return hasattr(next(network.parameters(), None), "to_local")
 
 
 @contextmanager

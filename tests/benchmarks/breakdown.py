@@ -23,6 +23,7 @@ from common import (
     network,
     parse,
     plot,
+    run_arguments,
     show,
     text_data,
     wait,
@@ -97,12 +98,7 @@ class Parts(Callback):
 def main(argv: Sequence[str] | None = None) -> Record:
     """Command line."""
     parser = arguments(__doc__)
-    parser.add_argument("--free", type=int, default=45)
-    parser.add_argument("--probe", type=int, default=5)
-    parser.add_argument("--measure", type=int, default=4)
-    parser.add_argument("--size", default="3m")
-    parser.add_argument("--block", type=int, default=128)
-    parser.add_argument("--batch", type=int, default=8)
+    run_arguments(parser, 45)
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--episodes", type=int, default=5, help="that are timed")
     smallest = {"free": 3, "probe": 1, "measure": 1, "episodes": 2}

@@ -241,6 +241,23 @@ def arguments(text: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def run_arguments(
+    parser: argparse.ArgumentParser,
+    free: int | list[int],
+    size: str = "3m",
+    block: int = 128,
+    batch: int = 8,
+) -> None:
+    """Adds the lengths of an episode's phases, the network and the batch, with their defaults."""
+    many = {"nargs": "+"} if isinstance(free, list) else {}
+    parser.add_argument("--free", type=int, default=free, **many)
+    parser.add_argument("--probe", type=int, default=5)
+    parser.add_argument("--measure", type=int, default=4)
+    parser.add_argument("--size", choices=tuple(SIZES), default=size)
+    parser.add_argument("--block", type=int, default=block)
+    parser.add_argument("--batch", type=int, default=batch)
+
+
 def parse(
     parser: argparse.ArgumentParser, argv: Sequence[str] | None, **quick: Any
 ) -> argparse.Namespace:

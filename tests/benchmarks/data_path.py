@@ -29,6 +29,7 @@ from common import (
     network,
     parse,
     plot,
+    run_arguments,
     show,
     text_data,
     wait,
@@ -108,12 +109,7 @@ def main(argv: Sequence[str] | None = None) -> Record:
     parser = arguments(__doc__)
     parser.set_defaults(repeats=3)
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 2])
-    parser.add_argument("--free", type=int, default=15)
-    parser.add_argument("--probe", type=int, default=5)
-    parser.add_argument("--measure", type=int, default=4)
-    parser.add_argument("--size", default="3m")
-    parser.add_argument("--block", type=int, default=128)
-    parser.add_argument("--batch", type=int, default=8)
+    run_arguments(parser, 15)
     parser.add_argument("--batches", type=int, default=1000, help="of the loader alone")
     parser.add_argument("--episodes", type=int, default=10, help="that are timed, of each run")
     smallest = {"free": 2, "probe": 1, "measure": 1, "episodes": 2, "batches": 20}

@@ -21,6 +21,7 @@ from common import (
     parse,
     plot,
     random_data,
+    run_arguments,
     show,
 )
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -38,12 +39,7 @@ def main(argv: Sequence[str] | None = None) -> Record:
     parser.set_defaults(repeats=3)
     parser.add_argument("--domains", type=int, nargs="+", default=[7, 100, 1000, 10_000])
     parser.add_argument("--samples", type=int, default=1000, help="of a domain")
-    parser.add_argument("--free", type=int, default=45)
-    parser.add_argument("--probe", type=int, default=5)
-    parser.add_argument("--measure", type=int, default=4)
-    parser.add_argument("--size", default="3m")
-    parser.add_argument("--block", type=int, default=128)
-    parser.add_argument("--batch", type=int, default=8)
+    run_arguments(parser, 45)
     parser.add_argument("--episodes", type=int, default=3, help="that are timed, of each run")
     smallest = {"free": 2, "probe": 1, "measure": 1, "episodes": 1, "domains": [7, 100]}
     options = parse(parser, argv, size="tiny", block=16, batch=4, **smallest)

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from common import (
-    SIZES,
     Record,
     arguments,
     finish,
@@ -22,6 +21,7 @@ from common import (
     parse,
     plot,
     random_data,
+    run_arguments,
     show,
 )
 from overhead import Contest, compare
@@ -59,12 +59,7 @@ def main(argv: Sequence[str] | None = None) -> Record:
     parser = arguments(__doc__)
     parser.set_defaults(repeats=3, device="cuda")
     parser.add_argument("--tiny", action="store_true", help="the smallest network and blocks")
-    parser.add_argument("--size", choices=tuple(SIZES), default="160m")
-    parser.add_argument("--free", type=int, nargs="+", default=[15, 45, 95])
-    parser.add_argument("--probe", type=int, default=5)
-    parser.add_argument("--measure", type=int, default=4)
-    parser.add_argument("--block", type=int, default=512)
-    parser.add_argument("--batch", type=int, default=64)
+    run_arguments(parser, [15, 45, 95], size="160m", block=512, batch=64)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--precision", default="bf16-mixed")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)

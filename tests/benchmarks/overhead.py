@@ -34,6 +34,7 @@ from common import (
     parameters_of,
     parse,
     plot,
+    run_arguments,
     show,
     text_data,
     wait,
@@ -163,12 +164,7 @@ def compare(contest: Contest, free: int, probe: int, measure: int, steps: int, r
 def main(argv: Sequence[str] | None = None) -> Record:
     """Command line."""
     parser = arguments(__doc__)
-    parser.add_argument("--free", type=int, nargs="+", default=[15, 45, 95])
-    parser.add_argument("--probe", type=int, default=5)
-    parser.add_argument("--measure", type=int, default=4)
-    parser.add_argument("--size", default="3m")
-    parser.add_argument("--block", type=int, default=128)
-    parser.add_argument("--batch", type=int, default=8)
+    run_arguments(parser, [15, 45, 95])
     parser.add_argument("--steps", type=int, default=100, help="proxy steps that are timed")
     options = parse(
         parser, argv, free=[3], probe=1, measure=1, size="tiny", block=16, batch=4, steps=4

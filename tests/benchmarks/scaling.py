@@ -32,6 +32,7 @@ from common import (
     parse,
     plot,
     random_data,
+    run_arguments,
     show,
 )
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -137,12 +138,7 @@ def main(argv: Sequence[str] | None = None) -> Record:
     parser.set_defaults(repeats=3)
     parser.add_argument("--run", choices=("mixture", "tandem"), help=argparse.SUPPRESS)
     parser.add_argument("--processes", type=int, default=0, help=argparse.SUPPRESS)
-    parser.add_argument("--free", type=int, default=15)
-    parser.add_argument("--probe", type=int, default=5)
-    parser.add_argument("--measure", type=int, default=4)
-    parser.add_argument("--size", default="3m")
-    parser.add_argument("--block", type=int, default=128)
-    parser.add_argument("--batch", type=int, default=8)
+    run_arguments(parser, 15)
     parser.add_argument("--episodes", type=int, default=2, help="that are timed, of each run")
     smallest = {"free": 2, "probe": 1, "measure": 1, "episodes": 1}
     options = parse(parser, argv, size="tiny", block=16, batch=4, **smallest)
