@@ -24,14 +24,15 @@ Work = Callable[[Mapping[str, Any], Length], float]
 
 
 def tandem(settings: Mapping[str, Any], run: Length) -> float:
-    """E + 3K - 1 + 2/3 V an episode of E + K steps.
+    """E + 3K - 1 + 2/3 (V + S) an episode of E + K steps, S batches of statistics.
 
     >>> settings = {"free_steps": 15, "probe_steps": 5, "measure_batches": 3}
     >>> tandem(settings, Length(7, 2000, 16))
     3100.0
     """
     free, probe = settings["free_steps"], settings["probe_steps"]
-    episode = free + 3 * probe - 1 + 2 * settings["measure_batches"] / 3
+    without = settings["measure_batches"] + settings.get("statistics_batches", 0)
+    episode = free + 3 * probe - 1 + 2 * without / 3
     return run.steps * episode / (free + probe)
 
 

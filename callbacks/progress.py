@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm.auto import tqdm
 
-from tandem_pl.episode import MEASURE
+from tandem_pl.episode import WITHOUT_STEP
 
 
 class RunProgressBar(ProgressBar):
@@ -82,6 +82,8 @@ def _total_steps(trainer: Trainer) -> int | None:
     limits = [trainer.max_steps] if trainer.max_steps > 0 else []
     sampler = getattr(getattr(trainer, "datamodule", None), "sampler", None)
     if trainer.max_epochs is not None and trainer.max_epochs > 0 and sampler is not None:
-        steps = sum(segment.batches for segment in sampler.plan if segment.phase != MEASURE)
+        steps = sum(
+            segment.batches for segment in sampler.plan if segment.phase not in WITHOUT_STEP
+        )
         limits.append(trainer.max_epochs * steps)
     return min(limits) if limits else None

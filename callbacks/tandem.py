@@ -12,9 +12,10 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from tandem_pl.episode import MEASURE, PROBE, TRAIN, MixtureBatch, Plan, Segment
+from tandem_pl.episode import MEASURE, PROBE, STATISTICS, TRAIN, MixtureBatch, Plan, Segment
 from tandem_pl.errors import InputError
 from tandem_pl.mixture import Mixture
+from tandem_pl.norm_statistics import tracking_norms
 from tandem_pl.objectives import at_least_float32
 from tandem_pl.simplex import Array, exponentiated_step, projected_step
 
@@ -65,9 +66,12 @@ class TandemReweighting(ReweightingCallback):
         learning_rate: eta, weight per nat.
         floor: least weight of a domain, 0 to 1/M.
         caps: domain -> largest weight; None for no caps.
+        statistics_batches: batches of the mixture, before measuring, on which BatchNorm's running
+            statistics are computed anew for both twins; 0 keeps those that training gathered.
         update: "projected" is TANDEM's; "exponentiated" is mirror descent, not TANDEM's rule.
 
-    An episode costs E + 3K - 1 + 2/3 V proxy steps and trains the proxy for E + K.
+    An episode costs E + 3K - 1 + 2/3 V proxy steps and trains the proxy for E + K. With S batches
+    of statistics, V + S stands in place of V.
 
     Any number M of domains will do. Measured samples go round: each domain is measured once in
     every ceil(M / (V batch_size)) episodes, and an update that did not measure it gives it the mean
@@ -93,6 +97,7 @@ class TandemReweighting(ReweightingCallback):
         floor: float = 0.0,
         caps: dict[str, float] | None = None,
         update: Literal["projected", "exponentiated"] = "projected",
+        statistics_batches: int = 0,
     ) -> None:
         super().__init__()
         for key, value, least in (
@@ -107,6 +112,8 @@ class TandemReweighting(ReweightingCallback):
                     if least
                     else f"{key}={value} must be 0 or more."
                 )
+        if statistics_batches < 0:
+            raise InputError(f"statistics_batches={statistics_batches} must be 0 or more.")
         if not (np.isfinite(learning_rate) and learning_rate > 0):
             raise InputError(f"learning_rate={learning_rate} must be a positive number.")
         if update not in UPDATES:
@@ -118,18 +125,20 @@ class TandemReweighting(ReweightingCallback):
         self.floor = floor
         self.caps: Mapping[str, float] | None = caps
         self.rule = update
+        self.statistics_batches = statistics_batches
         self.signal: HyperGradient | None = None
         self.skipped_episodes = 0
         self._warned = False
         self._rows: list[Tensor] = []  # [3, N] each: domain, loss under u, loss under w
 
     def plan(self) -> Plan:
-        """Free E | probe K with target | measure V, stratified."""
+        """Free E | probe K with target | statistics S | measure V, stratified."""
         weights = tuple(self.weights.tolist())
         even = (1.0 / len(weights),) * len(weights)
         segments = [
             Segment(TRAIN, self.free_steps, weights),
             Segment(PROBE, self.probe_steps, weights, target=True),
+            Segment(STATISTICS, self.statistics_batches, weights),
             Segment(MEASURE, self.measure_batches, even),
         ]
         return [segment for segment in segments if segment.batches]
@@ -145,6 +154,12 @@ class TandemReweighting(ReweightingCallback):
             raise InputError(
                 f"TandemReweighting compares twin networks, which {type(pl_module).__name__} does "
                 "not have: use TandemModule."
+            )
+        network: Any = getattr(pl_module, "network", None)
+        if stage == "fit" and self.statistics_batches and not tracking_norms(network):
+            raise InputError(
+                f"statistics_batches={self.statistics_batches}, and the network has no BatchNorm "
+                "whose running statistics could be computed: set it to 0."
             )
         self._rows, self._warned = [], False
         super().setup(trainer, pl_module, stage)
@@ -217,6 +232,7 @@ class TandemReweighting(ReweightingCallback):
             "floor": self.floor,
             "caps": dict(self.caps) if self.caps else None,
             "update": self.rule,
+            "statistics_batches": self.statistics_batches,
         }
 
     def state_dict(self) -> dict[str, Any]:

@@ -69,8 +69,9 @@ class TargetEvaluation:
         size = max(data.eval_batch_size // ranks, 1)
         if module.micro_batch_size:  # one forward a batch: as many of them on every rank
             size = min(size, module.micro_batch_size)
-        rows, store = Rows(data.target_sets, {}, data.collate_fn), DomainLosses()
+        rows, store = Rows(data.target_sets, {}, data.collate_fn, data.seed, rank), DomainLosses()
         precision = trainer.precision_plugin
+        module.share_buffers()
         with torch.no_grad(), private_randomness(module.device), precision.forward_context():
             for part in evaluation_rows(len(domains), size, rank, ranks):
                 batch = rows.__getitems__(

@@ -12,8 +12,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from tandem_pl.episode import MixtureBatch, Plan
 from tandem_pl.errors import InputError
+from tandem_pl.randomness import seeded_everywhere
 
 from .sampler import Ints, MixtureBatchSampler, PlannedBatch
+from .shuffling import key_of
 
 
 class Episodes:
@@ -44,18 +46,33 @@ class ResumableLoader(DataLoader):
 
 
 class Rows(Dataset):
-    """Fetches planned batches from the domains' data sets."""
+    """Fetches planned batches from the domains' data sets.
+
+    What data sets draw from the global generators of Python, NumPy and torch, as augmentations do,
+    is a function of (seed, phase, step, rank): the same for any number of workers and after a
+    resume.
+    """
 
     def __init__(
-        self, train: dict[str, Dataset], target: dict[str, Dataset], collate: Callable[[list], Any]
+        self,
+        train: dict[str, Dataset],
+        target: dict[str, Dataset],
+        collate: Callable[[list], Any],
+        seed: int = 0,
+        rank: int = 0,
     ) -> None:
         self.train, self.target = list(train.values()), list(target.values())
         self.collate = collate
+        self.seed, self.rank = seed, rank
 
     def __getitem__(self, index: int) -> Any:
         raise TypeError("rows are fetched a planned batch at a time.")
 
     def __getitems__(self, planned: PlannedBatch) -> MixtureBatch:
+        with seeded_everywhere(self.seed, key_of(planned.phase), planned.step, self.rank):
+            return self._batch(planned)
+
+    def _batch(self, planned: PlannedBatch) -> MixtureBatch:
         target_domains, target_samples = None, None
         if planned.target_domains is not None and planned.target_indices is not None:
             target_domains = torch.from_numpy(planned.target_domains)

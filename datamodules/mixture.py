@@ -12,7 +12,7 @@ from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from tandem_pl.episode import EVALUATE, MEASURE, TRAIN, MixtureBatch, Plan, Segment
+from tandem_pl.episode import EVALUATE, TRAIN, WITHOUT_STEP, MixtureBatch, Plan, Segment
 from tandem_pl.errors import InputError
 from tandem_pl.mixture import Mixture, resolve_weights
 
@@ -104,20 +104,16 @@ class MixtureDataModule(LightningDataModule):
             return
         sizes = _sizes(self.train_sets, "train")
         self.mixture = resolve_weights(self.weights, sizes, budget=self._budget())
-        target, target_weights = None, None
+        streams = {"train": Stream("train", sizes, self.seed, self.allocation)}
+        streams |= {phase: Stream(phase, sizes, self.seed, "debt") for phase in WITHOUT_STEP}
+        target_weights = None
         if self.target_sets:
             target_sizes = _sizes(self.target_sets, "target")
-            target = Stream("target", target_sizes, self.seed, self.allocation)
+            streams["target"] = Stream("target", target_sizes, self.seed, self.allocation)
             target_weights = resolve_weights(
                 self.target_weights, target_sizes, "target_weights"
             ).array
-        self.sampler = MixtureBatchSampler(
-            Stream("train", sizes, self.seed, self.allocation),
-            Stream(MEASURE, sizes, self.seed, "debt"),
-            target,
-            target_weights,
-            self.batch_size,
-        )
+        self.sampler = MixtureBatchSampler(streams, target_weights, self.batch_size)
         tokens = [getattr(data, "tokens_per_sample", None) for data in self.train_sets.values()]
         if any(value is not None for value in tokens):
             self._tokens_per_sample = np.array([np.nan if n is None else n for n in tokens])
@@ -205,7 +201,7 @@ class MixtureDataModule(LightningDataModule):
         self.sampler.rank, self.sampler.world_size = rank, world_size
         batches = Episodes(self.sampler, self._static_plan)
         return ResumableLoader(
-            Rows(self.train_sets, self.target_sets, self.collate_fn),
+            Rows(self.train_sets, self.target_sets, self.collate_fn, self.seed, rank),
             batch_sampler=batches,  # type: ignore[arg-type]
             collate_fn=as_is,
             **self._loader_options(),
@@ -236,7 +232,7 @@ class MixtureDataModule(LightningDataModule):
             for number, rows in enumerate(evaluation_rows(len(domains), size, rank, world_size))
         ]
         return DataLoader(
-            Batches(Rows(sets, {}, self.collate_fn), batches),
+            Batches(Rows(sets, {}, self.collate_fn, self.seed, rank), batches),
             batch_size=None,
             collate_fn=as_is,
             **self._loader_options(),

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tandem_pl.episode import MEASURE, Plan, Segment
+from tandem_pl.episode import WITHOUT_STEP, Plan, Segment
 
 from .shuffling import key_of, shuffled
 
@@ -140,8 +140,8 @@ class MixtureBatchSampler:
     `consume` with each batch that reaches the module.
 
     Args:
-        train, target, measure: the streams; measuring has its own, so that passes over the
-            training data stay complete. `target` may be None.
+        streams: by name: "train"; one for each of the phases that train nothing, so that passes
+            over the training data stay complete; and perhaps "target".
         target_weights: [M'] of the target domains.
         batch_size: of the global batch, over all ranks.
 
@@ -150,15 +150,11 @@ class MixtureBatchSampler:
 
     def __init__(
         self,
-        train: Stream,
-        measure: Stream,
-        target: Stream | None,
+        streams: Mapping[str, Stream],
         target_weights: Floats | None,
         batch_size: int,
     ) -> None:
-        self.streams = {"train": train, MEASURE: measure}
-        if target is not None:
-            self.streams["target"] = target
+        self.streams = dict(streams)
         self.target_weights = target_weights
         self.batch_size = batch_size
         self.rank, self.world_size = 0, 1
@@ -187,7 +183,7 @@ class MixtureBatchSampler:
         self._ahead = {}
         place, last = -1, len(self) - 1
         for segment in self.plan:
-            stream = MEASURE if segment.phase == MEASURE else "train"
+            stream = segment.phase if segment.phase in WITHOUT_STEP else "train"
             weights = np.asarray(segment.weights)
             for number in range(segment.batches):
                 place += 1

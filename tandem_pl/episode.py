@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 TRAIN, PROBE, MEASURE, EVALUATE = "train", "probe", "measure", "evaluate"
+STATISTICS = "statistics"
+WITHOUT_STEP = (MEASURE, STATISTICS)  # phases that train nothing
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,7 @@ class Segment:
     """Batches in a row that are drawn and used alike.
 
     Args:
-        phase: what the module does with a batch: "train", "probe" or "measure".
+        phase: what the module does with a batch: "train", "probe", "statistics" or "measure".
         batches: how many.
         weights: [M] domain weights to draw with.
         target: whether each batch comes with a batch of target data.

@@ -7,7 +7,9 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from .compiling import is_compiled, with_fallback
@@ -51,6 +53,20 @@ class EvaluationByDomain(LightningModule):
     def evaluated_networks(self) -> dict[str, nn.Module]:
         """Label of the metric -> network."""
         return {"loss": self.network}
+
+    def share_buffers(self) -> None:
+        """Gives all ranks the first one's buffers: BatchNorm's running statistics.
+
+        With manual optimization DDP does not, and each rank's would be of its own batches.
+        """
+        if self.trainer.world_size > 1 and isinstance(self.trainer.strategy, DDPStrategy):
+            for network in self.networks():
+                for buffer in network.buffers():
+                    torch.distributed.broadcast(buffer, 0)
+
+    def on_validation_start(self) -> None:
+        """Every rank evaluates the same network."""
+        self.share_buffers()
 
     def validation_step(self, batch: MixtureBatch, batch_idx: int) -> None:
         """Adds the losses of one batch."""

@@ -133,6 +133,8 @@ class MixtureModule(EvaluationByDomain):
 
     def training_step(self, batch: MixtureBatch, batch_idx: int) -> Outputs:
         """Does what the batch's phase asks for."""
+        if batch.phase == MEASURE and batch.first:
+            self.share_buffers()
         with private_randomness(self.device):
             return self.phase_step(batch)
 

@@ -13,9 +13,11 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from .episode import PROBE, MixtureBatch
+from .episode import PROBE, STATISTICS, MixtureBatch
 from .errors import InputError
 from .mixture_module import MixtureModule, Outputs
+from .modes import keeping_buffers
+from .norm_statistics import accumulating_statistics
 from .optimizer_settings import trainable
 from .sample_weights import LossBasedWeights
 from .sharding import data_mesh, local_shards, shard
@@ -33,10 +35,13 @@ class TandemModule(MixtureModule):
     2. sync: w <- u with buffers and optimizer moments;
     3. probe: u steps as before; w <- w - eta grad (L_target(w) + gamma L_train(alpha, w)) on the
        same training batch, with the same dropout, plus a target batch;
-    4. measure: per-sample losses under both, in eval mode, without gradient.
+    4. statistics, where asked for: those of BatchNorm of both twins, anew on the same batches;
+    5. measure: per-sample losses under both, in eval mode, without gradient.
 
-    The hyper-gradient of domain m is gamma (L_m(w) - L_m(u)). Both twins are parameter groups of
-    one optimizer, named "proxy" and "reference".
+    The hyper-gradient of domain m is gamma (L_m(w) - L_m(u)). Running statistics (BatchNorm's) are
+    those of training batches in both twins: target batches leave the reference's alone, or losses
+    would differ by what the statistics saw, which no final network will have. Both twins are
+    parameter groups of one optimizer, named "proxy" and "reference".
 
     Args:
         network: the proxy; the reference is a deep copy that shares frozen parameters, so adapters
@@ -88,6 +93,8 @@ class TandemModule(MixtureModule):
         """Probes, and what `MixtureModule` does."""
         if batch.phase == PROBE and PROBE not in self.handlers:
             return self.probe_step(batch)
+        if batch.phase == STATISTICS and STATISTICS not in self.handlers:
+            return self.statistics_step(batch)
         return super().phase_step(batch)
 
     def sync(self) -> None:
@@ -132,8 +139,9 @@ class TandemModule(MixtureModule):
                 reference = self.losses(self.reference, *train, batch.step, index)
                 loss = (reference if weights is None else reference * weights).sum()
                 self._reference_backward(self.penalty * (loss / size))
-            target = self.losses(self.reference, *extra, batch.step, index, TARGET_SALT)
-            self._reference_backward(target.sum() / target_size, last)
+            with keeping_buffers(self.reference):  # statistics are of training batches alone
+                target = self.losses(self.reference, *extra, batch.step, index, TARGET_SALT)
+                self._reference_backward(target.sum() / target_size, last)
             collected.append((proxy.detach(), reference.detach(), target.detach()))
         self._reduce_reference_gradients()
         if shared:
@@ -154,6 +162,16 @@ class TandemModule(MixtureModule):
             proxy, reference = (group["params"] for group in optimizer.param_groups)
             if optimizer.state and reference[0] not in optimizer.state:
                 copy_optimizer_state(optimizer, proxy, reference)
+
+    @torch.no_grad()
+    def statistics_step(self, batch: MixtureBatch) -> Outputs:
+        """BatchNorm's running statistics of both twins: the mean over this segment's batches."""
+        parts = self.micro_batches(batch.samples, len(batch.domains))
+        for network in (self.network, self.reference):
+            for index, part in enumerate(parts):
+                with accumulating_statistics(network, batch.first and index == 0):
+                    self.losses(network, *part, batch.step, index)
+        return {}
 
     @torch.no_grad()
     def measure_step(self, batch: MixtureBatch) -> Outputs:
@@ -209,12 +227,8 @@ class TandemModule(MixtureModule):
 
         Sharded gradients are reduced in the `last` one.
         """
-        wrapper = self.trainer.strategy.model
-        before = getattr(wrapper, "require_forward_param_sync", None)
-        with self.sync_gradients(last and before is None):
+        with self.sync_gradients(last and not isinstance(self.trainer.strategy, DDPStrategy)):
             self.manual_backward(loss)
-        if before is not None:  # else the next forward would not broadcast the proxy's buffers
-            wrapper.require_forward_param_sync = before  # type: ignore[union-attr]
 
     def _reduce_reference_gradients(self) -> None:
         """Averages the reference's gradients over ranks, as DDP does the proxy's."""

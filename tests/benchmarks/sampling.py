@@ -15,7 +15,7 @@ import numpy as np
 from common import Record, Row, arguments, at_most, finish, parse, plot, show
 
 from tandem_pl.datamodules.sampler import MixtureBatchSampler, Stream
-from tandem_pl.episode import MEASURE, TRAIN, Segment
+from tandem_pl.episode import TRAIN, WITHOUT_STEP, Segment
 
 NAME = "sampling"
 SECONDS = 2.0  # a sampler that keeps the order of each domain would fill the memory
@@ -33,8 +33,8 @@ def plan(domains: int, size: int, kind: str, batch: int, batches: int) -> Row:
     """Times of one setting."""
     sizes = {f"d{number:05d}": size for number in range(domains)}
     start = time.perf_counter()
-    train, measure = Stream("train", sizes, 0, "debt"), Stream(MEASURE, sizes, 0, "debt")
-    sampler = MixtureBatchSampler(train, measure, None, None, batch)
+    streams = {name: Stream(name, sizes, 0, "debt") for name in ("train", *WITHOUT_STEP)}
+    sampler = MixtureBatchSampler(streams, None, batch)
     sampler.begin([Segment(TRAIN, batches, tuple(shares(kind, domains).tolist()))])
     times, begun = [], start
     for planned in sampler:

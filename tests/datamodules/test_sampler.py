@@ -17,13 +17,12 @@ TARGET_SIZES = {"t": 5, "v": 2}
 def make_sampler(
     sizes=SIZES, batch_size=8, target_sizes=TARGET_SIZES, seed=0, allocation="debt", ranks=(0, 1)
 ) -> MixtureBatchSampler:
-    sampler = MixtureBatchSampler(
-        Stream("train", sizes, seed, allocation),
-        Stream(MEASURE, sizes, seed, "debt"),
-        Stream("target", target_sizes, seed, allocation),
-        np.array([0.75, 0.25]),
-        batch_size,
-    )
+    streams = {
+        "train": Stream("train", sizes, seed, allocation),
+        MEASURE: Stream(MEASURE, sizes, seed, "debt"),
+        "target": Stream("target", target_sizes, seed, allocation),
+    }
+    sampler = MixtureBatchSampler(streams, np.array([0.75, 0.25]), batch_size)
     sampler.rank, sampler.world_size = ranks
     return sampler
 

@@ -1,9 +1,11 @@
 """A resumed run equals the uninterrupted one bit for bit, from wherever it was saved."""
 
+import random
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
@@ -17,11 +19,13 @@ from tandem_pl.datamodules import MixtureDataModule
 from tandem_pl.objectives import Classification
 from tandem_pl.schedules import WarmupCosine
 
-EPISODES, FREE, PROBE, MEASURE = 3, 2, 2, 2
-BATCHES = EPISODES * (FREE + PROBE + MEASURE)
+EPISODES, FREE, PROBE, STATISTICS, MEASURE = 3, 2, 2, 2, 2
+BATCHES = EPISODES * (FREE + PROBE + STATISTICS + MEASURE)
 
 
 class Pairs(Dataset):
+    """Augmented by all the global generators that there are."""
+
     def __init__(self, seed, size=17):
         generator = torch.Generator().manual_seed(seed)
         self.inputs = torch.randn(size, 4, generator=generator) + 0.2 * seed
@@ -31,7 +35,8 @@ class Pairs(Dataset):
         return len(self.labels)
 
     def __getitem__(self, index):
-        return self.inputs[index], self.labels[index]
+        drawn = random.random() + np.random.rand() + torch.rand(4)  # noqa: NPY002
+        return self.inputs[index] + 0.1 * drawn, self.labels[index]
 
 
 class SaveEverywhere(Callback):
@@ -76,7 +81,9 @@ def build(twin=True, workers=0):
 def fit(folder, *extra, twin=True, workers=0, ckpt_path=None, method=None, **settings):
     module, data = build(twin, workers)
     if method is None and twin:
-        method = TandemReweighting(FREE, PROBE, MEASURE, learning_rate=5.0)
+        method = TandemReweighting(
+            FREE, PROBE, MEASURE, learning_rate=5.0, statistics_batches=STATISTICS
+        )
     record = Record()
     trainer = Trainer(
         callbacks=[*([method] if method else []), record, *extra],

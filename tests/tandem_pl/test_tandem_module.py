@@ -114,8 +114,11 @@ def plain_episodes(net, make_optimizer, batches, penalty, size, objective, clip=
                 w_optimizer = make_optimizer(w.parameters())
                 w_optimizer.load_state_dict(copy.deepcopy(u_optimizer.state_dict()))
             train_loss = loss(w, batch.samples, batch.step).mean()
+            statistics = copy.deepcopy(dict(w.named_buffers()))
             target_loss = loss(w, batch.target_samples, batch.step, TARGET_SALT).mean()
             step(w, w_optimizer, target_loss + penalty * train_loss)
+            for name, buffer in w.named_buffers():  # the statistics are of training batches
+                buffer.copy_(statistics[name])
         step(u, u_optimizer, loss(u, batch.samples, batch.step).mean())
     return deltas, u
 
