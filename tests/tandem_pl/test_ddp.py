@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch import Callback
+from lightning.pytorch.plugins import MixedPrecision
 
 from tandem_pl import InputError, TandemModule
 from tandem_pl.callbacks import TandemReweighting
@@ -26,7 +27,7 @@ from helpers import (
 from ranks import keep_result, run_program
 
 WIDTH, POISON = 4, 1e6
-RUNS = ("", "frozen", "train", "target", "counted")
+RUNS = ("", "frozen", "train", "target", "counted", "half")
 
 
 class Bytes(Callback):
@@ -69,6 +70,13 @@ def poisoned(network, samples):
     return losses * torch.where(marked, math.nan, 1.0)
 
 
+def overflowing(network, samples):
+    """A finite loss for marked samples, whose gradient is not finite once it is scaled."""
+    marked = samples[:, 0] == POISON
+    losses = predict_last(network, samples.where(~marked[:, None], torch.ones_like(samples)))
+    return losses.float() * torch.where(marked, 1e37, 1.0)
+
+
 def mark(rows: Rows, index: int) -> Rows:
     rows.rows[index, 0] = POISON
     return rows
@@ -76,19 +84,23 @@ def mark(rows: Rows, index: int) -> Rows:
 
 def train(folder: str, poison: str, devices: int, distributed_sampler: bool = False) -> dict:
     """Three episodes; what a process knows after them."""
-    options = {"precision": "64-true"} if poison == "counted" else {}  # no poison, but counted
+    options, scaler = {}, torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    if poison == "counted":  # no poison, but counted
+        options = {"precision": "64-true"}
+    elif poison == "half":
+        options = {"plugins": [MixedPrecision("16-mixed", "cpu", scaler)]}
     dtype = torch.float32 if options else torch.float64
     rows = {name: random_rows(20, WIDTH, seed, dtype) for seed, name in enumerate("abc")}
     target = {"t": random_rows(30, WIDTH, 7, dtype)}
     network = small_network(WIDTH, dtype=dtype)
     if poison == "frozen":  # no poison, but twins that share a layer
         network[0].requires_grad_(False)
-    elif poison in ("train", "target"):
-        mark((rows if poison == "train" else target)["a" if poison == "train" else "t"], 3)
+    elif poison in ("train", "target", "half"):
+        mark((target if poison == "target" else rows)["t" if poison == "target" else "a"], 3)
     data = MixtureDataModule(rows, target, batch_size=8, validate_target=True)
     module = TandemModule(
         network,
-        poisoned,
+        overflowing if poison == "half" else poisoned,
         lambda parameters: torch.optim.AdamW(parameters, 0.02),
         lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: 1 / (1 + n)),
         penalty=2.0,
@@ -125,6 +137,7 @@ def train(folder: str, poison: str, devices: int, distributed_sampler: bool = Fa
         "samples": [batch.samples.tolist() for batch in recorder.batches],
         "domains": [batch.domains.tolist() for batch in recorder.batches],
         "skipped": module.skipped_updates,
+        "scale": scaler.get_scale(),
         "skipped_episodes": reweighting.skipped_episodes,
         "global_step": trainer.global_step,
         "network": parameters_of(module.network).tolist(),
@@ -228,6 +241,21 @@ def test_a_bad_loss_on_one_rank_is_skipped_by_both(ranks, poison) -> None:
     assert all(math.isfinite(value) for value in first["network"])
     assert first["trajectory"] == second["trajectory"]
     assert first["skipped_episodes"] == second["skipped_episodes"]
+
+
+def test_an_overflow_on_one_rank_is_skipped_by_both(ranks) -> None:
+    """Under 16-bit mixed precision: one decision for both twins and both ranks, and one scale."""
+    first, second = (rank["half"] for rank in ranks)
+    steps = [phase != "measure" for phase in first["phases"]]
+    rows = list(zip(steps, first["bad"], second["bad"], first["still"], strict=True))
+    assert any(step and mine != other for step, mine, other, _ in rows)
+    assert [still for step, _, _, still in rows if step] == [
+        mine or other for step, mine, other, _ in rows if step
+    ]
+    overflows = sum(step and (mine or other) for step, mine, other, _ in rows)
+    assert first["scale"] == second["scale"] == 2.0**10 / 2**overflows
+    assert first["twins"] == second["twins"]
+    assert first["trajectory"] == second["trajectory"]
 
 
 def test_twins_that_share_frozen_parameters(ranks, tmp_path) -> None:
