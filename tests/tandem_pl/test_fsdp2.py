@@ -130,6 +130,7 @@ def train(folder, strategy, devices=2, saves=(), ckpt_path=None, callbacks=(), *
         gradient_clip_val=0.5,
         micro_batch_size=options.pop("micro_batch_size", None),
         checkpoint_frozen=options.pop("checkpoint_frozen", True),
+        compile=options.pop("compile", False),
     )
     reweighting, watch = TandemReweighting(4, 4, 2, learning_rate=1.0), Watch(folder, saves)
     trainer = quiet_trainer(
@@ -208,6 +209,7 @@ def main(folder: str, alone: str) -> None:
     }
     for name, options in {
         "bad": {"bad": True},
+        "compiled": {"compile": {"backend": "aot_eager", "fallback": False}, "max_epochs": 1},
         "bf16-mixed": {"dtype": torch.float32, "precision": "bf16-mixed", "max_epochs": 1},
         "bf16-true": {"dtype": torch.float32, "precision": "bf16-true", "max_epochs": 1},
     }.items():
@@ -273,6 +275,13 @@ def test_sharded_twins_train_as_whole_ones_do(ranks, name) -> None:
     assert first["skipped"] == whole["skipped"]
     assert (first["skipped"] > 0) == (name == "bad")
     assert all(gap > 1e-4 for gap in first["distances"].values())
+
+
+def test_compiled_shards_train_as_others_do(ranks) -> None:
+    first, second = (rank["compiled"] for rank in ranks)
+    assert first["twins"] == second["twins"]
+    close(first, ranks[0]["plain"], 1e-9)
+    close(ranks[0]["compiled, ddp"], ranks[0]["plain"], 1e-9)
 
 
 def test_each_rank_holds_its_part(ranks) -> None:
