@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from tandem_pl.tags import domain_tags
 from .plots import draw_mixture
 from .reweighting import ReweightingCallback
 from .scalars import MOST_CURVES, Places, by_name, with_curves
+from .trainer_parts import experiments, reweighting_of
 
 STAGES = {TRAIN: "train", PROBE: "train", MEASURE: "measured"}  # phase -> first part of the tag
 Layout = dict[str, dict[str, list]]
@@ -118,7 +118,8 @@ class MixtureMonitor(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Keeps the losses where they are: no kernel and no wait for the device."""
-        self._collect(outputs, batch)
+        if isinstance(batch, MixtureBatch):
+            self._collect(outputs, batch)
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if not self._by_episode and every and trainer.global_step % every == 0:
             self._show(pl_module, self._log(trainer, pl_module))
@@ -151,7 +152,7 @@ class MixtureMonitor(Callback):
 
     def _log(self, trainer: Trainer, module: Any) -> dict[str, float]:
         """Reduces over ranks, so all of them come here together; gives what was logged."""
-        reweighting, data = _reweighting(trainer), _datamodule(trainer)
+        reweighting, data = reweighting_of(trainer), _datamodule(trainer)
         curves = _curves(data, reweighting)
         scalars = self._losses(trainer, curves) | _seen(
             data.seen_arrays(), self._tags["fit"], curves["fit"]
@@ -175,7 +176,7 @@ class MixtureMonitor(Callback):
         if not self._has_layout:  # now it is known what there is to show
             self._has_layout = True
             layout = _layout(trainer, module, reweighting)
-            for experiment in _experiments(trainer, "add_custom_scalars"):
+            for experiment in experiments(trainer, "add_custom_scalars"):
                 experiment.add_custom_scalars(layout)
         return scalars
 
@@ -197,11 +198,11 @@ class MixtureMonitor(Callback):
                 module.log(tag, scalars[tag], prog_bar=True, logger=False)
 
     def _draw(self, trainer: Trainer) -> None:
-        reweighting = _reweighting(trainer)
+        reweighting = reweighting_of(trainer)
         if reweighting is None or reweighting.episodes == self._drawn:
             return
         self._drawn = reweighting.episodes
-        for experiment in _experiments(trainer, "add_figure"):
+        for experiment in experiments(trainer, "add_figure"):
             figure = draw_mixture(
                 reweighting.domains, reweighting.steps, np.stack(reweighting.trajectory)
             )
@@ -210,20 +211,6 @@ class MixtureMonitor(Callback):
 
 def _datamodule(trainer: Trainer) -> Any:
     return getattr(trainer, "datamodule", None)
-
-
-def _reweighting(trainer: Trainer) -> ReweightingCallback | None:
-    callbacks = trainer.callbacks  # type: ignore[attr-defined]
-    return next((c for c in callbacks if isinstance(c, ReweightingCallback)), None)
-
-
-def _experiments(trainer: Trainer, method: str) -> Iterator[Any]:
-    """The loggers' writers that have `method`, on rank zero."""
-    if trainer.is_global_zero:
-        for logger in trainer.loggers:
-            experiment = getattr(logger, "experiment", None)
-            if hasattr(experiment, method):
-                yield experiment
 
 
 def _curves(data: Any, reweighting: ReweightingCallback | None) -> dict[str, Places]:
@@ -270,7 +257,7 @@ def _histograms(trainer: Trainer, reweighting: ReweightingCallback) -> None:
         names = reweighting.signal_columns
         known = signal[names.index("samples")] > 0 if "samples" in names else slice(None)
         shown[names[0]] = signal[0][known]
-    for experiment in _experiments(trainer, "add_histogram"):
+    for experiment in experiments(trainer, "add_histogram"):
         for tag, values in shown.items():
             experiment.add_histogram(f"histogram/{tag}", values, trainer.global_step)
 

@@ -193,6 +193,12 @@ class ReweightingCallback(Callback):
         self._folder = Path(trainer.log_dir or trainer.default_root_dir)
         if stage != "fit":
             return
+        if not hasattr(pl_module, "phase_step"):
+            raise InputError(
+                f"{type(self).__name__} needs a MixtureModule or a TandemModule, and "
+                f"{type(pl_module).__name__} is neither: wrap your network in one, or set the "
+                "datamodule's weights instead."
+            )
         datamodule: Any = getattr(trainer, "datamodule", None)
         if not hasattr(datamodule, "begin_episode"):
             raise InputError(

@@ -181,11 +181,17 @@ class MixtureDataModule(LightningDataModule):
         return columns
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Counts the training batches that reach the module."""
-        if isinstance(batch, MixtureBatch) and batch.phase != EVALUATE:
+        """Counts the training batches that reach the module.
+
+        A LightningModule of another project gets the samples alone, as its own data set gives them.
+        """
+        if not isinstance(batch, MixtureBatch):
+            return batch
+        if batch.phase != EVALUATE:
             assert self.sampler is not None
             self.sampler.consume(batch.step)
-        return batch
+        module = getattr(self.trainer, "lightning_module", None)
+        return batch if module is None or hasattr(module, "phase_step") else batch.samples
 
     # ---- loaders ----
 

@@ -78,11 +78,11 @@ class EvaluationByDomain(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Logs `validation/loss/DOMAIN`, their mean, and the mean of perplexities."""
-        self._log_evaluation("validation", self._domains("validate"))
+        self._log_evaluation("validation", "validate")
 
     def on_test_epoch_end(self) -> None:
         """Logs `test/loss/DOMAIN`, their mean, and the mean of perplexities."""
-        self._log_evaluation("test", self._domains("test"))
+        self._log_evaluation("test", "test")
 
     def predict_step(self, batch: MixtureBatch, batch_idx: int) -> dict[str, Tensor]:
         """Each test sample's domain number and loss."""
@@ -98,9 +98,12 @@ class EvaluationByDomain(LightningModule):
             )
         return list(datamodule.domain_names(stage))
 
-    def _log_evaluation(self, stage: str, domains: list[str]) -> None:
+    def _log_evaluation(self, stage: str, verb: str) -> None:
+        if not self._evaluated:
+            return  # a subclass with a validation_step of its own
         metrics: dict[str, float] = {}
         curves: dict[str, float] = {}  # the same by tags that loggers can show
+        domains = self._domains(verb)
         tags = domain_tags(domains)
         for label, store in self._evaluated.items():
             mean, count = store.reduce(len(domains), self.trainer.strategy)

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map_only
 
 from .checkpoint_io import refuse_time_interval
 from .compiling import compile_in_place
-from .episode import MEASURE, TRAIN, MixtureBatch
+from .episode import MEASURE, TRAIN, WITHOUT_STEP, MixtureBatch
 from .errors import InputError
 from .evaluation import EvaluationByDomain
 from .frozen import drop_frozen, restore_frozen
@@ -57,7 +57,7 @@ class MixtureModule(EvaluationByDomain):
             `fallback: false` in the map stops instead.
         seed: of dropout, which is a function of seed, step and rank.
 
-    Training outputs (for callbacks): {"losses": [B]}.
+    Training outputs (for callbacks): {"losses": [B]}, and their mean "loss" where a step was taken.
     """
 
     def __init__(
@@ -133,10 +133,18 @@ class MixtureModule(EvaluationByDomain):
 
     def training_step(self, batch: MixtureBatch, batch_idx: int) -> Outputs:
         """Does what the batch's phase asks for."""
+        if not isinstance(batch, MixtureBatch):
+            raise InputError(
+                f"{type(self).__name__} trains on the batches of a MixtureDataModule, and got a "
+                f"{type(batch).__name__}: pass one as datamodule to trainer.fit."
+            )
         if batch.phase == MEASURE and batch.first:
             self.share_buffers()
         with private_randomness(self.device):
-            return self.phase_step(batch)
+            outputs = self.phase_step(batch)
+        if batch.phase in WITHOUT_STEP or "losses" not in outputs:
+            return outputs
+        return {"loss": outputs["losses"].mean(), **outputs}  # for callbacks of others
 
     def phase_step(self, batch: MixtureBatch) -> Outputs:
         """Training and measuring; subclasses add phases, and methods bring `handlers` of theirs."""
@@ -242,8 +250,8 @@ class MixtureModule(EvaluationByDomain):
         """One optimizer step and one scheduler step, or a skip where a loss is not finite."""
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         self.skips.note(step_unless(self._not_finite(losses), self._optimizer(), scaler))
-        if self.make_scheduler is not None:
-            self.lr_schedulers().step()  # type: ignore[union-attr]
+        for config in self.trainer.strategy.lr_scheduler_configs:  # a subclass may bring its own
+            config.scheduler.step()  # type: ignore[call-arg]
 
     def _not_finite(self, losses: Iterable[Tensor]) -> Tensor:
         """Whether a loss is not finite on any rank, a scalar on the device."""
@@ -292,7 +300,8 @@ class MixtureModule(EvaluationByDomain):
         optimizer = self.make_optimizer(self.parameter_groups())
         if self.make_scheduler is None:
             return optimizer
-        return [optimizer], [self.make_scheduler(optimizer)]
+        schedule = {"scheduler": self.make_scheduler(optimizer), "interval": "step"}
+        return [optimizer], [schedule]  # type: ignore[return-value]
 
     def parameter_groups(self) -> list[Any]:
         """What the optimizer factory is called with."""

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,16 +43,17 @@ def seeded_everywhere(*numbers: int) -> Iterator[None]:
     True
     """
     seed = hash_numbers(*numbers)
-    before = random.getstate(), np.random.get_bit_generator(), torch.default_generator.get_state()
+    numpy: Any = np.random  # whose stubs lack the next two
+    before = random.getstate(), numpy.get_bit_generator(), torch.default_generator.get_state()
     random.seed(seed)
-    np.random.set_bit_generator(_SPARE)
+    numpy.set_bit_generator(_SPARE)
     np.random.seed(seed & 0xFFFFFFFF)  # noqa: NPY002
     torch.default_generator.manual_seed(seed)
     try:
         yield
     finally:
         random.setstate(before[0])
-        np.random.set_bit_generator(before[1])
+        numpy.set_bit_generator(before[1])
         torch.default_generator.set_state(before[2])
 
 

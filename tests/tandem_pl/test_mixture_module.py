@@ -67,8 +67,11 @@ class ByHand:
                 self.reference.load_state_dict(self.proxy.state_dict())
                 self.second.load_state_dict(copy.deepcopy(self.first.state_dict()))
             training = objective(self.reference, batch.samples).mean()
+            statistics = [buffer.clone() for buffer in self.reference.buffers()]
             target = objective(self.reference, batch.target_samples).mean()
             self.update(target + self.penalty * training, self.reference, self.second)
+            for buffer, value in zip(self.reference.buffers(), statistics, strict=True):
+                buffer.copy_(value)  # the statistics are of training batches
         self.update(objective(self.proxy, batch.samples).mean(), self.proxy, self.first)
         self.done += 1
 
@@ -109,6 +112,8 @@ def test_outputs_are_the_losses_before_the_step(tmp_path) -> None:
                 expected["target_losses"] = predict_last(network, batch.target_samples)
             if batch.phase == MEASURE:
                 expected["reference_losses"] = predict_last(hand.reference, batch.samples)
+            if batch.phase != MEASURE:
+                expected["loss"] = expected["losses"].mean()
             hand.step(batch)
             assert got.keys() == expected.keys()
             for key, value in expected.items():
