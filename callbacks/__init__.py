@@ -7,12 +7,15 @@ if TYPE_CHECKING:
     from .ado import ADOReweighting
     from .aioli import AioliReweighting
     from .checkpoints import TimedCheckpoint
+    from .classification_metrics import ClassificationMetrics
     from .dga import DGAReweighting
     from .doge import DoGEReweighting
     from .doremi import DoReMiReweighting
     from .evaluation_table import EvaluationTable
     from .fixed import FixedMixture
+    from .image_sheet import ImageSheet
     from .monitor import MixtureMonitor
+    from .moving_average import MovingAverage
     from .odm import ODMReweighting
     from .progress import RunProgressBar
     from .reweighting import ReweightingCallback
@@ -24,12 +27,15 @@ if TYPE_CHECKING:
 __all__ = [
     "ADOReweighting",
     "AioliReweighting",
+    "ClassificationMetrics",
     "DGAReweighting",
     "DoGEReweighting",
     "DoReMiReweighting",
     "EvaluationTable",
     "FixedMixture",
+    "ImageSheet",
     "MixtureMonitor",
+    "MovingAverage",
     "ODMReweighting",
     "ReweightingCallback",
     "RunProgressBar",
@@ -43,12 +49,15 @@ __all__ = [
 _HOME = {
     "ADOReweighting": "ado",
     "AioliReweighting": "aioli",
+    "ClassificationMetrics": "classification_metrics",
     "DGAReweighting": "dga",
     "DoGEReweighting": "doge",
     "DoReMiReweighting": "doremi",
     "EvaluationTable": "evaluation_table",
     "FixedMixture": "fixed",
+    "ImageSheet": "image_sheet",
     "MixtureMonitor": "monitor",
+    "MovingAverage": "moving_average",
     "ODMReweighting": "odm",
     "ReweightingCallback": "reweighting",
     "RunProgressBar": "progress",

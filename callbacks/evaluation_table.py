@@ -1,4 +1,4 @@
-"""`EvaluationTable`: losses and perplexities by domain, printed and kept as CSV."""
+"""`EvaluationTable`: losses and other metrics by domain, printed and kept as CSV."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ class Row(NamedTuple):
     name: str
     loss: float | None
     perplexity: float
+    more: tuple[float | None, ...] = ()  # further columns
 
 
 class EvaluationTable(Callback):
@@ -34,6 +35,9 @@ class EvaluationTable(Callback):
 
     - "mean": the mean loss, and the mean of perplexities, which the worst domains dominate;
     - "exp(mean loss)": the perplexity of the mean loss, their geometric mean.
+
+    Whatever else was logged by domain, as `test/accuracy/D` (see `ClassificationMetrics`), has a
+    column of its own after these, with its mean over domains.
 
     After `predict` it writes `predictions.csv` there: domain and loss of each test sample, in the
     order of the data. Validation inside of training prints nothing.
@@ -66,10 +70,13 @@ class EvaluationTable(Callback):
         }
         if not found:
             return
-        rows = evaluation_rows(found)
+        metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
+        more = further_columns(metrics, PREFIX[verb], list(found))
+        rows = evaluation_rows(found, more)
         path = folder / f"{PREFIX[verb]}.csv"
-        write_atomically(path, _csv(("domain", "loss", "perplexity"), rows))
-        print(f"\n{format_table(rows)}\nwritten to {path}")
+        lines = ((*row[:3], *map(_short, row.more)) for row in rows)
+        write_atomically(path, _csv(("domain", "loss", "perplexity", *more), lines))
+        print(f"\n{format_table(rows, list(more))}\nwritten to {path}")
 
     # ---- predict ----
 
@@ -111,8 +118,28 @@ class EvaluationTable(Callback):
         print(f"\nlosses of {len(domains)} samples written to {path}")
 
 
-def evaluation_rows(losses: Mapping[str, float]) -> list[Row]:
-    """The table of domain -> loss, with its two averages below.
+def further_columns(
+    metrics: Mapping[str, float], stage: str, domains: Sequence[str]
+) -> dict[str, list[float | None]]:
+    """Metric -> its values of the domains, of `STAGE/METRIC/DOMAIN` -> value; without the loss.
+
+    >>> metrics = {"test/loss/a/b": 2.0, "test/accuracy/a/b": 0.5, "test/accuracy": 0.5}
+    >>> further_columns(metrics, "test", ["a/b", "c"])
+    {'accuracy': [0.5, None]}
+    """
+    columns: dict[str, list[float | None]] = {}
+    for key in metrics:
+        first, _, rest = key.partition("/")
+        metric, _, domain = rest.partition("/")
+        if first == stage and metric != "loss" and domain in domains:
+            columns[metric] = [metrics.get(f"{stage}/{metric}/{name}") for name in domains]
+    return columns
+
+
+def evaluation_rows(
+    losses: Mapping[str, float], more: Mapping[str, Sequence[float | None]] | None = None
+) -> list[Row]:
+    """The table of domain -> loss, with its two averages below; `more` are further columns.
 
     >>> [row.perplexity for row in evaluation_rows({"code": 0.0, "books": 2.0})[-2:]]
     [4.194528049465325, 2.718281828459045]
@@ -121,13 +148,21 @@ def evaluation_rows(losses: Mapping[str, float]) -> list[Row]:
     with np.errstate(over="ignore"):  # inf is the honest answer
         perplexities = np.exp(values)
         geometric = float(np.exp(values.mean()))
-    rows = [Row(name, *pair) for name, *pair in zip(losses, values, perplexities, strict=True)]
-    rows.append(Row("mean", float(values.mean()), float(perplexities.mean())))
-    rows.append(Row("exp(mean loss)", None, geometric))
+    columns = [list(column) for column in (more or {}).values()]
+    rest = list(zip(*columns, strict=True)) or [()] * len(losses)
+    rows = [Row(*row) for row in zip(losses, values, perplexities, rest, strict=True)]
+    means = tuple(_mean(column) for column in columns)
+    rows.append(Row("mean", float(values.mean()), float(perplexities.mean()), means))
+    rows.append(Row("exp(mean loss)", None, geometric, (None,) * len(columns)))
     return rows
 
 
-def format_table(rows: Sequence[Row]) -> str:
+def _mean(column: Sequence[float | None]) -> float | None:
+    known = [value for value in column if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def format_table(rows: Sequence[Row], more: Sequence[str] = ()) -> str:
     """Aligned plain text, which a pipe takes as well as a terminal does.
 
     >>> print(format_table([Row("code", 0.5, 1.64872), Row("exp(mean loss)", None, 1.64872)]))
@@ -135,25 +170,34 @@ def format_table(rows: Sequence[Row]) -> str:
     code            0.5000       1.649
     exp(mean loss)               1.649
     """
-    cells = [("domain", "loss", "perplexity")]
-    for name, loss, perplexity in rows:
-        cells.append((name, "" if loss is None else f"{loss:.4f}", f"{perplexity:.4g}"))
-    widths = [max(len(row[column]) for row in cells) for column in range(3)]
-    return "\n".join(
-        f"{name:{widths[0]}}  {loss:>{widths[1]}}  {perplexity:>{widths[2]}}"
-        for name, loss, perplexity in cells
-    )
+
+    def cell(value: float | None, form: str = ".4f") -> str:
+        return "" if value is None else format(value, form)
+
+    cells = [("domain", "loss", "perplexity", *more)]
+    for row in rows:
+        rest = map(cell, row.more)
+        cells.append((row.name, cell(row.loss), cell(row.perplexity, ".4g"), *rest))
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = []
+    for name, *texts in cells:
+        padded = (f"{text:>{width}}" for text, width in zip(texts, widths[1:], strict=True))
+        lines.append("  ".join((f"{name:{widths[0]}}", *padded)).rstrip())
+    return "\n".join(lines)
 
 
-def gather_rows(
-    mine: tuple[np.ndarray, np.ndarray], world_size: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Puts together the rows of all ranks, of which rank r has every world-th from the r-th."""
+def gather_rows(mine: tuple[np.ndarray, ...], world_size: int) -> tuple[np.ndarray, ...]:
+    """Puts together the rows of all ranks, of which rank r has every world-th from the r-th.
+
+    Args:
+        mine: columns of this rank's rows; every rank must call this together.
+        world_size: number of ranks.
+    """
     if world_size == 1:
         return mine
     parts: list[Any] = [None] * world_size
     torch.distributed.all_gather_object(parts, mine)
-    return interleave([part[0] for part in parts]), interleave([part[1] for part in parts])
+    return tuple(interleave(column) for column in zip(*parts, strict=True))
 
 
 def interleave(parts: Sequence[np.ndarray]) -> np.ndarray:
@@ -166,6 +210,11 @@ def interleave(parts: Sequence[np.ndarray]) -> np.ndarray:
     for rank, part in enumerate(parts):
         whole[rank :: len(parts)] = part
     return whole
+
+
+def _short(value: float | None) -> float | None:
+    """Without the digits that a metric of single precision has by chance."""
+    return None if value is None else float(f"{value:.7g}")
 
 
 def _csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:

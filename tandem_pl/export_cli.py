@@ -17,7 +17,7 @@ from .files import write_atomically
 from .mixture import Mixture, check_domains
 
 MIXTURES = ("average", "last", "trajectory")
-NETWORKS = ("proxy", "reference")
+NETWORKS = ("proxy", "reference", "average")
 
 
 def parser() -> Parser:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import uuid
@@ -18,7 +19,7 @@ from .datamodules.tokenization import Tokenizer, load_tokenizer
 from .errors import InputError
 from .frozen import restore_frozen
 
-PREFIXES = {"proxy": "network.", "reference": "reference."}  # in a module's state
+PREFIXES = {"proxy": "network.", "reference": "reference.", "average": "network."}  # in its state
 MARKS = ("config.json", "adapter_config.json", "model.safetensors")  # of an exported network
 
 
@@ -33,6 +34,10 @@ def export_network(
 
     - A model of `transformers` (or an adapter of `peft`) by its own `save_pretrained`: safetensors
       and config.json, with `use_cache` true again, for `from_pretrained`.
+    - A model of `timm` as the hub has them: `model.safetensors`, for `timm.create_model(NAME,
+      num_classes=..., checkpoint_path=FILE)`, and config.json, for
+      `timm.create_model("local-dir:FOLDER", pretrained=True)`. The means and scales of colours in
+      it are those of the architecture, not of the run's data.
     - Any other as `model.safetensors`, for `safetensors.torch.load_model`.
 
     Args:
@@ -92,7 +97,8 @@ def export_run(
         run: folder with config.yaml and checkpoints/.
         folder: see `export_network`.
         checkpoint: a path, or the name of a file in checkpoints/; None for last.ckpt.
-        which: "proxy" (also the network of a `MixtureModule`) or "reference".
+        which: "proxy" (also the network of a `MixtureModule`), "reference", or "average", the
+            moving average that `callbacks.MovingAverage` kept of the proxy.
         overwrite: see `export_network`.
 
     Returns:
@@ -196,6 +202,8 @@ def load_network(module: Any, path: Path, which: str = "proxy") -> nn.Module:
     state: dict[str, Tensor] = checkpoint["state_dict"]
     prefix = PREFIXES[which]
     mine = {k.removeprefix(prefix): value for k, value in state.items() if k.startswith(prefix)}
+    if which == "average":
+        mine |= _moving_average(checkpoint, path)
     if not mine:
         raise InputError(f"{path} has no {which}: a run without twins has only --which proxy.")
     expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
@@ -212,6 +220,18 @@ def load_network(module: Any, path: Path, which: str = "proxy") -> nn.Module:
         network.to(kinds.pop())
     network.load_state_dict(mine)
     return network.eval()
+
+
+def _moving_average(checkpoint: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
+    """What `callbacks.MovingAverage` kept; parameters that do not train are not in it."""
+    states = checkpoint.get("callbacks", {})
+    averages = [states[key].get("average") for key in states if key.startswith("MovingAverage")]
+    if not any(averages):
+        raise InputError(
+            f"{path} has no moving average: train with callbacks.MovingAverage, or export with "
+            "--which proxy."
+        )
+    return averages[0]
 
 
 def find_tokenizer(data: Mapping[str, Any]) -> tuple[Tokenizer | None, list[str]]:
@@ -241,6 +261,8 @@ def _save(network: Any, folder: Path, eos_token_id: int | None) -> None:
         from safetensors.torch import save_model
 
         save_model(network, str(folder / "model.safetensors"))
+        if "architecture" in (getattr(network, "pretrained_cfg", None) or {}):
+            _save_timm_config(network, folder / "config.json")
         return
     changed: list[tuple[Any, str, Any]] = []
     for key in ("config", "generation_config"):
@@ -260,3 +282,15 @@ def _save(network: Any, folder: Path, eos_token_id: int | None) -> None:
     finally:
         for config, key, value in changed:
             setattr(config, key, value)
+
+
+def _save_timm_config(network: Any, path: Path) -> None:
+    from timm.models._hub import save_config_for_hf
+
+    logger = logging.getLogger("timm")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # it warns of means of colours for gray images
+    try:
+        save_config_for_hf(network, str(path))
+    finally:
+        logger.setLevel(level)

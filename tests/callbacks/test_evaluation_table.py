@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import QuadraticNetwork, Rows, half_squared_distance, quiet_trainer
+from lightning.pytorch import Callback
 
 from tandem_pl import MixtureModule
 from tandem_pl.callbacks import EvaluationTable
@@ -114,3 +115,36 @@ def test_huge_losses_give_an_infinite_perplexity():
 def test_rows_of_ranks_come_back_in_order(size):
     whole = np.arange(size)
     assert np.array_equal(interleave([whole[rank::3] for rank in range(3)]), whole)
+
+
+class Logged(Callback):
+    """Logs metrics by domain, of which one domain has none."""
+
+    def on_test_epoch_end(self, trainer, pl_module) -> None:
+        for name, value in (("code", 0.1), ("web", 0.7)):
+            pl_module.log(f"test/accuracy/{name}", value)
+            pl_module.log(f"test/loss_average/{name}", 10 * value)
+        pl_module.log("test/accuracy", 0.4)
+        pl_module.log("test/speed/nowhere", 3.0)
+
+
+def test_what_else_was_logged_by_domain_has_columns(parts, tmp_path, capsys):
+    trainer, module, data = parts
+    trainer.callbacks.append(Logged())
+    trainer.test(module, data, verbose=False)
+    header, *rows = read(tmp_path / "test.csv")
+    assert header == ["domain", "loss", "perplexity", "accuracy", "loss_average"]
+    assert [row[3:] for row in rows] == [
+        ["0.1", "1.0"],
+        ["", ""],
+        ["0.7", "7.0"],
+        ["0.4", "4.0"],
+        ["", ""],
+    ]
+    for row, losses in zip(rows, LOSSES.values(), strict=False):
+        assert float(row[1]) == pytest.approx(float(losses.mean()), rel=1e-6)
+    lines = capsys.readouterr().out.strip().splitlines()[:6]
+    assert lines[0].split() == header
+    assert lines[1].split()[-2:] == ["0.1000", "1.0000"]
+    assert all(line.index("0.1000") > lines[0].index("perplexity") for line in lines[1:2])
+    assert {len(line) for line in lines[1:2] + lines[3:5]} == {len(lines[0])}
