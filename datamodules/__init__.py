@@ -4,16 +4,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .digits import DigitsMixtureDataModule
     from .environment import EnvironmentCorpus
     from .environment_instructions import EnvironmentInstructions
+    from .images import ImageMixtureDataModule
     from .instructions import InstructionMixtureDataModule
     from .mixture import MixtureDataModule
     from .prepared import PreparedTextDataModule
     from .text import TextMixtureDataModule
 
 __all__ = [
+    "DigitsMixtureDataModule",
     "EnvironmentCorpus",
     "EnvironmentInstructions",
+    "ImageMixtureDataModule",
     "InstructionMixtureDataModule",
     "MixtureDataModule",
     "PreparedTextDataModule",
@@ -21,8 +25,10 @@ __all__ = [
 ]
 
 _HOME = {
+    "DigitsMixtureDataModule": "digits",
     "EnvironmentCorpus": "environment",
     "EnvironmentInstructions": "environment_instructions",
+    "ImageMixtureDataModule": "images",
     "InstructionMixtureDataModule": "instructions",
     "MixtureDataModule": "mixture",
     "PreparedTextDataModule": "prepared",
