@@ -21,7 +21,7 @@ from .errors import InputError
 from .evaluation import EvaluationByDomain
 from .frozen import drop_frozen, restore_frozen
 from .modes import evaluating, keeping_buffers
-from .networks import check_vocabulary
+from .networks import check_classes, check_vocabulary
 from .optimizer_settings import keep_settings, trainable
 from .randomness import private_randomness, seed_generators
 from .sample_weights import LossBasedWeights
@@ -102,7 +102,7 @@ class MixtureModule(EvaluationByDomain):
         self.handlers: dict[str, Handler] = {}
 
     def setup(self, stage: str) -> None:
-        """Refuses strategies that cannot train it, and tokens that the network does not know."""
+        """Refuses strategies that cannot train it, and tokens or classes unknown to the network."""
         check_strategy(self.trainer)
         if stage == "fit":
             refuse_time_interval(self.trainer)
@@ -112,6 +112,7 @@ class MixtureModule(EvaluationByDomain):
             self.skips = SkippedUpdates()
         datamodule: Any = getattr(self.trainer, "datamodule", None)
         check_vocabulary(self.network, getattr(datamodule, "vocab_size", None))
+        check_classes(self.network, getattr(datamodule, "num_classes", None))
 
     def configure_model(self) -> None:
         """Shards the network where the strategy does (FSDP2)."""

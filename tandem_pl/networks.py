@@ -162,3 +162,17 @@ def check_vocabulary(network: nn.Module, tokens: int | None) -> None:
             f"the data has a vocabulary of {tokens} tokens and the network embeds {size}: set the "
             "network's config.vocab_size to at least that, or use the network's own tokenizer."
         )
+
+
+def check_classes(network: nn.Module, classes: int | None) -> None:
+    """Refuses data with more classes than the network tells apart, where it says how many.
+
+    Raises:
+        InputError: such labels would be out of range.
+    """
+    outputs = getattr(network, "num_classes", None)  # of timm's networks
+    if isinstance(outputs, int) and classes is not None and classes > outputs:
+        raise InputError(
+            f"the data has {classes} classes and the network {outputs} outputs: set the network's "
+            f"num_classes to {classes}."
+        )

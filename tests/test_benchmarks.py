@@ -17,8 +17,8 @@ from tandem_pl.callbacks.method_costs import Length, tandem
 
 FOLDER = Path(__file__).parent / "benchmarks"
 SCRIPTS = (
-    *("sampling", "memory", "adapters", "breakdown", "scaling", "data_path"),
-    *("episodes", "overhead", "cost", "gpu"),
+    *("sampling", "memory", "adapters", "breakdown", "scaling", "data_path", "images"),
+    *("episodes", "overhead", "cost", "vision", "gpu"),
 )
 
 
@@ -81,6 +81,14 @@ def test_planning_is_timed(script, capsys) -> None:
     assert all(row["ms"] > 0 and row["batches"] == 4 for row in record["rows"])
     assert record["quick"]
     assert record["settings"]["domains"] == [3, 50]
+
+
+def test_loading_of_images_is_timed(script, capsys) -> None:
+    record = run(script("images"), capsys, "--quick")
+    assert [(row["images"], row["workers"]) for row in record["rows"]] == [(24, 0), (12, 0)]
+    for row in record["rows"]:
+        seconds = 1 / row["ours_images_a_second"]
+        assert seconds * row["plain_images_a_second"] == pytest.approx(row["ratio"])
 
 
 def test_overhead_runs_all_kinds(script, capsys) -> None:

@@ -6,9 +6,12 @@ import shlex
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from tandem_pl import Mixture
 from tandem_pl.cli import main
 from tandem_pl.networks import causal_language_model
 
@@ -28,6 +31,8 @@ def smaller(command):
         return ["--workers", "1", "--near_duplicate", "null"]
     if not command.startswith("tandem fit"):
         return []
+    if "configs/vision" in command:
+        return FEW
     sizes = [f"--model.network.config.{key}" for key in NETWORK[::2]]
     options = [*FEW, sizes[0], NETWORK[1], sizes[1], NETWORK[3]]
     if "PreparedTextDataModule" not in command:
@@ -56,14 +61,15 @@ def test_every_command_runs_in_order(place, capsys):
             command = command.strip()
             program, *arguments = shlex.split(command)
             if program in ("pip", "pytest"):  # .ci/run types these
-                assert command in ("pip install -e .", 'pip install -e ".[dev]"', "pytest")
+                extras = [f'pip install -e ".[{extra}]"' for extra in ("dev", "vision")]
+                assert command in ("pip install -e .", *extras, "pytest")
                 continue
             assert program == "tandem", command
             assert main([*arguments, *smaller(command)]) == 0, command
             seen.append(arguments[0])
     assert [verb for verb in seen if verb != "compare"] == [
         *("fit", "fit", "fit", "test", "test"),
-        *("prepare", "fit", "report", "export", "export"),
+        *("prepare", "fit", "fit", "fit", "fit", "test", "report", "export", "export"),
     ]
     out = capsys.readouterr().out
     assert "exp(mean loss)" in out
@@ -78,7 +84,7 @@ FILES = README[README.index("The run's folder") : README.index("Read it so")]
 
 def test_the_configuration_for_fine_tuning_runs(place):
     pytest.importorskip("peft")
-    (block,) = blocks("yaml")
+    (block,) = [block for block in blocks("yaml") if "InstructionMixture" in block]
     (place / "mine.yaml").write_text(block)
     sizes = {"vocab_size": 257, "hidden_size": 16, "num_hidden_layers": 1}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 32}
@@ -92,6 +98,26 @@ def test_the_configuration_for_fine_tuning_runs(place):
     names = torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
     assert names
     assert all("lora" in name or "inv_freq" in name for name in names)
+
+
+def test_the_configuration_for_images_runs(place):
+    (block,) = [block for block in blocks("yaml") if "ImageMixture" in block]
+    (place / "mine.yaml").write_text(block)
+    random = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (place / "photos" / name).mkdir(parents=True)
+        for number in range(40):
+            pixels = random.integers(0, 256, (20, 24, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(place / "photos" / name / f"{number}.png")
+    images = random.integers(0, 256, (30, 16, 16, 3), dtype=np.uint8)
+    np.savez("generated.npz", images=images, labels=np.arange(30) % 2)
+    (command,) = re.findall(
+        r"`tandem (fit --config configs/vision.yaml\s+--config\s+mine.yaml)`", README
+    )
+    few = ["--trainer.max_steps", "21", "--data.image_size", "16", "--model.network.name"]
+    assert main([*shlex.split(command), *few, "wrn_10_1_silu"]) == 0
+    (mixture,) = place.glob("runs/*/version_0/mixture.yaml")
+    assert set(Mixture.load(mixture).weights) == {"real", "generated"}
 
 
 def test_the_example_runs_and_its_comment_is_true(tmp_path, monkeypatch):

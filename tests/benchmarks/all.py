@@ -28,8 +28,8 @@ Record = dict[str, Any]
 HERE = Path(__file__).resolve().parent
 #: In this order; what takes least comes first.
 NAMES = (
-    *("sampling", "memory", "adapters", "breakdown", "scaling", "data_path"),
-    *("episodes", "overhead", "cost", "gpu"),
+    *("sampling", "memory", "adapters", "breakdown", "scaling", "data_path", "images"),
+    *("episodes", "overhead", "cost", "vision", "gpu"),
 )
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 70em; margin: 2em auto;

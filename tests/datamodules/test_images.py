@@ -13,12 +13,13 @@ from image_helpers import (
 )
 from torch import nn
 
-from tandem_pl import TandemModule
+from tandem_pl import InputError, TandemModule
 from tandem_pl.callbacks import TandemReweighting
 from tandem_pl.datamodules import ImageMixtureDataModule
 from tandem_pl.datamodules.image_decoding import UnreadableImageError
 from tandem_pl.episode import EVALUATE, MEASURE, PROBE, TRAIN, Segment
 from tandem_pl.objectives import Classification
+from tandem_pl.timm_networks import timm_network
 
 # ---- corrupt images ----
 
@@ -221,3 +222,15 @@ def test_tandem_learns_on_images_and_both_twins_see_the_same(tmp_path, sources) 
     assert torch.equal(second_probe[0], second_probe[1])
     assert not torch.equal(second_probe[1], second_probe[2])  # the target's
     assert abs(sum(reweighting.mixture.weights.values()) - 1) < 1e-9
+
+
+def test_a_network_with_fewer_classes_than_the_data_is_refused(tmp_path) -> None:
+    data = ImageMixtureDataModule(
+        {"a": write_folder(tmp_path / "a", ("cat", "dog", "owl"))}, batch_size=4, **PLAIN
+    )
+    module = TandemModule(
+        timm_network("wrn_10_1_silu", 2), Classification(), lambda p: torch.optim.SGD(p, 0.1)
+    )
+    message = r"3 classes and the network 2 outputs: set the network's num_classes to 3\."
+    with pytest.raises(InputError, match=message):
+        quiet_trainer(tmp_path, max_steps=1).fit(module, datamodule=data)

@@ -1,0 +1,123 @@
+"""Seconds to load an epoch of JPEGs: our loader over a plain one with the same transforms.
+
+`python tests/benchmarks/images.py` writes a folder of generated JPEGs, 600 of 64 x 64 and 300 of
+256 x 256 pixels, and reads each of the two sets in turns by `ImageMixtureDataModule` (two domains)
+and by a shuffled `DataLoader` over a data set that opens a path and transforms it. Batches and
+workers are the same, and so are the transforms. Workers start before the clock does.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import Record, Row, alternate, arguments, at_most, finish, parse, plot, show
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+from tandem_pl.datamodules import ImageMixtureDataModule
+
+NAME = "images"
+CLASSES = 3
+DOMAINS = ("photos", "drawings")
+
+
+class PlainFolder(Dataset):
+    """What a user would write: paths, opened and transformed one at a time."""
+
+    def __init__(self, root: Path, transform: Callable[[Image.Image], Any]) -> None:
+        self.paths = sorted(root.rglob("*.jpg"))
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        path = self.paths[index]
+        with open(path, "rb") as file:
+            image = Image.open(file).convert("RGB")
+        return {"image": self.transform(image), "label": int(path.parent.name)}
+
+
+def write_folder(root: Path, images: int, side: int) -> None:
+    """`images` JPEGs, shared out over domains and classes; blurred noise, to weigh like photos."""
+    random = np.random.default_rng(0)
+    for number in range(images):
+        folder = root / DOMAINS[number % len(DOMAINS)] / str(number // 2 % CLASSES)
+        folder.mkdir(parents=True, exist_ok=True)
+        noise = Image.fromarray(random.integers(0, 256, (side // 4, side // 4, 3), dtype=np.uint8))
+        noise.resize((side, side), Image.Resampling.BICUBIC).save(folder / f"{number:05}.jpg")
+
+
+def epoch(loader: DataLoader, take: Callable[[Any], int]) -> list[float]:
+    """Seconds an image in one pass, in which `take` counts the images of a batch."""
+    start = time.perf_counter()
+    count = sum(take(batch) for batch in loader)
+    return [(time.perf_counter() - start) / count]
+
+
+def compare(root: Path, side: int, workers: int, batch: int, repeats: int) -> Row:
+    """One setting."""
+    train = {name: str(root / name) for name in DOMAINS}
+    options = {"image_size": side, "batch_size": batch, "num_workers": workers}
+    data = ImageMixtureDataModule(train, **options)
+    data.setup("fit")
+    ours = data.train_dataloader()
+    files = PlainFolder(root, data.training_transform)
+    plain = DataLoader(
+        files,
+        batch_size=batch,
+        shuffle=True,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+    )
+    runs = {
+        "ours": lambda: epoch(ours, lambda b: len(data.on_after_batch_transfer(b, 0).domains)),
+        "plain": lambda: epoch(plain, lambda batch: len(batch["label"])),
+    }
+    alternate(runs, 1)  # starts the workers, and reads the files into the system's cache
+    found = {name: np.median(times) for name, times in alternate(runs, repeats).items()}
+    return {
+        "images": len(files),
+        "side": side,
+        "workers": workers,
+        "ours_images_a_second": 1 / float(found["ours"]),
+        "plain_images_a_second": 1 / float(found["plain"]),
+        "ratio": float(found["ours"] / found["plain"]),
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> Record:
+    """Command line."""
+    parser = arguments(__doc__)
+    parser.add_argument("--images", type=int, nargs=2, default=[600, 300], help="small and large")
+    parser.add_argument("--sides", type=int, nargs=2, default=[64, 256], help="pixels of both")
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 2])
+    parser.add_argument("--batch", type=int, default=32)
+    options = parse(parser, argv, images=[24, 12], sides=[16, 24], batch=6, workers=[0])
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for images, side in zip(options.images, options.sides, strict=True):
+            root = Path(folder) / str(side)
+            write_folder(root, images, side)
+            for workers in options.workers:
+                row = compare(root, side, workers, options.batch, options.repeats)
+                rows.append(show(row))
+    reach = [
+        at_most(
+            f"time of our loader over a plain one, {row['side']} pixels, {row['workers']} workers",
+            row["ratio"],
+            1.053,
+        )
+        for row in rows
+    ]
+    plots = [plot("Loading over a plain loader", "side", "ratio", by=("workers",))]
+    return finish(NAME, options, rows, reach, plots)
+
+
+if __name__ == "__main__":
+    main()
