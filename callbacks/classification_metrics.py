@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from tandem_pl.episode import MixtureBatch
 from tandem_pl.errors import InputError
 from tandem_pl.files import write_atomically
 from tandem_pl.objectives import at_least_float32, inputs_and_labels
@@ -25,6 +26,8 @@ from .confusion_matrix import confusion_csv, confusion_png, count_confusions, dr
 from .evaluation_table import gather_rows
 from .scalars import Places, by_name, with_curves
 from .trainer_parts import experiments
+
+MOST_CLASSES = 2000  # with a confusion matrix
 
 
 class ClassificationMetrics(Callback):
@@ -49,7 +52,7 @@ class ClassificationMetrics(Callback):
 
     The confusion matrix, over all samples alike, goes to TensorBoard as `validation/confusion` and
     `test/confusion`; `test` also writes `confusion.csv` (a row for each label, counts) and
-    `confusion.png` to the run's folder.
+    `confusion.png` to the run's folder. More than 2000 classes have none.
 
     Samples are as in `Classification`; labels that are probabilities count as their largest class,
     and negative labels are left out. Metrics are of all ranks' samples, as one process has them.
@@ -97,8 +100,10 @@ class ClassificationMetrics(Callback):
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Begins to keep what the networks give."""
+        """Begins to keep what the networks give; nothing of loaders that are not of domains."""
         self._recording.close()
+        if not isinstance(batch, MixtureBatch):
+            return
         self._outputs = {
             label: self._recording.enter_context(recorded_outputs(network))
             for label, network in pl_module.evaluated_networks().items()
@@ -115,6 +120,8 @@ class ClassificationMetrics(Callback):
     ) -> None:
         """Keeps what the metrics need, where it is: no wait for the device."""
         self._recording.close()
+        if not isinstance(batch, MixtureBatch):
+            return
         inputs, labels = inputs_and_labels(batch.samples)
         recorded, self._outputs = self._outputs, {}
         for label, network in pl_module.evaluated_networks().items():
@@ -181,6 +188,7 @@ class ClassificationMetrics(Callback):
             found[label] = scores_by_domain(samples, len(names), self._size)
             if label == "loss":  # all networks saw the same samples
                 counts = np.bincount(samples.domains, minlength=len(names))
+            if label == "loss" and self._size <= MOST_CLASSES:
                 self._confusion = count_confusions(samples.labels, samples.classes, self._size)
         self._log(trainer, module, stage, names, found, counts)
 

@@ -128,10 +128,13 @@ def further_columns(
     {'accuracy': [0.5, None]}
     """
     columns: dict[str, list[float | None]] = {}
+    known = set(domains)
     for key in metrics:
         first, _, rest = key.partition("/")
         metric, _, domain = rest.partition("/")
-        if first == stage and metric != "loss" and domain in domains:
+        if metric in columns or metric == "loss":
+            continue
+        if first == stage and domain in known:
             columns[metric] = [metrics.get(f"{stage}/{metric}/{name}") for name in domains]
     return columns
 

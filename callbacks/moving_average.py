@@ -103,6 +103,10 @@ class MovingAverage(Callback):
         self._build(pl_module)
         self._last_step = trainer.global_step
 
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuses parameters that were unfrozen meanwhile: they would not be averaged."""
+        self._build(pl_module)
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -168,6 +172,11 @@ class MovingAverage(Callback):
                     decay=self.decay,
                     use_warmup=self.warmup,
                     dtype=torch.float32 if kinds & {torch.bfloat16, torch.float16} else None,
+                )
+            elif self._average.module.state_dict().keys() != self._source.state_dict().keys():
+                raise InputError(
+                    "MovingAverage began with other parameters than those that train now: unfreeze "
+                    "them before fit, or leave it out."
                 )
             loaded, self._loaded = self._loaded, None
             if loaded is not None:

@@ -157,6 +157,19 @@ class DigitsMixtureDataModule(MixtureDataModule):
             self.test_sets = {REAL: normalised(parts["rest"])}
         super().setup(stage)
 
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Refuses a checkpoint of another split, also to test with: its test images are others."""
+        for key in ("split_seed", "real_per_class", "target_per_class"):
+            then = state["identity"].get(key) if state else None
+            if then is not None and then != getattr(self, key):
+                raise InputError(
+                    f"the checkpoint was made with {key}={then} and this run has "
+                    f"{key}={getattr(self, key)}, which tests on images that it trained on: set it "
+                    "to the same, or use the run's own config.yaml."
+                )
+        super().load_state_dict(state)
+
     def _identity(self) -> dict[str, Any]:
         # Sizes alike do not make images alike.
-        return {**super()._identity(), "split_seed": self.split_seed}
+        keys = ("split_seed", "real_per_class", "target_per_class")
+        return {**super()._identity(), **{key: getattr(self, key) for key in keys}}

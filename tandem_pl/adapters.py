@@ -53,7 +53,7 @@ def lora(
             **(lora_config or {}),
         )
         with torch.random.fork_rng([]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             return get_peft_model(network, settings).train()
     except (TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]

@@ -16,6 +16,7 @@ from .compiling import is_compiled, with_fallback
 from .domain_losses import DomainLosses
 from .episode import MixtureBatch
 from .errors import InputError
+from .norm_statistics import flat, running_statistics, write_statistics
 from .tags import domain_tags
 
 
@@ -63,6 +64,12 @@ class EvaluationByDomain(LightningModule):
             for network in self.networks():
                 for buffer in network.buffers():
                     torch.distributed.broadcast(buffer, 0)
+
+    def average_statistics(self) -> None:
+        """Gives all ranks the mean of their running statistics."""
+        statistics = running_statistics(self.networks())
+        if statistics and self.trainer.world_size > 1:
+            write_statistics(statistics, self.trainer.strategy.reduce(flat(statistics)))
 
     def on_validation_start(self) -> None:
         """Every rank evaluates the same network."""

@@ -203,7 +203,12 @@ def load_network(module: Any, path: Path, which: str = "proxy") -> nn.Module:
     prefix = PREFIXES[which]
     mine = {k.removeprefix(prefix): value for k, value in state.items() if k.startswith(prefix)}
     if which == "average":
-        mine |= _moving_average(checkpoint, path)
+        average, names = _moving_average(checkpoint, path), dict[int, str]()
+        for name, value in network.state_dict(keep_vars=True).items():
+            first = names.setdefault(id(value), name)  # of tied parameters: the average has one
+            if first in average:
+                mine[name] = average[first]
+        mine |= {name: value for name, value in average.items() if name not in mine}
     if not mine:
         raise InputError(f"{path} has no {which}: a run without twins has only --which proxy.")
     expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.utils._pytree import tree_map_only
 
 from .checkpoint_io import refuse_time_interval
@@ -21,7 +21,8 @@ from .errors import InputError
 from .evaluation import EvaluationByDomain
 from .frozen import drop_frozen, restore_frozen
 from .modes import evaluating, keeping_buffers
-from .networks import check_classes, check_vocabulary
+from .networks import check_images, check_vocabulary
+from .norm_statistics import BeforeBatch
 from .optimizer_settings import keep_settings, trainable
 from .randomness import private_randomness, seed_generators
 from .sample_weights import LossBasedWeights
@@ -43,7 +44,8 @@ class MixtureModule(EvaluationByDomain):
         network: any module.
         objective: objective(network, samples) -> Tensor[B], one loss a sample (see `objectives`).
         optimizer: optimizer(parameters) -> Optimizer.
-        lr_scheduler: lr_scheduler(optimizer) -> scheduler, stepped once a batch; None for none.
+        lr_scheduler: lr_scheduler(optimizer) -> scheduler, stepped once a batch; None for none. So
+            are those of a `configure_optimizers` of your own, whatever their `interval` is.
         gradient_clip_val: largest norm of the gradient; None for no clipping.
         micro_batch_size: samples in one forward. A batch is split without changing its gradient;
             None for whole batches.
@@ -99,10 +101,11 @@ class MixtureModule(EvaluationByDomain):
         self.compile_options: bool | Mapping[str, Any] = compile
         self.seed = seed
         self.skips = SkippedUpdates()
+        self._before = BeforeBatch([])
         self.handlers: dict[str, Handler] = {}
 
     def setup(self, stage: str) -> None:
-        """Refuses strategies that cannot train it, and tokens or classes unknown to the network."""
+        """Refuses strategies that cannot train it, and data that the network is not for."""
         check_strategy(self.trainer)
         if stage == "fit":
             refuse_time_interval(self.trainer)
@@ -112,7 +115,8 @@ class MixtureModule(EvaluationByDomain):
             self.skips = SkippedUpdates()
         datamodule: Any = getattr(self.trainer, "datamodule", None)
         check_vocabulary(self.network, getattr(datamodule, "vocab_size", None))
-        check_classes(self.network, getattr(datamodule, "num_classes", None))
+        counts = (getattr(datamodule, key, None) for key in ("num_classes", "channels"))
+        check_images(self.network, *counts)
 
     def configure_model(self) -> None:
         """Shards the network where the strategy does (FSDP2)."""
@@ -125,7 +129,13 @@ class MixtureModule(EvaluationByDomain):
         shard(self.network, mesh)
 
     def on_fit_start(self) -> None:
-        """Compiles the networks, where asked to."""
+        """Compiles the networks, where asked to; refuses schedules that wait for a metric."""
+        schedules = [config.scheduler for config in self.trainer.strategy.lr_scheduler_configs]
+        if any(isinstance(schedule, ReduceLROnPlateau) for schedule in schedules):
+            raise InputError(
+                "ReduceLROnPlateau waits for a metric, and schedules are stepped once a batch: "
+                "use another as lr_scheduler, such as tandem_pl.schedules.WarmupCosine."
+            )
         if self.compile_options is not False:
             for network in self.networks():
                 compile_in_place(network, self.compile_options)
@@ -141,6 +151,7 @@ class MixtureModule(EvaluationByDomain):
             )
         if batch.phase == MEASURE and batch.first:
             self.share_buffers()
+        self._before = BeforeBatch([] if batch.phase in WITHOUT_STEP else [self.network])
         with private_randomness(self.device):
             outputs = self.phase_step(batch)
         if batch.phase in WITHOUT_STEP or "losses" not in outputs:
@@ -250,9 +261,12 @@ class MixtureModule(EvaluationByDomain):
     def apply_update(self, *losses: Tensor) -> None:
         """One optimizer step and one scheduler step, or a skip where a loss is not finite."""
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
-        self.skips.note(step_unless(self._not_finite(losses), self._optimizer(), scaler))
+        bad = self._not_finite(losses)
+        self._before.put_back(bad)
+        self.skips.note(step_unless(bad, self._optimizer(), scaler))
         for config in self.trainer.strategy.lr_scheduler_configs:  # a subclass may bring its own
-            config.scheduler.step()  # type: ignore[call-arg]
+            if self.global_step % config.frequency == 0:
+                config.scheduler.step()  # type: ignore[call-arg]
 
     def _not_finite(self, losses: Iterable[Tensor]) -> Tensor:
         """Whether a loss is not finite on any rank, a scalar on the device."""

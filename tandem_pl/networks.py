@@ -46,7 +46,7 @@ def causal_language_model(
     if attention is not None:
         more["attn_implementation"] = attention
     with torch.random.fork_rng([]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         if pretrained is None:
             network = _initialised(model_type, config or {}, more)
         else:
@@ -164,12 +164,18 @@ def check_vocabulary(network: nn.Module, tokens: int | None) -> None:
         )
 
 
-def check_classes(network: nn.Module, classes: int | None) -> None:
-    """Refuses data with more classes than the network tells apart, where it says how many.
+def check_images(network: nn.Module, classes: int | None, channels: int | None) -> None:
+    """Refuses images that are not for the network, as far as network and data say what they have.
 
     Raises:
-        InputError: such labels would be out of range.
+        InputError: more classes than outputs, or another number of channels than the network takes.
     """
+    first = next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
+    if first is not None and channels is not None and channels != first.in_channels:
+        raise InputError(
+            f"the data has {channels} channels and the network takes {first.in_channels}: set the "
+            f"network's in_chans to {channels}, or the data's channels."
+        )
     outputs = getattr(network, "num_classes", None)  # of timm's networks
     if isinstance(outputs, int) and classes is not None and classes > outputs:
         raise InputError(

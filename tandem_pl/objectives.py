@@ -155,6 +155,8 @@ class Classification:
         """Losses [B]."""
         inputs, labels = inputs_and_labels(samples)
         logits = at_least_float32(network(inputs))
+        if labels.dim() == 2 and labels.shape[1] < logits.shape[1]:  # mixed; other classes have 0
+            labels = F.pad(labels, (0, logits.shape[1] - labels.shape[1]))
         return F.cross_entropy(
             logits, labels, label_smoothing=self.label_smoothing, reduction="none"
         )

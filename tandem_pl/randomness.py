@@ -33,8 +33,8 @@ def seed_generators(device: torch.device, *numbers: int) -> None:
 def seeded_everywhere(*numbers: int) -> Iterator[None]:
     """The global generators of Python, NumPy and torch (on the CPU) are seeded by these numbers.
 
-    After, they are as they were. For others' code that draws from them, as augmentations do. Not to
-    be nested.
+    After, they are as they were, but that NumPy forgets the second one of a pair of Gaussians. For
+    others' code that draws from them, as augmentations do. Not to be nested.
 
     >>> with seeded_everywhere(0, 7):
     ...     first = random.random(), np.random.rand(), float(torch.rand(()))

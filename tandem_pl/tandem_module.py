@@ -17,7 +17,7 @@ from .episode import PROBE, STATISTICS, MixtureBatch
 from .errors import InputError
 from .mixture_module import MixtureModule, Outputs
 from .modes import keeping_buffers
-from .norm_statistics import accumulating_statistics
+from .norm_statistics import BeforeBatch, accumulating_statistics
 from .optimizer_settings import trainable
 from .sample_weights import LossBasedWeights
 from .sharding import data_mesh, local_shards, shard
@@ -119,6 +119,7 @@ class TandemModule(MixtureModule):
         self._optimizer().zero_grad()
         if batch.first:
             self.sync()
+        self._before = BeforeBatch(self.networks())
         size, target_size = len(batch.domains), len(batch.target_domains)
         parts = self.micro_batches(batch.samples, size)
         target_parts = self.micro_batches(batch.target_samples, target_size)
@@ -165,12 +166,16 @@ class TandemModule(MixtureModule):
 
     @torch.no_grad()
     def statistics_step(self, batch: MixtureBatch) -> Outputs:
-        """BatchNorm's running statistics of both twins: the mean over this segment's batches."""
+        """BatchNorm's running statistics of both twins: the mean over this segment's batches.
+
+        Over those of all ranks, and after each batch, so that the first rank's checkpoint has all.
+        """
         parts = self.micro_batches(batch.samples, len(batch.domains))
         for network in (self.network, self.reference):
             for index, part in enumerate(parts):
                 with accumulating_statistics(network, batch.first and index == 0):
                     self.losses(network, *part, batch.step, index)
+        self.average_statistics()
         return {}
 
     @torch.no_grad()

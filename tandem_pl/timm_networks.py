@@ -23,6 +23,8 @@ from .errors import InputError
 OWN = ("num_classes", "in_chans", "drop_rate", "drop_path_rate", "pretrained")  # not in options
 NOT_A_CLASSIFIER = ("features_only", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay")
 WEIGHTS = ("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth")
+#: What architectures raise for settings that they cannot have.
+REFUSALS = (ValueError, AssertionError, LookupError, AttributeError, ArithmeticError, RuntimeError)
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -78,7 +80,7 @@ def timm_network(
             raise InputError(f"options has {key!r}, which is not for a classifier: leave it out.")
     more |= {"in_chans": in_chans, "drop_rate": drop_rate, "drop_path_rate": drop_path_rate}
     with torch.random.fork_rng([]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         if pretrained is None:
             return _build(name, name, num_classes=num_classes, **more).train()
         return _pretrained(name, pretrained, num_classes, more).train()
@@ -128,7 +130,9 @@ def _build(name: str, source: str, **arguments: Any) -> Any:
         near = difflib.get_close_matches(key, _arguments_of(name), 1)
         hint = f"did you mean {near[0]!r}?" if near else "leave it out."
         raise InputError(f"options has {key!r}, which {name} does not take: {hint}") from error
-    except (ValueError, AssertionError, LookupError, AttributeError, NotImplementedError) as error:
+    except REFUSALS as error:
+        if type(error) is RuntimeError and "pretrained" in arguments:
+            raise  # of weights
         raise InputError(f"{what} cannot be built: {_reason(error)}.") from error
 
 

@@ -224,6 +224,21 @@ def test_frozen_parameters_are_not_held(tmp_path):
     assert trainer.callback_metrics["validation/loss"].item() == pytest.approx(expected, rel=1e-6)
 
 
+def test_parameters_that_are_unfrozen_meanwhile_are_refused(tmp_path):
+    network = batch_norm_network()
+    network[0].requires_grad_(False)
+
+    class Unfreeze(Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            pl_module.network[0].requires_grad_(True)
+
+    with pytest.raises(InputError, match="began with other parameters"):
+        fit(
+            tmp_path, make_module(network=network), make_data(), make_reweighting(), Unfreeze(),
+            MovingAverage(), max_epochs=2,
+        )  # fmt: skip
+
+
 def test_a_network_in_16_bits_is_averaged_in_32(tmp_path):
     network = nn.Sequential(nn.Linear(WIDTH - 1, 1)).bfloat16()
     module = MixtureModule(network, predict_last, lambda p: torch.optim.SGD(p, 1e-2))

@@ -232,6 +232,23 @@ def test_any_other_network_is_safetensors(tmp_path):
     assert torch.equal(again(rows), module.network(rows))
 
 
+def test_tied_parameters_are_averaged_too(tmp_path):
+    """The average has them once, the network's state twice."""
+    module = TandemModule(Tied(), lambda n, s: s, lambda p: torch.optim.SGD(p, 0.1))
+    average = {**module.network.state_dict(), "first.weight": torch.full((3, 3), 7.0)}
+    del average["second.weight"]
+    callbacks = {"MovingAverage{}": {"updates": 1, "average": average}}
+    state = {"state_dict": module.state_dict(), "callbacks": callbacks}
+    torch.save(state, tmp_path / "a.ckpt")
+    network = load_network(module, tmp_path / "a.ckpt", "average")
+    assert network.second.weight is network.first.weight
+    assert torch.equal(network.second.weight, average["first.weight"])
+    average["other.weight"] = torch.zeros(1)
+    torch.save(state, tmp_path / "b.ckpt")
+    with pytest.raises(InputError, match=r"other\.weight"):
+        load_network(module, tmp_path / "b.ckpt", "average")
+
+
 def test_a_network_keeps_the_dtype_that_it_was_trained_in(tmp_path):
     module = TandemModule(nn.Linear(3, 1).bfloat16(), nn.Identity(), torch.optim.SGD)
     torch.save({"state_dict": module.state_dict()}, tmp_path / "a.ckpt")

@@ -4,6 +4,7 @@ This file is also the program that each of two processes runs.
 """
 
 import copy
+import math
 import sys
 from pathlib import Path
 
@@ -11,11 +12,11 @@ import pytest
 import torch
 from torch import nn
 
-from tandem_pl import InputError, TandemModule
+from tandem_pl import InputError, MixtureModule, TandemModule
 from tandem_pl.callbacks import TandemReweighting
 from tandem_pl.datamodules import MixtureDataModule
 from tandem_pl.episode import MEASURE, PROBE, STATISTICS
-from tandem_pl.norm_statistics import tracking_norms
+from tandem_pl.norm_statistics import accumulating_statistics, tracking_norms
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # for the processes: pytest has it
 
@@ -97,6 +98,36 @@ def test_statistics_batches_are_drawn_beside_the_training_data(tmp_path):
     assert all(torch.equal(a, b.samples) for a, b in zip(kept, without, strict=True))
 
 
+def test_frozen_statistics_stay(tmp_path):
+    """A layer in eval mode has statistics that somebody chose: they are not computed anew."""
+    norm = nn.BatchNorm1d(3).eval()
+    norm.running_mean.fill_(5.0)
+    with accumulating_statistics(norm, True):
+        norm(torch.randn(4, 3))
+    assert norm.running_mean.tolist() == [5.0] * 3
+    assert norm.momentum == 0.1
+
+
+def nan_for_some(network, samples):
+    """The samples spoil the network's inputs, so that BatchNorm sees what is not finite."""
+    marked = samples[:, :1] > 2.2
+    return predict_last(network, torch.where(marked, math.nan, samples))
+
+
+@pytest.mark.parametrize("kind", [MixtureModule, TandemModule])
+def test_a_skipped_batch_leaves_no_trace_in_the_statistics(kind, tmp_path):
+    rows = {name: random_rows(60, WIDTH, seed) for seed, name in enumerate("ab")}
+    data = MixtureDataModule(rows, {"t": random_rows(30, WIDTH, 7)}, batch_size=8, epoch_batches=20)
+    module = kind(network(), nan_for_some, lambda p: torch.optim.SGD(p, 0.01))
+    method = [TandemReweighting(2, 3, 1)] if kind is TandemModule else []
+    trainer = quiet_trainer(tmp_path, callbacks=method, max_steps=20)
+    trainer.fit(module, datamodule=data)
+    assert 0 < module.skipped_updates < 20
+    for twin in module.networks():
+        assert all(buffer.isfinite().all() for buffer in twin.buffers())
+        assert twin[1].running_mean.abs().max() > 0
+
+
 def test_refuses_statistics_of_a_network_without_any(tmp_path):
     data = MixtureDataModule(
         {"a": random_rows(9, WIDTH, 0)}, {"t": random_rows(9, WIDTH, 1)}, batch_size=4
@@ -125,6 +156,14 @@ def test_ranks_measure_both_twins_with_the_same_statistics(tmp_path):
     assert first["probe"] != second["probe"]  # each of its own batches
     assert first["measure"] == second["measure"]
     assert first["measure"][0] == first["measure"][1]
+    one, _, _ = train(tmp_path, statistics_batches=2)  # computed anew: of all ranks' samples
+    (mean,) = (kept[1]["1.running_mean"] for kept in module_measures(one)[-1:])
+    for result in (first, second):
+        torch.testing.assert_close(torch.tensor(result["anew"], dtype=mean.dtype), mean)
+
+
+def module_measures(module):
+    return [kept for kept in module.kept if kept[0] == MEASURE]
 
 
 def main(folder: str) -> None:
@@ -134,6 +173,8 @@ def main(folder: str) -> None:
     for phase in (PROBE, MEASURE):
         twins = next(kept for kept in reversed(module.kept) if kept[0] == phase)[1:]
         means[phase] = [twin["1.running_mean"].tolist() for twin in twins]
+    anew, _, _ = train(folder, devices=2, statistics_batches=2)
+    means["anew"] = module_measures(anew)[-1][1]["1.running_mean"].tolist()
     keep_result(folder, {"delta": method.signal.delta.tolist(), **means})
 
 

@@ -99,6 +99,17 @@ def test_soft_labels_weigh_the_classes() -> None:
         for probabilities, row in zip(soft, LOGITS, strict=True)
     ]
     assert losses.tolist() == pytest.approx(expected, rel=1e-12)
+    fewer = Classification()(constant(logits), [torch.zeros(2, 1), labels[:, :2] * 2])
+    assert (
+        fewer.tolist()
+        == pytest.approx(  # a network may have more classes than the data
+            [
+                -2 * math.fsum(p * q for p, q in zip(some[:2], log_softmax(row), strict=False))
+                for some, row in zip(soft, LOGITS, strict=True)
+            ],
+            rel=1e-12,
+        )
+    )
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,12 @@ from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader
 
 from tandem_pl import InputError, MixtureModule, TandemModule
-from tandem_pl.callbacks import FixedMixture, MixtureMonitor, TandemReweighting
+from tandem_pl.callbacks import (
+    ClassificationMetrics,
+    FixedMixture,
+    MixtureMonitor,
+    TandemReweighting,
+)
 from tandem_pl.datamodules import MixtureDataModule
 
 WIDTH = 4
@@ -114,6 +119,40 @@ def test_a_subclass_keeps_its_schedule_its_validation_and_its_callbacks(tmp_path
     assert module.validated
     assert trainer.callback_metrics["val/rows"] == 5
     trainer.validate(module, dataloaders=data.val_dataloader(), verbose=False)
+
+
+@pytest.mark.parametrize("frequency", [1, 3])
+def test_a_schedule_of_theirs_keeps_its_frequency(frequency, tmp_path):
+    class Slow(Subclass):
+        def configure_optimizers(self):
+            optimizer = torch.optim.SGD(self.parameter_groups(), 0.1)
+            scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
+            return [optimizer], [{"scheduler": scheduler, "frequency": frequency}]
+
+    trainer = quiet_trainer(tmp_path, callbacks=[TandemReweighting(2, 2, 1)], max_steps=7)
+    trainer.fit(Slow(), datamodule=make_data())
+    assert trainer.optimizers[0].param_groups[0]["lr"] == 0.1 / 2 ** (7 // frequency)
+
+
+def test_a_schedule_that_waits_for_a_metric_is_refused(tmp_path):
+    module = MixtureModule(
+        small_network(WIDTH), predict_last, lambda p: torch.optim.SGD(p, 0.1),
+        torch.optim.lr_scheduler.ReduceLROnPlateau,
+    )  # fmt: skip
+    with pytest.raises(InputError, match="ReduceLROnPlateau waits for a metric"):
+        quiet_trainer(tmp_path, max_steps=1).fit(module, datamodule=make_data())
+
+
+def test_metrics_of_classes_leave_a_loader_of_theirs_alone(tmp_path):
+    data = make_data()
+    data.val_dataloader = lambda: DataLoader(random_rows(10, WIDTH, 3), batch_size=5)
+    trainer = quiet_trainer(
+        tmp_path, callbacks=[TandemReweighting(2, 2, 1), ClassificationMetrics()], max_steps=5,
+        limit_val_batches=1.0,
+    )  # fmt: skip
+    module = Subclass()
+    trainer.fit(module, datamodule=data)
+    assert module.validated
 
 
 def test_the_rate_is_logged_by_the_batch(tmp_path):

@@ -133,6 +133,9 @@ def test_nothing_is_downloaded(tmp_path, monkeypatch):
         ({"options": {"depth": 11}}, "options={'depth': 11} cannot be built: depth=11 must be"),
         ({"options": {"num_classes": 3}}, "'num_classes', which timm_network takes itself"),
         ({"options": {"features_only": True}}, "'features_only', which is not for a classifier"),
+        ({"name": "resnet18", "options": {"layers": [1]}}, "'layers': \\[1\\]} cannot be built"),
+        ({"name": "vit_tiny_patch16_224", "options": {"patch_size": 0}}, "cannot be built"),
+        ({"name": "vit_tiny_patch16_224", "options": {"depth": -1}}, "cannot be built"),
         ({"name": "vgg11", "drop_path_rate": 0.1}, "vgg11 does not take drop_path_rate=0.1"),
     ],
 )

@@ -117,6 +117,28 @@ def test_what_tools_of_timm_expect():
     assert set().union(*groups.values()) == {name for name, _ in network.named_parameters()}
 
 
+def test_drop_path_skips_blocks_in_training_only():
+    torch.manual_seed(0)
+    network = WideResNet(10, 1, num_classes=3, drop_path_rate=0.999).double()
+    images = torch.randn(4, 3, 8, 8, dtype=torch.float64)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):  # such that both modes normalise alike
+            module.momentum = None
+    network.train()
+    dropped = network(images)
+    rates = [m for m in network.modules() if type(m).__name__ == "DropPath"]
+    for module in rates:
+        module.drop_prob = 0.0
+    whole = network(images)
+    assert (dropped - whole).abs().max() > 1e-3
+    torch.testing.assert_close(whole, network(images))
+    network.eval()
+    plain = network(images)
+    for module in rates:
+        module.drop_prob = 0.999
+    torch.testing.assert_close(network(images), plain)
+
+
 @pytest.mark.parametrize(("depth", "width"), [(12, 1), (4, 1), (10, 0)])
 def test_depths_that_make_no_blocks_are_refused(depth, width):
     with pytest.raises(ValueError, match="must be 6 n"):
