@@ -30,7 +30,10 @@ def load_arrays(path: Path, where: str) -> tuple[np.ndarray, np.ndarray, list[st
         InputError: no such file, a missing array, or one of another shape or type.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        opened = np.load(path, allow_pickle=False)
+        if isinstance(opened, np.ndarray):
+            raise ValueError("it is one array, as np.save writes it")
+        with opened as file:
             found = {key: next((k for k in (f"{key}s", key) if k in file), "") for key in KEYS}
             for key, name in found.items():
                 if not name:
@@ -40,7 +43,7 @@ def load_arrays(path: Path, where: str) -> tuple[np.ndarray, np.ndarray, list[st
                         "np.savez(path, images=..., labels=...)."
                     )
             labels = file[found["label"]]
-            names = [str(name) for name in file["classes"]] if "classes" in file else None
+            names = file["classes"].ravel().astype(str).tolist() if "classes" in file else None
             images = _mapped(path, f"{found['image']}.npy")
             images = file[found["image"]] if images is None else images
     except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:

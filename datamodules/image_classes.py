@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -27,9 +28,13 @@ def find_classes(
     Raises:
         InputError: fewer than two classes, a name twice, or sources that differ.
     """
+    for source in sources:
+        twice = _twice(source.names or ())
+        if twice is not None:
+            raise InputError(f"{source.where} has the class {twice!r} twice: name each once.")
     if classes is not None:
         names = [str(c) for c in (range(classes) if isinstance(classes, int) else classes)]
-        twice = next((name for name in names if names.count(name) > 1), None)
+        twice = _twice(names)
         if twice is not None:
             raise InputError(f"classes has {twice!r} twice: name every class once.")
         if len(names) < 2:
@@ -58,6 +63,10 @@ def find_classes(
     return found
 
 
+def _twice(names: Sequence[str]) -> str | None:
+    return next((name for name, count in Counter(names).items() if count > 1), None)
+
+
 def _numbers(sources: Sequence[ImageSource]) -> list[str]:
     highest = max((int(s.labels.max(initial=-1)) for s in sources), default=-1)
     return [str(number) for number in range(highest + 1)]
@@ -69,6 +78,7 @@ def _check_same(source: ImageSource, classes: Sequence[str], first: str) -> None
         _check_range(source, len(classes))
         mine = {str(number) for number in np.unique(source.labels).tolist()}
     else:
+        _check_range(source, len(source.names))
         mine = set(source.names)
     differences = []
     if mine - set(classes):

@@ -145,13 +145,17 @@ class Table:
         self.path = str(file)
         rows: dict[tuple[str, str], tuple[list[str], list[str]]] = {}
         seen: dict[str, int] = {}
+        real_folder = cache(os.path.realpath)  # of a million images, links are looked for only once
         for line, name, label, domain, split in self._rows(file):
-            if name in seen:
+            above, last = os.path.split(os.path.join(folder, name))
+            real = os.path.join(real_folder(above), last)
+            real = os.path.realpath(real) if os.path.islink(real) else real
+            if real in seen:
                 raise InputError(
-                    f"{file}, lines {seen[name]} and {line}: both name {name!r}, and an image "
+                    f"{file}, lines {seen[real]} and {line}: both name {real!r}, and an image "
                     "belongs to one domain and split: remove one."
                 )
-            seen[name] = line
+            seen[real] = line
             if not os.path.isfile(os.path.join(folder, name)):
                 raise InputError(
                     f"{file}, line {line}: {os.path.join(folder, name)!r} is no file: mend the "

@@ -198,8 +198,9 @@ class DatasetImages(ImageSource):
         return f"dataset {self.name!r}, row {number + 1}"
 
     def stamp(self) -> str:
-        """The data set's."""
-        return hashlib.blake2b(self._stamp.encode(), digest_size=16).hexdigest()
+        """Of the data set and the column."""
+        facts = f"{self._stamp} {self._column}"
+        return hashlib.blake2b(facts.encode(), digest_size=16).hexdigest()
 
 
 def _labels(where: str, data: Any, name: str, column: str) -> tuple[np.ndarray, list[str] | None]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import glob
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from tandem_pl.errors import InputError
 
+from .file_rows import PARQUET
 from .image_files import SPLITS, Table, in_order
 from .image_sources import ImageFiles, ImageSource, ImageSpec, open_image_source
 
@@ -16,29 +18,38 @@ from .image_sources import ImageFiles, ImageSource, ImageSpec, open_image_source
 SplitSources = dict[str, dict[str, ImageSource]]
 
 
-def open_splits(specs: Mapping[str, Mapping[str, ImageSpec]]) -> SplitSources:
+def open_splits(
+    specs: Mapping[str, Mapping[str, ImageSpec]], hold_out: Collection[str] = ()
+) -> SplitSources:
     """Opens the sources of every split and domain.
 
     Args:
         specs: `specs[split][domain]`, see `open_image_source`.
+        hold_out: training domains of which a part is taken out.
 
     Raises:
-        InputError: a source that cannot be opened, or that is trained on and evaluated with.
+        InputError: a source that cannot be opened, or images that are in two splits.
     """
     sources: SplitSources = {}
-    trained: dict[str, str] = {}  # place -> domain
+    owners: dict[str, tuple[str, str]] = {}  # place -> split and domain that named it first
     for split, domains in specs.items():
         sources[split] = {}
         for name, spec in domains.items():
-            where, place = f"{split}[{name!r}]", _place(spec)
-            if split == "train":
-                trained.setdefault(place, name)
-            elif place in trained:
-                raise InputError(
-                    f"{where} and train[{trained[place]!r}] are the same images: give {split} "
-                    "others, or take some out of the training images by "
-                    f"hold_out: [{trained[place]}]."
-                )
+            where = f"{split}[{name!r}]"
+            for place in sorted(_places(spec)):
+                first, other = owners.setdefault(place, (split, name))
+                if first != split:
+                    held = f", or take some out of train by hold_out: [{other}]"
+                    raise InputError(
+                        f"{where} and {first}[{other!r}] share images ({place}): give {split} "
+                        f"others{held if first == 'train' else ''}."
+                    )
+                if other != name and split == "train" and not {name, other}.isdisjoint(hold_out):
+                    raise InputError(
+                        f"{where} and {first}[{other!r}] share images ({place}), so what hold_out "
+                        "takes out of one is trained on in the other: give each its own images, "
+                        "or target and test of their own in place of hold_out."
+                    )
             sources[split][name] = open_image_source(where, spec)
     return sources
 
@@ -75,13 +86,18 @@ def hold_out(
         "train" and every part: the numbers of its images in order, int64.
 
     Raises:
-        InputError: a class with too few images to have one in every part.
+        InputError: no image, or a class with too few to have one in every part.
 
     Example:
         >>> parts = hold_out(np.array([0, 1] * 10), {"test": 0.2}, 0, "train['real']", ["a", "b"])
         >>> len(parts["train"]), sorted((parts["test"] % 2).tolist())
         (16, [0, 0, 1, 1])
     """
+    if not len(labels):
+        raise InputError(
+            f"{where} has no image that can be used, so there is nothing to hold out: mend its "
+            "images, or leave it out."
+        )
     parts: dict[str, list[np.ndarray]] = {"train": [], **{part: [] for part in fractions}}
     for label in np.unique(labels).tolist():
         rows = np.flatnonzero(labels == label)
@@ -99,10 +115,15 @@ def hold_out(
     return {part: np.sort(np.concatenate(pieces)) for part, pieces in parts.items()}
 
 
-def _place(spec: ImageSpec) -> str:
-    """Stands for what a source names, whatever way it is written."""
+def _places(spec: ImageSpec) -> set[str]:
+    """The files, folder or hub data set that a source names, whatever way it is written."""
     given = {"path": spec} if isinstance(spec, str) else dict(spec)
     path = str(given.get("path", given.get("dataset")))
-    if "path" in given or Path(path).expanduser().exists():
-        path = str(Path(path).expanduser().resolve())
-    return f"{path} {given.get('config')} {given.get('split')}"
+    place = Path(path).expanduser()
+    if place.is_dir():
+        found = [p for p in place.iterdir() if p.suffix.lower() in PARQUET] or [place]
+    else:
+        found = [Path(name) for name in glob.glob(str(place), recursive=True)]
+    if not found and "dataset" in given:
+        return {f"{path} {given.get('config')} {given.get('split')}"}
+    return {str((p / str(given.get("split") or "")).resolve()) for p in found}

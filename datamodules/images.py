@@ -198,6 +198,8 @@ class ImageMixtureDataModule(MixtureDataModule):
         ):
             if not 0 < share < 1:
                 raise InputError(f"{key}={share} must lie between 0 and 1, both excluded.")
+        if split_seed < 0:
+            raise InputError(f"split_seed={split_seed} must be at least 0.")
         self.specs = {"train": train or {}, "target": target or {}, "test": test or {}}
         self.table, self.root = table, root
         self.hold_out = list(hold_out or ())
@@ -283,7 +285,7 @@ class ImageMixtureDataModule(MixtureDataModule):
         if self.table is not None:
             sources = open_table(self.table, self.root)
         else:
-            sources = open_splits(self.specs)
+            sources = open_splits(self.specs, self.hold_out)
         for name in self.hold_out:
             if name not in sources["train"]:
                 raise InputError(
@@ -330,6 +332,28 @@ class ImageMixtureDataModule(MixtureDataModule):
             for part, chosen in parts.items()
         }
 
+    # ---- checkpoints ----
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Resumes; refuses to evaluate on what is held out of other images or by another split.
+
+        Raises:
+            InputError: as said, or a checkpoint of other data.
+        """
+        evaluating = self.sampler is None
+        if (
+            evaluating
+            and self.hold_out
+            and state
+            and state["identity"].get("images") != self._identity()["images"]
+        ):
+            raise InputError(
+                "the checkpoint was made of other images or another split, so images that are "
+                "held out here may have been trained on: use the same files, hold_out, fractions, "
+                "split_seed and corrupt, or give test data without hold_out."
+            )
+        super().load_state_dict(state)
+
     def _identity(self) -> dict[str, Any]:
         digest = hashlib.blake2b(digest_size=8)
         for split in ("train", "target"):
@@ -356,15 +380,14 @@ class ImageMixtureDataModule(MixtureDataModule):
         return super()._evaluation_loader(plain)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Mixes the samples of training and probe batches."""
-        batch = super().on_after_batch_transfer(batch, dataloader_idx)
+        """Mixes the samples of training and probe batches, then does what the base class does."""
         if self.mixing and isinstance(batch, MixtureBatch) and batch.phase in (TRAIN, PROBE):
             samples = self._mixed(batch.samples, batch.domains, batch.step, 0)
             batch = batch._replace(samples=samples)
             if batch.target_samples is not None and batch.target_domains is not None:
                 others = self._mixed(batch.target_samples, batch.target_domains, batch.step, 1)
                 batch = batch._replace(target_samples=others)
-        return batch
+        return super().on_after_batch_transfer(batch, dataloader_idx)
 
     def _mixed(self, samples: Any, domains: Tensor, step: int, stream: int) -> dict[str, Any]:
         """The samples mixed by a generator of their own: a function of seed, step and rank."""

@@ -6,7 +6,7 @@ seeds for every batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -30,6 +30,7 @@ STATISTICS = {
 CROPS = ("resized", "padded", "centre")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 SMALLEST = 8  # pixels
+MOST_HUE = 0.5  # of color_jitter: half the circle of colours either way
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,8 @@ def frame(
     scaling = interpolation or own.get("interpolation", "bicubic")
     if scaling not in INTERPOLATIONS:
         raise InputError(f"interpolation={scaling!r} is unknown: use {', '.join(INTERPOLATIONS)}.")
-    means = _statistic("mean", own.get("mean", "imagenet") if mean is None else mean, channels)
-    stds = _statistic("std", own.get("std", "imagenet") if std is None else std, channels)
+    means = _statistic("mean", mean, own, channels)
+    stds = _statistic("std", std, own, channels)
     if min(stds) <= 0:
         raise InputError(f"std={std!r} must be above 0.")
     return Frame(size, means, stds, scaling, pct)
@@ -98,6 +99,8 @@ def frame(
 def _network_settings(name: str) -> dict[str, Any]:
     import timm
     from timm.data import resolve_data_config
+
+    from tandem_pl import wide_resnet as wide_resnet  # registers its networks
 
     try:
         settings = timm.get_pretrained_cfg(name)
@@ -111,19 +114,23 @@ def _network_settings(name: str) -> dict[str, Any]:
     return resolve_data_config(pretrained_cfg=settings.to_dict())
 
 
-def _statistic(key: str, value: str | float | Sequence[float], channels: int) -> tuple[float, ...]:
-    if isinstance(value, str):
-        if value not in STATISTICS:
+def _statistic(
+    key: str, value: str | float | Sequence[float] | None, own: Mapping[str, Any], channels: int
+) -> tuple[float, ...]:
+    named = value is None or isinstance(value, str)  # of red, green and blue
+    given: Any = own.get(key, "imagenet") if value is None else value
+    if isinstance(given, str):
+        if given not in STATISTICS:
             raise InputError(
-                f"{key}={value!r} is unknown: use {', '.join(STATISTICS)}, or a number a channel."
+                f"{key}={given!r} is unknown: use {', '.join(STATISTICS)}, or a number a channel."
             )
-        value = STATISTICS[value][key == "std"]
-        if channels == 1:
-            value = round(sum(value) / len(value), 6)
-    numbers = [value] * channels if isinstance(value, int | float) else list(value)
+        given = STATISTICS[given][key == "std"]
+    if named and channels == 1:
+        given = round(sum(given) / len(given), 6)
+    numbers = [given] * channels if isinstance(given, int | float) else list(given)
     if len(numbers) != channels:
         raise InputError(
-            f"{key}={value!r} has {len(numbers)} numbers and channels={channels}: give one each."
+            f"{key}={given!r} has {len(numbers)} numbers and channels={channels}: give one each."
         )
     return tuple(map(float, numbers))
 
@@ -151,7 +158,8 @@ def training_transform(
         crop_padding: pixels of the black border, with "padded".
         hflip: probability of a mirror image.
         color_jitter: strength for brightness, contrast and saturation, or three or four numbers
-            (the last for hue); None for none. timm leaves it out where `auto_augment` is set.
+            (the fourth for hue, at most 0.5); None for none. timm leaves it out where
+            `auto_augment` is set.
         auto_augment: timm's name of a policy, such as "rand-m9-mstd0.5-inc1", "augmix-m5-w4-d2",
             "3a" or "original"; None for none.
         random_erasing: probability that a rectangle is filled with noise.
@@ -187,6 +195,10 @@ def training_transform(
     ):
         raise InputError(
             f"color_jitter={color_jitter!r} must be a number, or three or four of them, from 0 on."
+        )
+    if isinstance(jitter, tuple) and len(jitter) == 4 and jitter[3] > MOST_HUE:
+        raise InputError(
+            f"color_jitter={color_jitter!r} has the hue {jitter[3]}: give at most {MOST_HUE}."
         )
     try:
         parts = create_transform(

@@ -33,6 +33,21 @@ def write_arrays(path, labels=(0, 1, 0, 1), start: int = 100, **more):
     return str(path)
 
 
+def noise(path, size: int, seed: int) -> str:
+    images = np.random.default_rng(seed).integers(0, 256, (size, 12, 12, 3), dtype=np.uint8)
+    np.savez(path, images=images, labels=np.arange(size) % 2)
+    return str(path)
+
+
+def write_noise(folder) -> dict[str, dict[str, str]]:
+    """Arguments of a data module: two training domains, and one each of target and test data."""
+    return {
+        "train": {"a": noise(folder / "a.npz", 20, 0), "b": noise(folder / "b.npz", 12, 1)},
+        "target": {"t": noise(folder / "t.npz", 8, 2)},
+        "test": {"u": noise(folder / "u.npz", 8, 3)},
+    }
+
+
 def make_data(train=None, target=None, **options) -> ImageMixtureDataModule:
     data = ImageMixtureDataModule(train, target, **{"batch_size": 4, **PLAIN, **options})
     data.trainer = SimpleNamespace(

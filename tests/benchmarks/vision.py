@@ -1,6 +1,6 @@
 """The study of images: few real digits and six made domains. `python tests/benchmarks/vision.py`.
 
-For each seed a mixture of the domains is learned (`vision.yaml`), and then networks of the same kind
+For each seed a mixture of the domains is learned (`vision.yaml`), and then networks of that kind
 are trained anew at the learned weights and at static ones (`vision_train.yaml`). A seed has its own
 split of the real images, made domains, initialisation and order of samples, which all its runs
 share. Finished runs are kept in the folder, and so are only done once. Other options are those of

@@ -6,10 +6,11 @@ from image_helpers import (
     refused,
     setup_of,
     write_arrays,
+    write_dataset,
     write_folder,
 )
 
-from tandem_pl.datamodules.image_splits import hold_out
+from tandem_pl.datamodules.image_splits import hold_out, open_splits
 
 # ---- classes ----
 
@@ -112,5 +113,48 @@ def test_too_few_to_hold_out(tmp_path) -> None:
 def test_the_same_images_twice_are_refused(tmp_path) -> None:
     folder = write_folder(tmp_path / "a")
     twice = setup_of({"a": folder}, {"b": {"path": folder + "/"}})
-    message = refused("target['b'] and train['a'] are the same images", twice)
+    message = refused("target['b'] and train['a'] share images", twice)
     assert "hold_out: [a]" in message
+    refused("test['b'] and train['a'] share", setup_of({"a": folder}, test={"b": folder}))
+    other = write_folder(tmp_path / "b", start=20)
+    (tmp_path / "link").symlink_to(other)
+    both = setup_of({"a": folder}, {"t": other}, test={"u": str(tmp_path / "link")})
+    message = refused("test['u'] and target['t'] share images", both)
+    assert "hold_out" not in message
+
+
+def test_what_is_held_out_of_one_domain_is_trained_on_in_no_other(tmp_path) -> None:
+    folder = write_folder(tmp_path / "a", each=20)
+    twice = {"a": folder, "b": f"{tmp_path}/./a"}
+    make_data(twice).setup("fit")  # nothing is held out
+    for name in twice:
+        words = "train['b'] and train['a'] share images"
+        refused(words, setup_of(twice, hold_out=[name]))
+
+
+def test_globs_are_compared_by_their_files(tmp_path) -> None:
+    write_dataset(tmp_path / "web.parquet")
+    one = write_dataset(tmp_path / "web2.parquet")
+    target = {**one, "path": str(tmp_path / "web.parquet")}
+    for pattern in ("web*.parquet", "w?b.parquet", ""):
+        train = {**one, "path": f"{tmp_path}/{pattern}"}
+        refused("target['t'] and train['a'] share", setup_of({"a": train}, {"t": target}))
+    specs = {"train": {"a": one}, "target": {"t": target}}
+    assert list(open_splits(specs)["target"]) == ["t"]
+
+
+def test_an_npz_names_every_class_once(tmp_path) -> None:
+    twice = write_arrays(tmp_path / "a.npz", [0, 1, 2], classes=["cat", "dog", "cat"])
+    for classes in (None, ["dog", "cat"]):
+        refused("train['a'] has the class 'cat' twice", setup_of({"a": twice}, classes=classes))
+
+
+def test_the_held_out_are_drawn_by_the_seed_and_not_in_a_row() -> None:
+    labels = np.zeros(60, dtype=np.int64)
+    drawn = [hold_out(labels, {"test": 0.5}, seed, "a", "x")["test"] for seed in range(8)]
+    for rows in drawn:
+        neighbours = (np.diff(rows) == 1).sum() + (rows[0] == 0 and rows[-1] == 59)
+        assert neighbours < 25  # 14 of 30 by chance, and 29 in a roll
+    assert len({tuple(rows) for rows in drawn}) == 8
+    two = hold_out(np.repeat([0, 1], 60), {"test": 0.5}, 0, "a", "xy")["test"]
+    assert two[:30].tolist() != (two[30:] - 60).tolist()  # classes apart

@@ -19,6 +19,7 @@ from PIL import Image
 
 from tandem_pl.datamodules import ImageMixtureDataModule
 from tandem_pl.datamodules.image_decoding import read_image
+from tandem_pl.datamodules.image_sources import DatasetImages
 
 # ---- sources ----
 
@@ -72,6 +73,24 @@ def test_arrays(tmp_path, save, shape) -> None:
         big = make_data({"b": str(tmp_path / "b.npz")})
         big.setup("fit")
         assert len(pickle.dumps(big.train_sets["b"].source)) < 20_000
+
+
+def test_class_names_of_arrays_may_be_bytes(tmp_path) -> None:
+    named = write_arrays(tmp_path / "a.npz", [0, 1], classes=np.array([b"dog", b"cat"]))
+    assert make_data({"a": named}).classes == ["dog", "cat"]
+
+
+def test_the_stamp_of_a_data_set_is_of_its_column(tmp_path) -> None:
+    import datasets
+
+    image = Image.fromarray(pixels(1))
+    columns = {"one": [image], "two": [image], "label": ["cat"]}
+    data = datasets.Dataset.from_dict(columns)
+    one, two, again = (
+        DatasetImages("a", data, "name", "stamp", column, "label")
+        for column in ("one", "two", "one")
+    )
+    assert one.stamp() == again.stamp() != two.stamp()
 
 
 @pytest.mark.parametrize("form", ["parquet", "folder of parquet", "saved"])
@@ -176,6 +195,7 @@ def test_bad_settings(tmp_path) -> None:
         ({"train": {"a": folder}, "root": "x"}, "root='x'"),
         ({"train": {"a": folder}, "corrupt": "keep"}, "corrupt='keep'"),
         ({"train": {"a": folder}, "target_fraction": 1.0}, "target_fraction=1.0"),
+        ({"train": {"a": folder}, "split_seed": -1}, "split_seed=-1"),
         ({"train": {"a": folder}, "image_size": 2}, "image_size=2"),
         ({"train": {"a": folder}, "auto_augment": "best"}, "auto_augment='best'"),
         ({"train": {"a": folder}, "mixup": -1}, "mixup=-1"),
@@ -197,6 +217,9 @@ def test_bad_sources(tmp_path) -> None:
     (tmp_path / "hollow" / "fox").mkdir()
     write_folder(tmp_path / "single", ["cat"])
     (tmp_path / "text.npz").write_text("hello")
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    (tmp_path / "one.npy").rename(tmp_path / "one.npz")
+    write_arrays(tmp_path / "name.npz", [0, 0], classes="cat")
     np.savez(tmp_path / "no.npz", x=np.zeros(3))
     np.savez(tmp_path / "float.npz", images=np.zeros((2, 8, 8)), labels=np.array([0, 1]))
     np.savez(
@@ -213,6 +236,8 @@ def test_bad_sources(tmp_path) -> None:
         (tmp_path / "gone", "which is no folder, .npz or Parquet file"),
         (tmp_path / "gone.npz", "cannot be read (No such file or directory)"),
         (tmp_path / "text.npz", "cannot be read"),
+        (tmp_path / "one.npz", "cannot be read (it is one array, as np.save writes it)"),
+        (tmp_path / "name.npz", "has 1 class ('cat')"),
         (tmp_path / "no.npz", "has no array 'images' (its arrays are 'x')"),
         (tmp_path / "float.npz", "images are float64 of shape (2, 8, 8)"),
         (tmp_path / "wide.npz", "with 1, 3 or 4 channels"),
@@ -235,6 +260,8 @@ def test_bad_data_sets(tmp_path, monkeypatch) -> None:
     refused("has no column 'label'", setup_of({"a": {**good, "label": "label"}}))
     refused("column 'kind' has no images", setup_of({"a": {**good, "image": "kind"}}))
     refused("are class numbers or names", setup_of({"a": {**good, "label": "picture"}}))
+    unknown = write_dataset(tmp_path / "c", labels=[0, -1, 1], form="saved")
+    refused("row 2 has the label -1, outside 0 to 1", setup_of({"a": unknown}))
     bad = write_dataset(tmp_path / "b", labels=[0, 7, 1], numbers=True, form="saved")
     message = refused("row 2 has the label 7, outside 0 to 1", setup_of({"b": bad}, classes=2))
     assert str(tmp_path / "b") in message
@@ -242,13 +269,19 @@ def test_bad_data_sets(tmp_path, monkeypatch) -> None:
 
 def test_bad_tables(tmp_path) -> None:
     write_folder(tmp_path / "a", each=1)
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    (tmp_path / "link.png").symlink_to(tmp_path / "a" / "cat" / "000.png")
     cat, dog = "a/cat/000.png,cat,x", "a/dog/000.png,dog,x"
     header = "path,label,domain,split"
     for rows, words in (
         (([cat, "a/gone.png,dog,x"], "path,label,domain"), "line 3: "),
         (([cat, dog], "file,label,domain"), "has no column 'path'"),
         (([cat, "a/dog/000.png,,x"], "path,label,domain"), "line 3: label is empty"),
-        (([cat, dog, cat], "path,label,domain"), "lines 2 and 4: both name 'a/cat/000.png'"),
+        (([cat, dog, cat], "path,label,domain"), f"4: both name '{tmp_path}/a/cat/000.png'"),
+        (([cat, dog, "a/../a/cat/000.png,cat,y"], "path,label,domain"), "lines 2 and 4"),
+        (([cat, dog, f"{tmp_path}/a/cat/000.png,cat,y"], "path,label,domain"), "lines 2 and 4"),
+        (([cat, dog, "link/cat/000.png,cat,y"], "path,label,domain"), "lines 2 and 4"),
+        (([cat, dog, "link.png,cat,y"], "path,label,domain"), "lines 2 and 4"),
         (([f"{cat},train", f"{dog},dev"], header), "split 'dev' is unknown"),
         (([], header), "has no row"),
     ):

@@ -1,4 +1,6 @@
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -109,6 +111,28 @@ def test_a_networks_own_settings() -> None:
     assert frame(like=name, image_size=64, mean="imagenet").mean == STATISTICS["imagenet"][0]
 
 
+def test_grey_images_get_the_average_of_a_networks_colours() -> None:
+    import timm
+
+    name = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
+    own = timm.get_pretrained_cfg(name)
+    settings = frame(1, like=name)
+    assert settings.mean == pytest.approx([np.mean(own.mean)], abs=1e-5)
+    assert settings.std == pytest.approx([np.mean(own.std)], abs=1e-5)
+    with pytest.raises(InputError, match="has 3 numbers and channels=1"):
+        frame(1, like=name, mean=[0.1, 0.2, 0.3])
+
+
+def test_like_knows_wide_resnets_whatever_was_imported() -> None:
+    code = (
+        "from tandem_pl.datamodules.transforms import frame\n"
+        "settings = frame(like='wrn_28_10_silu')\n"
+        "print(settings.image_size, *settings.mean)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["32", *map(str, STATISTICS["cifar10"][0])], done.stderr
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -140,6 +164,7 @@ def test_bad_frames(options, words) -> None:
         ({"crop_ratio": [1.0]}, "crop_ratio"),
         ({"crop_padding": -1}, "crop_padding=-1"),
         ({"color_jitter": [0.1, 0.2]}, "color_jitter"),
+        ({"color_jitter": [0.4, 0.4, 0.4, 0.6]}, "color_jitter=.* has the hue 0.6"),
     ],
 )
 def test_bad_training_transforms(options, words) -> None:
