@@ -98,6 +98,7 @@ def main(argv: Sequence[str] | None = None) -> Record:
     parser.add_argument("--sides", type=int, nargs=2, default=[64, 256], help="pixels of both")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 2])
     parser.add_argument("--batch", type=int, default=32)
+    parser.set_defaults(repeats=15)  # passes are short
     options = parse(parser, argv, images=[24, 12], sides=[16, 24], batch=6, workers=[0])
     rows = []
     with tempfile.TemporaryDirectory() as folder:
