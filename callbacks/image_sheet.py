@@ -42,7 +42,7 @@ class ImageSheet(Callback):
 
     It is drawn at the start and at the end of fit, and every so many episodes: a row for each
     domain (of more than 30, the largest weights) with its name, its current weight and some of its
-    images. These are the same ones each time, spread evenly over the data set, which may be sorted
+    images. These are the same ones each time, drawn from all of the data set, which may be sorted
     by class, and as the data set gives them: augmented where it augments. Neither the order of
     training samples nor any global random state is touched.
 
@@ -115,9 +115,8 @@ class ImageSheet(Callback):
     def _tiles_of(self, name: str, data: Any) -> list[Tile]:
         samples = data.train_sets[name]
         size = len(samples)
-        places = [size * i // self.images for i in range(min(self.images, size))]
-        if size < self.images:
-            places = list(range(size))
+        count = min(self.images, size)
+        places = sorted(np.random.default_rng(0).choice(size, count, replace=False).tolist())
         frame = getattr(data, "frame", data)  # where `ImageMixtureDataModule` has them
         mean, std = (getattr(frame, key, None) for key in ("mean", "std"))
         classes = getattr(data, "classes", None)
