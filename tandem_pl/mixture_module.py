@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.utils._pytree import tree_map_only
@@ -102,6 +103,7 @@ class MixtureModule(EvaluationByDomain):
         self.seed = seed
         self.skips = SkippedUpdates()
         self._before = BeforeBatch([])
+        self._normalises = True  # until fit has looked
         self.handlers: dict[str, Handler] = {}
 
     def setup(self, stage: str) -> None:
@@ -130,6 +132,8 @@ class MixtureModule(EvaluationByDomain):
 
     def on_fit_start(self) -> None:
         """Compiles the networks, where asked to; refuses schedules that wait for a metric."""
+        modules = (module for network in self.networks() for module in network.modules())
+        self._normalises = any(isinstance(module, _BatchNorm) for module in modules)
         schedules = [config.scheduler for config in self.trainer.strategy.lr_scheduler_configs]
         if any(isinstance(schedule, ReduceLROnPlateau) for schedule in schedules):
             raise InputError(
@@ -151,7 +155,7 @@ class MixtureModule(EvaluationByDomain):
             )
         if batch.phase == MEASURE and batch.first:
             self.share_buffers()
-        self._before = BeforeBatch([] if batch.phase in WITHOUT_STEP else [self.network])
+        self.keep_statistics([] if batch.phase in WITHOUT_STEP else [self.network])
         with private_randomness(self.device):
             outputs = self.phase_step(batch)
         if batch.phase in WITHOUT_STEP or "losses" not in outputs:
@@ -189,6 +193,10 @@ class MixtureModule(EvaluationByDomain):
                 ]
                 outputs[prefix + key] = torch.cat(losses)
         return outputs
+
+    def keep_statistics(self, networks: list[nn.Module]) -> None:
+        """Keeps BatchNorm's, for the case that the coming losses are not finite."""
+        self._before = BeforeBatch(networks if self._normalises else [])
 
     def train_step(self, batch: MixtureBatch) -> Tensor:
         """One update of the network; gives the losses [B] before it."""

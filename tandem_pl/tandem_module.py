@@ -17,7 +17,7 @@ from .episode import PROBE, STATISTICS, MixtureBatch
 from .errors import InputError
 from .mixture_module import MixtureModule, Outputs
 from .modes import keeping_buffers
-from .norm_statistics import BeforeBatch, accumulating_statistics
+from .norm_statistics import accumulating_statistics
 from .optimizer_settings import trainable
 from .sample_weights import LossBasedWeights
 from .sharding import data_mesh, local_shards, shard
@@ -119,7 +119,7 @@ class TandemModule(MixtureModule):
         self._optimizer().zero_grad()
         if batch.first:
             self.sync()
-        self._before = BeforeBatch(self.networks())
+        self.keep_statistics(self.networks())
         size, target_size = len(batch.domains), len(batch.target_domains)
         parts = self.micro_batches(batch.samples, size)
         target_parts = self.micro_batches(batch.target_samples, target_size)
