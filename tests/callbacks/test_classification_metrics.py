@@ -19,18 +19,16 @@ from torchmetrics.functional import classification as oracle
 
 from tandem_pl import InputError, MixtureModule, TandemModule
 from tandem_pl.callbacks import ClassificationMetrics, EvaluationTable, TandemReweighting
-from tandem_pl.callbacks.classification_scores import Predictions, predict, scores_by_domain
-from tandem_pl.callbacks.confusion_matrix import draw_confusion
 from tandem_pl.datamodules import MixtureDataModule
 from tandem_pl.objectives import Classification
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # for the processes: pytest has it
 
+from classification_oracle import NAMES, expected
 from helpers import quiet_trainer
 from ranks import keep_result, run_program
 
 CLASSES = 7
-NAMES = ("accuracy", "top5_accuracy", "macro_f1", "calibration_error")
 
 
 class Images(Dataset):
@@ -105,18 +103,6 @@ def data_of(sizes=(13, 8, 1), dtype=torch.float32, **options):
     return MixtureDataModule(sets(0), sets(10), sets(20), **options)
 
 
-def expected(logits, labels):
-    """What torchmetrics says of some samples."""
-    size = {"num_classes": logits.shape[1]}
-    values = [
-        oracle.multiclass_accuracy(logits, labels, average="micro", **size),
-        oracle.multiclass_accuracy(logits, labels, average="micro", top_k=5, **size),
-        oracle.multiclass_f1_score(logits, labels, average="macro", **size),
-        oracle.multiclass_calibration_error(logits.softmax(1), labels, n_bins=15, **size),
-    ]
-    return dict(zip(NAMES, map(float, values), strict=True))
-
-
 def check(metrics, stage, network, sets, suffix=""):
     """Every metric is torchmetrics', by domain and as the domains' mean."""
     by_domain = {}
@@ -129,46 +115,6 @@ def check(metrics, stage, network, sets, suffix=""):
             assert found == pytest.approx(values[metric], abs=1e-6)
         mean = np.mean([values[metric] for values in by_domain.values()])
         assert float(metrics[f"{stage}/{metric}{suffix}"]) == pytest.approx(mean, abs=1e-6)
-
-
-# ---- the numbers ----
-
-
-@pytest.mark.parametrize("classes", [2, 5, 6, 40])
-@pytest.mark.parametrize("scale", [1.0, 200.0])  # with confidences of exactly 1
-def test_scores_are_those_of_torchmetrics(classes, scale):
-    generator = torch.Generator().manual_seed(classes)
-    logits = scale * torch.randn(200, classes, generator=generator)
-    labels = torch.randint(0, classes, (200,), generator=generator)
-    labels = torch.where(torch.rand(200, generator=generator) < 0.5, logits.argmax(1), labels)
-    domains = torch.randint(0, 4, (200,), generator=generator) // 2 * 2  # 0 and 2
-    samples = Predictions(*(t.numpy() for t in predict(domains, labels, logits)))
-    found = scores_by_domain(samples, 3, classes)
-    assert ("top5_accuracy" in found) == (classes > 5)
-    for domain in (0, 2):
-        rows = domains == domain
-        if classes <= 5:
-            values = expected(nn.functional.pad(logits[rows], (0, 6), value=-1e9), labels[rows])
-        else:
-            values = expected(logits[rows], labels[rows])
-        for name, column in found.items():
-            assert column[domain] == pytest.approx(values[name], abs=2e-6)
-            assert np.isnan(column[1])
-
-
-def test_infinite_and_absent_logits_do_not_end_the_run():
-    logits = torch.tensor([[float("nan"), 0.0], [1.0, float("-inf")]])
-    samples = predict(torch.tensor([0, 1]), torch.tensor([1, 0]), logits)
-    scores = scores_by_domain(Predictions(*(t.numpy() for t in samples)), 2, 2)
-    assert scores["accuracy"].tolist() == [0.0, 1.0]
-    assert np.isnan(scores["calibration_error"][0])
-    assert scores["calibration_error"][1] == 0.0
-
-
-def test_probabilities_count_as_their_largest_class():
-    labels = torch.tensor([[0.3, 0.7], [0.9, 0.1]])
-    samples = predict(torch.zeros(2, dtype=torch.long), labels, torch.eye(2))
-    assert samples.labels.tolist() == [1, 0]
 
 
 # ---- test and validate ----
@@ -429,33 +375,6 @@ def test_other_networks_are_refused(tmp_path):
     assert not module.network._forward_hooks
     with pytest.raises(InputError, match="at least 1"):
         ClassificationMetrics(0)
-
-
-# ---- the picture ----
-
-
-@pytest.mark.parametrize("size", [2, 10, 100, 150])
-def test_the_picture_names_the_classes_and_has_the_shares(size):
-    counts = np.random.default_rng(0).integers(0, 3, (size, size))
-    counts[1] = 0  # no such label
-    names = [f"${number}" for number in range(size)]
-    figure = draw_confusion(counts, names)
-    axes = figure.axes[0]
-    shown = [text.get_text() for text in axes.get_yticklabels()]
-    assert shown == names[:: 1 if size <= 100 else 2]
-    shares = np.ma.filled(axes.images[0].get_array(), np.nan)
-    assert np.isnan(shares[1]).all()
-    np.testing.assert_allclose(shares[0], counts[0] / counts[0].sum())
-    assert bool(axes.texts) == (size == 2 or size == 10)
-    assert f"{np.trace(counts)} of {counts.sum()} right" in axes.get_title()
-    file = io.BytesIO()
-    figure.savefig(file, format="png")  # "$" is not mathematics
-    width, height = figure.get_size_inches() * 100
-    boxes = [text.get_window_extent() for text in axes.get_yticklabels()]
-    assert min(box.x0 for box in boxes) > 0
-    pitch = axes.get_window_extent().height / len(shown)
-    assert max(box.height for box in boxes) < 1.3 * pitch  # so that names can be told apart
-    assert max(width, height) < 1700
 
 
 # ---- several ranks ----
