@@ -1,75 +1,51 @@
-"""Callbacks: the methods that reweight domains, one file each, and what watches them."""
+"""Callbacks: the methods that reweight domains, what watches them, and what saves."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from tandem_pl.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from .ado import ADOReweighting
-    from .aioli import AioliReweighting
-    from .checkpoints import TimedCheckpoint
-    from .classification_metrics import ClassificationMetrics
-    from .dga import DGAReweighting
-    from .doge import DoGEReweighting
-    from .doremi import DoReMiReweighting
-    from .evaluation_table import EvaluationTable
-    from .fixed import FixedMixture
-    from .image_sheet import ImageSheet
-    from .monitor import MixtureMonitor
-    from .moving_average import MovingAverage
-    from .odm import ODMReweighting
-    from .progress import RunProgressBar
-    from .reweighting import ReweightingCallback
-    from .sample_scores import SampleScores
-    from .skill_it import SkillItReweighting
-    from .tandem import TandemReweighting
-    from .tikmix import TiKMiXReweighting
+    from .methods.ado import ADOReweighting as ADOReweighting
+    from .methods.aioli import AioliReweighting as AioliReweighting
+    from .methods.dga import DGAReweighting as DGAReweighting
+    from .methods.doge import DoGEReweighting as DoGEReweighting
+    from .methods.doremi import DoReMiReweighting as DoReMiReweighting
+    from .methods.fixed import FixedMixture as FixedMixture
+    from .methods.odm import ODMReweighting as ODMReweighting
+    from .methods.skill_it import SkillItReweighting as SkillItReweighting
+    from .methods.tandem import TandemReweighting as TandemReweighting
+    from .methods.tikmix import TiKMiXReweighting as TiKMiXReweighting
+    from .monitoring.classification_metrics import ClassificationMetrics as ClassificationMetrics
+    from .monitoring.evaluation_table import EvaluationTable as EvaluationTable
+    from .monitoring.image_sheet import ImageSheet as ImageSheet
+    from .monitoring.monitor import MixtureMonitor as MixtureMonitor
+    from .monitoring.progress import RunProgressBar as RunProgressBar
+    from .reweighting import ReweightingCallback as ReweightingCallback
+    from .saving.moving_average import MovingAverage as MovingAverage
+    from .saving.sample_scores import SampleScores as SampleScores
+    from .saving.timed_checkpoint import TimedCheckpoint as TimedCheckpoint
 
-__all__ = [
-    "ADOReweighting",
-    "AioliReweighting",
-    "ClassificationMetrics",
-    "DGAReweighting",
-    "DoGEReweighting",
-    "DoReMiReweighting",
-    "EvaluationTable",
-    "FixedMixture",
-    "ImageSheet",
-    "MixtureMonitor",
-    "MovingAverage",
-    "ODMReweighting",
-    "ReweightingCallback",
-    "RunProgressBar",
-    "SampleScores",
-    "SkillItReweighting",
-    "TandemReweighting",
-    "TiKMiXReweighting",
-    "TimedCheckpoint",
-]
-
-_HOME = {
-    "ADOReweighting": "ado",
-    "AioliReweighting": "aioli",
-    "ClassificationMetrics": "classification_metrics",
-    "DGAReweighting": "dga",
-    "DoGEReweighting": "doge",
-    "DoReMiReweighting": "doremi",
-    "EvaluationTable": "evaluation_table",
-    "FixedMixture": "fixed",
-    "ImageSheet": "image_sheet",
-    "MixtureMonitor": "monitor",
-    "MovingAverage": "moving_average",
-    "ODMReweighting": "odm",
-    "ReweightingCallback": "reweighting",
-    "RunProgressBar": "progress",
-    "SampleScores": "sample_scores",
-    "SkillItReweighting": "skill_it",
-    "TandemReweighting": "tandem",
-    "TiKMiXReweighting": "tikmix",
-    "TimedCheckpoint": "checkpoints",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(import_module(f".{_HOME[name]}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        "ADOReweighting": "methods.ado",
+        "AioliReweighting": "methods.aioli",
+        "ClassificationMetrics": "monitoring.classification_metrics",
+        "DGAReweighting": "methods.dga",
+        "DoGEReweighting": "methods.doge",
+        "DoReMiReweighting": "methods.doremi",
+        "EvaluationTable": "monitoring.evaluation_table",
+        "FixedMixture": "methods.fixed",
+        "ImageSheet": "monitoring.image_sheet",
+        "MixtureMonitor": "monitoring.monitor",
+        "MovingAverage": "saving.moving_average",
+        "ODMReweighting": "methods.odm",
+        "ReweightingCallback": "reweighting",
+        "RunProgressBar": "monitoring.progress",
+        "SampleScores": "saving.sample_scores",
+        "SkillItReweighting": "methods.skill_it",
+        "TandemReweighting": "methods.tandem",
+        "TiKMiXReweighting": "methods.tikmix",
+        "TimedCheckpoint": "saving.timed_checkpoint",
+    },
+)

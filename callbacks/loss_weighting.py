@@ -14,13 +14,13 @@ from torch import Tensor
 
 from tandem_pl.episode import TRAIN, MixtureBatch, Plan, Segment
 from tandem_pl.errors import InputError
-from tandem_pl.mixture_module import Handler, Outputs
 from tandem_pl.simplex import Array, exponentiated_step, projected_step, settle
+from tandem_pl.training.mixture_module import Handler, Outputs
 
 from .reweighting import ReweightingCallback
 
 if TYPE_CHECKING:
-    from tandem_pl.mixture_module import MixtureModule
+    from tandem_pl.training.mixture_module import MixtureModule
 
 
 def raised(

@@ -14,16 +14,16 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 import tandem_pl
+from tandem_pl.curves import Places, by_name, with_curves
 from tandem_pl.episode import MEASURE, TRAIN, MixtureBatch, Plan
 from tandem_pl.errors import InputError
 from tandem_pl.mixture import Mixture
-from tandem_pl.mixture_module import Handler
+from tandem_pl.run_files import Signal, mixture_table, write_run_files
 from tandem_pl.simplex import Array
 from tandem_pl.tags import domain_tags
+from tandem_pl.training.mixture_module import Handler
 
-from .many_domains import Blocks, Trajectory
-from .run_files import Signal, mixture_table, write_run_files
-from .scalars import Places, by_name, with_curves
+from .history import Blocks, Trajectory
 
 
 class ReweightingCallback(Callback):

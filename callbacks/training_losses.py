@@ -12,12 +12,12 @@ from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tandem_pl.checks import check_at_least
 from tandem_pl.episode import TRAIN, MixtureBatch, Plan, Segment
-from tandem_pl.objectives import at_least_float32
+from tandem_pl.objectives.losses import at_least_float32
 from tandem_pl.simplex import Array
 
 from .reweighting import ReweightingCallback
-from .settings_checks import check_at_least
 
 Ints = NDArray[np.int64]
 

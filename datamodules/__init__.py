@@ -1,42 +1,29 @@
-"""Data modules: domains in, planned mixture batches out. Loaded on first use."""
+"""Data modules: domains in, planned mixture batches out."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from tandem_pl.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from .digits import DigitsMixtureDataModule
-    from .environment import EnvironmentCorpus
-    from .environment_instructions import EnvironmentInstructions
-    from .images import ImageMixtureDataModule
-    from .instructions import InstructionMixtureDataModule
-    from .mixture import MixtureDataModule
-    from .prepared import PreparedTextDataModule
-    from .text import TextMixtureDataModule
+    from .chat.instructions import InstructionMixtureDataModule as InstructionMixtureDataModule
+    from .demo.digits import DigitsMixtureDataModule as DigitsMixtureDataModule
+    from .demo.environment import EnvironmentCorpus as EnvironmentCorpus
+    from .demo.environment_instructions import EnvironmentInstructions as EnvironmentInstructions
+    from .images.images import ImageMixtureDataModule as ImageMixtureDataModule
+    from .mixture import MixtureDataModule as MixtureDataModule
+    from .text.prepared import PreparedTextDataModule as PreparedTextDataModule
+    from .text.text import TextMixtureDataModule as TextMixtureDataModule
 
-__all__ = [
-    "DigitsMixtureDataModule",
-    "EnvironmentCorpus",
-    "EnvironmentInstructions",
-    "ImageMixtureDataModule",
-    "InstructionMixtureDataModule",
-    "MixtureDataModule",
-    "PreparedTextDataModule",
-    "TextMixtureDataModule",
-]
-
-_HOME = {
-    "DigitsMixtureDataModule": "digits",
-    "EnvironmentCorpus": "environment",
-    "EnvironmentInstructions": "environment_instructions",
-    "ImageMixtureDataModule": "images",
-    "InstructionMixtureDataModule": "instructions",
-    "MixtureDataModule": "mixture",
-    "PreparedTextDataModule": "prepared",
-    "TextMixtureDataModule": "text",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(import_module(f".{_HOME[name]}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        "DigitsMixtureDataModule": "demo.digits",
+        "EnvironmentCorpus": "demo.environment",
+        "EnvironmentInstructions": "demo.environment_instructions",
+        "ImageMixtureDataModule": "images.images",
+        "InstructionMixtureDataModule": "chat.instructions",
+        "MixtureDataModule": "mixture",
+        "PreparedTextDataModule": "text.prepared",
+        "TextMixtureDataModule": "text.text",
+    },
+)

@@ -16,9 +16,9 @@ from tandem_pl.episode import EVALUATE, TRAIN, WITHOUT_STEP, MixtureBatch, Plan,
 from tandem_pl.errors import InputError
 from tandem_pl.mixture import Mixture, resolve_weights
 
-from .loader_workers import outlive_sigterm
-from .loading import Batches, Episodes, ResumableLoader, Rows, as_is, evaluation_rows
-from .sampler import MixtureBatchSampler, PlannedBatch, Stream
+from .planning.loader_workers import outlive_sigterm
+from .planning.loading import Batches, Episodes, ResumableLoader, Rows, as_is, evaluation_rows
+from .planning.sampler import MixtureBatchSampler, PlannedBatch, Stream
 
 Datasets = Mapping[str, Dataset]
 

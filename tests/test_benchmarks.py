@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from tandem_pl.callbacks.method_costs import Length, tandem
+from tandem_pl.callbacks.methods.costs import Length, tandem
 
 FOLDER = Path(__file__).parent / "benchmarks"
 SCRIPTS = (

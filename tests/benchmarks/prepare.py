@@ -59,7 +59,7 @@ def write_corpus(path: Path, megabytes: float, repeat: int) -> int:
 
 def prepare_once(source: str, out: str, tokenizer: str, workers: int) -> None:
     """One run in this process; prints its figures as JSON."""
-    from tandem_pl.datamodules.prepare import prepare_corpus
+    from tandem_pl.datamodules.text.prepare import prepare_corpus
 
     start = time.perf_counter()
     manifest = prepare_corpus(
@@ -100,8 +100,8 @@ def network_speed(steps: int = 100) -> float:
     """Tokens a processor second of the quickstart network: forward, backward and AdamW."""
     import torch
 
-    from tandem_pl.networks import causal_language_model
-    from tandem_pl.objectives import CausalLanguageModeling
+    from tandem_pl.networks.language_models import causal_language_model
+    from tandem_pl.objectives.losses import CausalLanguageModeling
 
     torch.set_num_threads(1)
     config = {
@@ -138,7 +138,7 @@ def main() -> None:
         source, out, tokenizer, workers = options.once
         prepare_once(source, out, tokenizer, int(workers))
         return
-    from tandem_pl.datamodules.byte_level_bpe import train_bpe
+    from tandem_pl.datamodules.text.byte_level_bpe import train_bpe
 
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "corpus.jsonl"

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from common import Record, Row, arguments, at_most, finish, parse, plot, show
 
-from tandem_pl.datamodules.sampler import MixtureBatchSampler, Stream
+from tandem_pl.datamodules.planning.sampler import MixtureBatchSampler, Stream
 from tandem_pl.episode import TRAIN, WITHOUT_STEP, Segment
 
 NAME = "sampling"

@@ -25,14 +25,14 @@ import yaml
 from common import Record, Row, finish, machine, plot
 from torch.nn import functional as F
 
-from tandem_pl.callbacks.plots import draw_mixture
-from tandem_pl.callbacks.run_files import read_trajectory
-from tandem_pl.compare_statistics import Estimate, estimate, paired
-from tandem_pl.datamodules.digit_images import SIZES
-from tandem_pl.datamodules.digits import REAL, LabelledImages
+from tandem_pl.cli.lightning_cli import TandemCLI
+from tandem_pl.compare.statistics import Estimate, estimate, paired
+from tandem_pl.datamodules.demo.digit_images import SIZES
+from tandem_pl.datamodules.demo.digits import REAL, LabelledImages
 from tandem_pl.files import write_atomically
-from tandem_pl.lightning_cli import TandemCLI
-from tandem_pl.modes import evaluating
+from tandem_pl.plots import draw_mixture
+from tandem_pl.run_files import read_trajectory
+from tandem_pl.training.modes import evaluating
 
 NAME = "vision"
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"

@@ -8,8 +8,8 @@ from lightning.pytorch import Callback
 
 from tandem_pl import MixtureModule, TandemModule
 from tandem_pl.callbacks import FixedMixture, TandemReweighting
-from tandem_pl.callbacks.run_files import read_signal, read_trajectory
 from tandem_pl.datamodules import MixtureDataModule
+from tandem_pl.run_files import read_signal, read_trajectory
 from tandem_pl.simplex import projected_step
 
 PENALTY, RATE, FLOOR = 1.5, 0.4, 0.05

@@ -1,0 +1,1 @@
+"""What methods measure: losses on fixed samples, products of gradients, fitted curves."""

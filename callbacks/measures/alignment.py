@@ -1,0 +1,101 @@
+"""How the gradients of single domains point, compared with a target's gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tandem_pl.episode import MixtureBatch
+from tandem_pl.simplex import Array
+from tandem_pl.training.gradients import Gradient, domain_gradients, dot, mean_gradient, norm
+from tandem_pl.training.modes import evaluating
+
+from .gathering import from_first_rank
+
+if TYPE_CHECKING:
+    from tandem_pl.training.mixture_module import MixtureModule
+
+TARGET_SALT = 1  # of the target's forward; it matters where something is random in eval mode
+
+
+class Alignment(NamedTuple):
+    """What `align` measures, over all ranks' samples.
+
+    `products` [M] are <g_m, g_target>, `norms` [M] are ||g_m||, `counts` [M] the samples; a domain
+    without a sample has zeros. `losses` [B] are this rank's.
+    """
+
+    products: Array
+    norms: Array
+    counts: Array
+    losses: Tensor
+
+
+def align(
+    module: MixtureModule,
+    batch: MixtureBatch,
+    size: int,
+    max_norm: float | None = None,
+    own: str | None = None,
+) -> Alignment:
+    """Inner products of the domains' mean gradients with the target's, in eval mode.
+
+    Memory: two sets of gradients, the target's and one domain's, whatever the number of domains.
+    Time: of one forward and backward over the batch and one over the target samples, or two over
+    the batch with `own`.
+
+    Args:
+        module: whose network; every rank must call this together.
+        batch: with target samples, unless `own` is given.
+        size: number of domains, M.
+        max_norm: longer gradients are scaled down to this norm before anything else.
+        own: None for the target samples' mean gradient as target; "sum" for the sum of the
+            training domains' gradients; "others" for that sum without the domain itself.
+    """
+    products, norms, counts = np.zeros(size), np.zeros(size), np.zeros(size)
+    losses = torch.zeros(0)
+    with evaluating(module.network):
+        if own is None:
+            assert batch.target_domains is not None
+            target, _ = mean_gradient(
+                module, batch.target_samples, len(batch.target_domains), batch.step, TARGET_SALT
+            )
+            clip(target, max_norm)
+        else:
+            target = []
+            for _, gradient, *_ in _domains(module, batch, size):
+                clip(gradient, max_norm)
+                if target:
+                    torch._foreach_add_(target, gradient)
+                else:
+                    target = gradient
+        for domain, gradient, mine, count in _domains(module, batch, size):
+            norms[domain] = clip(gradient, max_norm)
+            products[domain] = dot(gradient, target)
+            counts[domain] = count
+            if len(mine):
+                losses = losses if len(losses) else mine.new_zeros(len(batch.domains))
+                losses[batch.domains == domain] = mine
+    if own == "others":
+        products -= norms**2
+    numbers = from_first_rank(module.trainer, np.stack([products, norms, counts]))
+    return Alignment(numbers[0], numbers[1], numbers[2], losses)
+
+
+def clip(gradient: Gradient, max_norm: float | None) -> float:
+    """Scales a gradient down to a norm of at most `max_norm`, in place; gives its norm then."""
+    length = norm(gradient)
+    if max_norm is None or not length > max_norm:
+        return length
+    torch._foreach_mul_(gradient, max_norm / length)
+    return max_norm
+
+
+def _domains(
+    module: MixtureModule, batch: MixtureBatch, size: int
+) -> Iterator[tuple[int, Gradient, Tensor, float]]:
+    return domain_gradients(module, batch.domains, batch.samples, size, batch.step)

@@ -1,0 +1,1 @@
+"""Methods that set the domain weights, one file each."""

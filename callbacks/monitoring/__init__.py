@@ -1,0 +1,1 @@
+"""What a run shows while it trains and when it is evaluated."""

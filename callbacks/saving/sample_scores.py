@@ -1,0 +1,165 @@
+"""Scores of single samples by twin networks, as CoLoR-Filter does (arXiv 2406.10670)."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.fabric.utilities.apply_func import move_data_to_device
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch.utils.data import Dataset, Subset
+
+from tandem_pl.episode import TRAIN
+from tandem_pl.errors import InputError
+from tandem_pl.files import write_atomically
+from tandem_pl.simplex import Array
+from tandem_pl.training.modes import evaluating
+
+
+@torch.no_grad()
+def color_scores(module: Any, datamodule: Any) -> dict[str, Array]:
+    """Domain -> score [N] of each training sample: loss under the proxy less loss under the twin.
+
+    Where the reference, which has seen target data, does better, the score is high and the sample
+    is like the target (CoLoR-Filter's L_prior - L_cond). Two forwards a sample, in eval mode.
+    Under a trainer of several ranks all call it together, each scores its part and gets all.
+
+    Args:
+        module: a `TandemModule`, on its device.
+        datamodule: a `MixtureDataModule` that is set up.
+
+    Raises:
+        InputError: a module without twins, or no training data.
+    """
+    if not hasattr(module, "reference"):
+        raise InputError(
+            f"scores compare twin networks, which {type(module).__name__} does not have: use a "
+            "TandemModule."
+        )
+    sizes = [len(samples) for samples in datamodule.train_sets.values()]
+    if not sum(sizes):
+        raise InputError("train has no sample to score: set the datamodule up first.")
+    rank, world_size = datamodule._ranks()
+    mine = []
+    with evaluating(module.network), evaluating(module.reference):
+        for batch in datamodule._evaluation_loader(datamodule.train_sets):
+            batch = move_data_to_device(batch, module.device)
+            proxy, reference = (
+                module.sample_losses(network, batch.samples, len(batch.domains))
+                for network in (module.network, module.reference)
+            )
+            mine.append((proxy - reference).double())
+    scores = torch.zeros(sum(sizes), dtype=torch.float64, device=module.device)
+    scores[rank::world_size] = torch.cat(mine) if mine else 0.0
+    if world_size > 1:
+        torch.distributed.all_reduce(scores)
+    parts = np.split(scores.cpu().numpy(), np.cumsum(sizes)[:-1])
+    return dict(zip(datamodule.train_sets, parts, strict=True))
+
+
+def best_samples(
+    data: Mapping[str, Dataset], scores: Mapping[str, Array], share: float
+) -> dict[str, Subset]:
+    """Domain -> the `share` of its samples with the highest scores, at least one, best first.
+
+    Raises:
+        InputError: a share that is not in (0, 1], or scores of other data.
+
+    >>> kept = best_samples({"a": [10, 11, 12, 13]}, {"a": np.array([0.1, 0.9, 0.5, 0.2])}, 0.5)
+    >>> list(kept["a"])
+    [11, 12]
+    """
+    if not 0 < share <= 1:
+        raise InputError(f"share={share} must be above 0 and at most 1, such as 0.25.")
+    kept = {}
+    for name, samples in data.items():
+        size, have = len(samples), len(scores.get(name, []))  # type: ignore[arg-type]
+        if size != have:
+            raise InputError(
+                f"the scores have {have} samples of {name!r} and the data has {size}: score this "
+                "data."
+            )
+        order = np.argsort(-np.asarray(scores[name]), kind="stable")
+        kept[name] = Subset(samples, order[: math.ceil(share * size - 1e-9)].tolist())
+    return kept
+
+
+def write_scores(path: str | os.PathLike[str], scores: Mapping[str, Array]) -> None:
+    """CSV with the columns domain, index, score: domain after domain, each from the best down."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["domain", "index", "score"])
+    for name, values in scores.items():
+        for index in np.argsort(-values, kind="stable").tolist():
+            writer.writerow([name, index, float(values[index])])
+    write_atomically(path, text.getvalue().encode())
+
+
+def read_scores(path: str | os.PathLike[str]) -> dict[str, Array]:
+    """Domain -> score [N] by index, of a file that `write_scores` wrote, to the bit.
+
+    Raises:
+        InputError: where it is missing or not such a file.
+    """
+    pairs: dict[str, dict[int, float]] = {}
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            header, *rows = list(csv.reader(file))
+        if header != ["domain", "index", "score"]:
+            raise ValueError("it needs the header domain,index,score")
+        for name, index, score in rows:
+            pairs.setdefault(name, {})[int(index)] = float(score)
+        return {name: np.array([of[i] for i in range(len(of))]) for name, of in pairs.items()}
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path} does not hold the scores of samples: {error}.") from None
+
+
+class SampleScores(Callback):
+    """Writes `sample_scores.csv`: every training sample's score, at the end of fit or of predict.
+
+    Use it with a `TandemModule`. The twins say most right after they were probed, so let
+    `max_steps` end with an episode: in free steps the proxy trains on and the reference does not.
+
+    Args:
+        path: of the file; None for `sample_scores.csv` in the run's folder.
+    """
+
+    def __init__(self, path: str | None = None) -> None:
+        self.path = path
+        self._stale = False
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Remembers whether the twins belong together."""
+        self._stale = batch.phase == TRAIN
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Scores the training data."""
+        if self._stale:
+            rank_zero_warn(
+                "the run ended in free steps, so the reference is older than the proxy: let "
+                "max_steps be a whole number of episodes for scores of twins of one age."
+            )
+        self._write(trainer, pl_module)
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Scores the training data under a checkpoint's twins."""
+        self._write(trainer, pl_module)
+
+    def _write(self, trainer: Trainer, module: LightningModule) -> None:
+        with trainer.precision_plugin.forward_context():
+            scores = color_scores(module, trainer.datamodule)  # type: ignore[attr-defined]
+        if trainer.is_global_zero:
+            folder = Path(trainer.log_dir or trainer.default_root_dir)
+            path = Path(self.path or folder / "sample_scores.csv")
+            write_scores(path, scores)
+            rank_zero_info(f"scores of {sum(map(len, scores.values()))} samples: {path}")

@@ -1,0 +1,1 @@
+"""Instructions and chats as samples with a loss on responses."""

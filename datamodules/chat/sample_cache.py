@@ -1,0 +1,206 @@
+"""What data modules of prompts and responses share: tokenized samples, built once and mapped."""
+
+import hashlib
+import json
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from tqdm import tqdm
+
+from tandem_pl.datamodules.mixture import MixtureDataModule
+from tandem_pl.datamodules.text.packing import (
+    MANIFEST,
+    SPLITS,
+    blocks_path,
+    new_folder,
+    read_manifest,
+    write_manifest,
+)
+from tandem_pl.datamodules.text.text import default_cache_dir
+from tandem_pl.datamodules.text.tokenization import load_tokenizer
+from tandem_pl.errors import InputError
+
+from .samples import PadToLongest, SampleWriter, TokenizedSamples
+from .templates import ConversationEncoder, Message
+
+CACHE_FORMAT = 2  # raise it when the same settings shall give other samples
+
+#: `(split, where, messages)`, where `where` is for error messages.
+Conversation = tuple[str, str, Sequence[Message]]
+
+
+class ResponseDataModule(MixtureDataModule):
+    """Samples of different lengths in which only responses have a loss.
+
+    A batch is `{"input_ids", "labels", "attention_mask"}`, padded at the end to its longest sample
+    (see `PadToLongest`); labels are -100 outside responses. A subclass says what its conversations
+    are (`conversations`) and what they depend on (`settings`). The cache folder is named by a
+    fingerprint of the settings and the tokenizer; its `manifest.yaml` holds settings and counts.
+
+    Attributes:
+        vocab_size: ids lie in `[0, vocab_size)`; the network's `vocab_size` must be no smaller.
+    """
+
+    def __init__(
+        self,
+        tokenizer: str = "bytes",
+        chat_template: str | None = None,
+        prompt_template: str = "{prompt}\n",
+        turns: Literal["all", "last"] = "all",
+        max_length: int = 1024,
+        too_long: Literal["cut", "drop"] = "cut",
+        pad_to_multiple_of: int = 8,
+        cache_dir: str | None = None,
+        **mixture_options: Any,
+    ) -> None:
+        for key, value, least in (
+            ("max_length", max_length, 2),
+            ("pad_to_multiple_of", pad_to_multiple_of, 1),
+        ):
+            if value < least:
+                raise InputError(f"{key} is {value}; give at least {least}.")
+        if too_long not in ("cut", "drop"):
+            raise InputError(f'too_long is {too_long!r}; give "cut" or "drop".')
+        self.tokenizer = load_tokenizer(tokenizer)
+        self.tokenizer_name = tokenizer
+        self.vocab_size = self.tokenizer.vocab_size
+        self.encoder = ConversationEncoder(self.tokenizer, chat_template, prompt_template, turns)
+        self.max_length = max_length
+        self.too_long: Literal["cut", "drop"] = too_long
+        self.cache_dir = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
+        self.cache_folder: Path | None = None
+        pad = PadToLongest(self.tokenizer.eos_token_id, pad_to_multiple_of, max_length)
+        super().__init__(collate_fn=pad, **mixture_options)
+
+    def settings(self) -> dict[str, Any]:
+        """All that decides which samples fall in which split, as plain JSON values."""
+        raise NotImplementedError
+
+    def conversations(self) -> tuple[Mapping[str, Iterator[Conversation]], dict[str, int]]:
+        """The conversations of every domain, and the duplicates dropped a domain."""
+        raise NotImplementedError
+
+    def refuse(self, domain: str, error: InputError) -> None:
+        """Takes a conversation that cannot be tokenized; raises, or leaves it out."""
+        raise error
+
+    def skipped(self) -> dict[str, tuple[int, str | None]]:
+        """How many rows of each domain were left out as unfit, and the message on the first."""
+        return {}
+
+    def prepare_data(self) -> None:
+        """Build the cache, where it is not there yet."""
+        settings = {
+            "format": CACHE_FORMAT,
+            "kind": type(self).__name__,
+            "tokenizer": self.tokenizer.fingerprint,
+            "chat_template": self.encoder.template,
+            "prompt_template": self.encoder.prompt_template,
+            "turns": self.encoder.turns,
+            "max_length": self.max_length,
+            "too_long": self.too_long,
+            **self.settings(),
+        }
+        name = hashlib.blake2b(json.dumps(settings).encode(), digest_size=12).hexdigest()
+        folder = self.cache_dir / f"{type(self).__name__}-{name}"
+        if not (folder / MANIFEST).exists():
+            with new_folder(folder) as scratch:
+                self._build(scratch, settings)
+        self.cache_folder = folder
+
+    def _build(self, folder: Path, settings: dict[str, Any]) -> None:
+        conversations, duplicates = self.conversations()
+        splits: dict[str, dict[str, dict[str, int]]] = {split: {} for split in SPLITS}
+        with tqdm(desc="tokenizing", unit=" samples", delay=1) as bar:
+            for domain, items in conversations.items():
+                for split, counts in self._write(folder, domain, items, bar).items():
+                    splits[split][domain] = counts
+        skipped = self.skipped()
+        for domain, (count, first) in skipped.items():
+            if count:
+                warnings.warn(
+                    f"domain {domain!r}: {count} unfit rows were left out; the first: {first}",
+                    stacklevel=2,
+                )
+        about = {
+            "tokenizer_name": self.tokenizer_name,
+            "vocab_size": self.vocab_size,
+            "settings": settings,
+            "duplicates_dropped": duplicates,
+            "skipped": {domain: skipped.get(domain, (0, None))[0] for domain in conversations},
+            "splits": splits,
+        }
+        write_manifest(folder, about)
+
+    def _write(
+        self, folder: Path, domain: str, items: Iterator[Conversation], bar: Any
+    ) -> dict[str, dict[str, int]]:
+        """Tokenizes and writes one domain; gives the counts of each split."""
+        writers = {
+            split: SampleWriter(
+                blocks_path(folder, split, domain), self.vocab_size, self.max_length, self.too_long
+            )
+            for split in SPLITS
+        }
+        with writers["train"], writers["target"], writers["test"]:
+            for split, where, messages in items:
+                bar.update()
+                try:
+                    sample = self.encoder(messages, where)
+                except InputError as error:
+                    self.refuse(domain, error)
+                    continue
+                writers[split].write(sample)
+        for split, writer in writers.items():
+            counts = writer.counts
+            if counts["samples"] == 0:
+                raise InputError(
+                    f"domain {domain!r} has no sample in its {split} split ("
+                    f"{counts['dropped_long']} dropped as longer than max_length "
+                    f"{self.max_length}, {counts['dropped_empty']} without a response left); give "
+                    "it more samples, a larger max_length, or leave the domain out."
+                )
+        return {split: dict(writer.counts) for split, writer in writers.items()}
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open the samples of every split and domain (building them first where they are not)."""
+        self.prepare_data()  # only looks, where another process has built
+        assert self.cache_folder is not None
+        self.manifest = read_manifest(self.cache_folder)
+        for split, sets in zip(SPLITS, ("train_sets", "target_sets", "test_sets"), strict=True):
+            opened = {
+                domain: TokenizedSamples(blocks_path(self.cache_folder, split, domain))
+                for domain in self.manifest["splits"][split]
+            }
+            setattr(self, sets, opened)
+        super().setup(stage)
+
+    def _identity(self) -> dict[str, Any]:
+        # The fingerprint too: equal numbers of samples may hold other text.
+        assert self.cache_folder is not None
+        return {**super()._identity(), "cache": self.cache_folder.name}
+
+    def summary(self) -> list[dict[str, Any]]:
+        """One row a domain: `domain`, `duplicates_dropped`, `skipped`, and counts of each split.
+
+        The counts are those of `SampleWriter`, with names such as `train_samples`,
+        `train_response_tokens`, `target_cut` and `test_longest`.
+        """
+        self.prepare_data()
+        assert self.cache_folder is not None
+        manifest = read_manifest(self.cache_folder)
+        return [
+            {
+                "domain": domain,
+                "duplicates_dropped": manifest["duplicates_dropped"][domain],
+                "skipped": manifest["skipped"][domain],
+                **{
+                    f"{split}_{name}": count
+                    for split in SPLITS
+                    for name, count in manifest["splits"][split][domain].items()
+                },
+            }
+            for domain in manifest["splits"]["train"]
+        ]

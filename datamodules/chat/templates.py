@@ -1,0 +1,294 @@
+r"""Conversations to tokens: what is rendered, and which of its tokens have a loss.
+
+A conversation is a list of messages `{"role": ..., "content": ...}`; a prompt and its response are
+one of two messages. Without a chat template it is rendered plainly: every message that is not the
+assistant's by a prompt template (`"{prompt}\n"`), every response as it is with an end-of-text token
+after it. With a chat template it is rendered as the template says.
+
+Only responses have a loss: the assistant's turns with the token that ends them.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from tandem_pl.datamodules.text.tokenization import HuggingFaceTokenizer, Tokenizer
+from tandem_pl.errors import InputError
+
+Message = Mapping[str, Any]
+GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
+
+
+class Rendered(NamedTuple):
+    """A tokenized sample.
+
+    Args:
+        ids: [T] int64 token ids.
+        response: [T] bool, whether the token has a loss.
+    """
+
+    ids: np.ndarray
+    response: np.ndarray
+
+
+def check_messages(messages: Any, where: str) -> list[Message]:
+    """The messages of a conversation as they are, refused unless they are well formed.
+
+    Raises:
+        InputError: no list of messages with `role` and `content` texts, or none by the assistant.
+
+    Example:
+        >>> check_messages([{"role": "user", "content": "Hi"}], "chats.jsonl, line 3")
+        Traceback (most recent call last):
+        ...
+        tandem_pl.errors.InputError: chats.jsonl, line 3 has no turn of the role "assistant" (its \
+roles are 'user'); every chat needs one, since only responses have a loss.
+    """
+    if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
+        raise InputError(
+            f"{where} has messages of type {type(messages).__name__}; give a list of "
+            '{"role": ..., "content": ...}.'
+        )
+    for number, message in enumerate(messages, start=1):
+        for key in ("role", "content"):
+            if not (isinstance(message, Mapping) and isinstance(message.get(key), str)):
+                raise InputError(
+                    f"{where} has no text {key!r} in message {number}; give messages as "
+                    '{"role": ..., "content": ...}.'
+                )
+    if not any(message["role"] == "assistant" for message in messages):
+        roles = ", ".join(sorted({repr(message["role"]) for message in messages}))
+        raise InputError(
+            f'{where} has no turn of the role "assistant" (its roles are {roles}); every chat '
+            "needs one, since only responses have a loss."
+        )
+    return list(messages)
+
+
+def pair(prompt: str, response: str) -> list[Message]:
+    """A prompt and its response as a conversation."""
+    return [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
+
+
+def prompt_of(messages: Sequence[Message]) -> str:
+    """What stands before the first response, as a text that identifies it but for case and spaces.
+
+    Example:
+        >>> prompt_of(pair("Hi", "A")) == prompt_of(pair("hi ", "B")) != prompt_of(pair("", ""))
+        True
+    """
+    first = next(i for i, message in enumerate(messages) if message["role"] == "assistant")
+    plain = ([m["role"], " ".join(m["content"].split()).casefold()] for m in messages[:first])
+    return json.dumps(list(plain))
+
+
+class ConversationEncoder:
+    r"""Tokenizes conversations, by the tokenizer's chat template where it has one.
+
+    With a chat template the whole conversation is rendered and tokenized as one text. Its responses
+    are what the template marks by `{% generation %}`; in a template without that mark, what an
+    assistant's turn adds to the conversation before it (rendered with the generation prompt), less
+    white space at its end. A special token that follows a response at once ends it and has a loss.
+    Where the text ends with a response and no special token, the end-of-text token takes the place
+    of what white space there is. A special token that is spelled in a message is read as one.
+
+    Without a chat template a sample starts as the tokenizer starts a text: with a begin-of-text
+    token where it adds one.
+
+    Args:
+        tokenizer: gives the tokens.
+        chat_template: a Jinja template or the path of one; None for the tokenizer's own, or plain
+            rendering where it has none.
+        prompt_template: of plain rendering; holds `{prompt}`.
+        turns: whether every response has a loss, or only the `"last"`.
+
+    Raises:
+        InputError: a template that cannot be used.
+
+    Example:
+        >>> from tandem_pl.datamodules.text.tokenization import ByteTokenizer
+        >>> encode = ConversationEncoder(ByteTokenizer(), prompt_template="Q {prompt} A ")
+        >>> sample = encode(pair("2+2", "4"), "here")
+        >>> ByteTokenizer().decode(sample.ids), sample.ids[sample.response].tolist()
+        ('Q 2+2 A 4', [52, 256])
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        chat_template: str | None = None,
+        prompt_template: str = "{prompt}\n",
+        turns: Literal["all", "last"] = "all",
+    ) -> None:
+        if "{prompt}" not in prompt_template:
+            raise InputError(
+                f"prompt_template is {prompt_template!r}; it must hold {{prompt}}, where the "
+                "prompt goes."
+            )
+        if turns not in ("all", "last"):
+            raise InputError(f'turns is {turns!r}; give "all" or "last".')
+        self.tokenizer = tokenizer
+        self.prompt_template = prompt_template
+        self.turns = turns
+        self.template = load_template(tokenizer, chat_template)
+        self.start = begin_of_text(tokenizer)
+
+    def __call__(self, messages: Sequence[Message], where: str) -> Rendered:
+        """Tokens and loss mask of one conversation; `where` is for error messages."""
+        if self.template is None:
+            return self._plain(messages)
+        assert isinstance(self.tokenizer, HuggingFaceTokenizer)
+        text, spans = render(self.tokenizer.tokenizer, self.template, messages, where)
+        if self.turns == "last":
+            spans = spans[-1:]
+        return encode_spans(self.tokenizer.tokenizer, text, spans, where)
+
+    def _plain(self, messages: Sequence[Message]) -> Rendered:
+        texts = [
+            m["content"]
+            if m["role"] == "assistant"
+            else self.prompt_template.replace("{prompt}", m["content"])
+            for m in messages
+        ]
+        last = max(i for i, m in enumerate(messages) if m["role"] == "assistant")
+        parts, masks = [self.start], [np.zeros(len(self.start), dtype=bool)]
+        encoded = self.tokenizer.encode_batch(texts)
+        for number, (message, ids) in enumerate(zip(messages, encoded, strict=True)):
+            answers = message["role"] == "assistant"
+            if answers:
+                ids = np.append(ids.astype(np.int64), self.tokenizer.eos_token_id)
+            parts.append(ids)
+            masks.append(np.full(len(ids), answers and (self.turns == "all" or number == last)))
+        return Rendered(np.concatenate(parts).astype(np.int64), np.concatenate(masks))
+
+
+def begin_of_text(tokenizer: Tokenizer) -> np.ndarray:
+    """The begin-of-text token, where the tokenizer puts one before every text; else nothing."""
+    inner = getattr(tokenizer, "tokenizer", None)
+    begin = getattr(inner, "bos_token_id", None)
+    if begin is None or list(inner("a")["input_ids"])[:1] != [begin]:  # type: ignore[misc]
+        return np.empty(0, dtype=np.int64)
+    return np.asarray([begin], dtype=np.int64)
+
+
+def load_template(tokenizer: Tokenizer, chat_template: str | None) -> str | None:
+    """The text of the chat template to use, or None for plain rendering.
+
+    Raises:
+        InputError: a path that does not exist, or a template for a tokenizer without special
+            tokens.
+    """
+    if not isinstance(tokenizer, HuggingFaceTokenizer):
+        if chat_template is not None:
+            raise InputError(
+                'chat_template needs a Hugging Face tokenizer, and "bytes" has no special tokens; '
+                "leave chat_template out and set prompt_template, or set tokenizer to a folder."
+            )
+        return None
+    if chat_template is None:
+        own = getattr(tokenizer.tokenizer, "chat_template", None)
+        return own.get("default") if isinstance(own, dict) else own
+    if "{" in chat_template:
+        return chat_template
+    path = Path(chat_template).expanduser()
+    if not path.is_file():
+        raise InputError(
+            f"chat_template {chat_template!r} is neither a file nor a Jinja template; give the "
+            "path of a .jinja file, the template itself, or null for the tokenizer's own."
+        )
+    return path.read_text(encoding="utf-8")
+
+
+def render(
+    tokenizer: Any, template: str, messages: Sequence[Message], where: str
+) -> tuple[str, list[tuple[int, int]]]:
+    """The text of a conversation, and the character spans `(start, stop)` of its responses.
+
+    Raises:
+        InputError: the template refuses the conversation, or renders a response's beginning
+            differently from the same messages before it.
+    """
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    marked = GENERATION.search(template) is not None
+
+    def rendered(some: Sequence[Message], prompt: bool = False) -> tuple[str, Any]:
+        try:
+            texts, spans = render_jinja_template(
+                conversations=[list(some)],
+                chat_template=template,
+                return_assistant_tokens_mask=marked,
+                add_generation_prompt=prompt,
+                **tokenizer.special_tokens_map,
+            )
+        except Exception as error:  # what a template raises is its author's choice
+            raise InputError(
+                f"{where} cannot be rendered by the chat template ({type(error).__name__}: "
+                f"{error}); mend the chat or set chat_template to another."
+            ) from error
+        return texts[0], spans[0] if marked else None
+
+    text, spans = rendered(messages)
+    if marked:
+        if not spans:
+            raise InputError(
+                f"{where} has no text inside the chat template's {{% generation %}}; put the "
+                "assistant's content there."
+            )
+        return text, [(int(start), int(stop)) for start, stop in spans]
+    spans = []
+    for number, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        before, _ = rendered(messages[:number], prompt=True)
+        after, _ = rendered(messages[: number + 1])
+        if not (after.startswith(before) and text.startswith(after.rstrip())):
+            raise InputError(
+                f"{where}: the chat template renders the messages before turn {number + 1} "
+                "differently once it is there, so its response cannot be told apart; put "
+                "{% generation %} ... {% endgeneration %} around the response in the template, and "
+                "give it as chat_template."
+            )
+        spans.append((len(before), len(after.rstrip())))
+    return text, spans
+
+
+def encode_spans(
+    tokenizer: Any, text: str, spans: Sequence[tuple[int, int]], where: str
+) -> Rendered:
+    """Tokenize a text as a whole; a token that overlaps a span has a loss.
+
+    The end-of-text token is added where the text ends with the last span (but for white space) and
+    not with a special token.
+
+    Raises:
+        InputError: a tokenizer that cannot say where its tokens stand in the text.
+    """
+    if not tokenizer.is_fast:
+        raise InputError(
+            f"{where}: the tokenizer is not a fast one, which chat templates need to find the "
+            "responses; save it with a tokenizer.json."
+        )
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    ids = np.asarray(encoded["input_ids"], dtype=np.int64)
+    offsets = np.asarray(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2)
+    special = np.isin(ids, [*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder])
+    response = np.zeros(len(ids), dtype=bool)
+    for start, stop in spans:
+        # A token of nothing (white space that the tokenizer trimmed) stands where it begins.
+        ends = np.maximum(offsets[:, 1], offsets[:, 0] + 1)
+        places = np.flatnonzero((offsets[:, 0] < stop) & (ends > start))
+        response[places] = True
+        after = places[-1] + 1 if len(places) else len(ids)
+        if after < len(ids) and special[after] and not special[after - 1]:
+            response[after] = offsets[after, 0] == stop
+    if spans and not text[spans[-1][1] :].strip() and response.any():
+        last = int(np.flatnonzero(response)[-1])
+        if not special[last]:
+            ids = np.append(ids[: last + 1], tokenizer.eos_token_id)
+            response = np.append(response[: last + 1], True)
+    return Rendered(ids, response)

@@ -1,0 +1,1 @@
+"""Which samples make up each batch, and how loaders fetch them."""

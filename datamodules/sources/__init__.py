@@ -1,0 +1,1 @@
+"""Rows and texts of files, saved datasets and the hub."""

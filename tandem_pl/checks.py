@@ -1,0 +1,32 @@
+"""Checks of settings that several methods share."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from .errors import InputError
+
+
+def check_positive(key: str, value: float) -> None:
+    """Raises unless 0 < value < infinity."""
+    if not (math.isfinite(value) and value > 0):
+        raise InputError(f"{key}={value} must be a positive number.")
+
+
+def check_share(key: str, value: float) -> None:
+    """Raises unless 0 <= value <= 1."""
+    if not 0.0 <= value <= 1.0:
+        raise InputError(f"{key}={value} must be between 0 and 1.")
+
+
+def check_at_least(key: str, value: int, least: int) -> None:
+    """Raises unless value >= least."""
+    if not value >= least:
+        raise InputError(f"{key}={value} must be at least {least}.")
+
+
+def check_choice(key: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Raises unless the value is one of the choices."""
+    if value not in choices:
+        raise InputError(f"{key}={value!r} must be one of {', '.join(map(repr, choices))}.")

@@ -1,0 +1,59 @@
+"""The `tandem` command: a table of verbs. Heavy imports wait until a verb needs them."""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+LIGHTNING = "lightning_cli"
+VERBS = {  # verb -> module with main(arguments), and what the verb does
+    "fit": (LIGHTNING, "learn a mixture, or train a network on a given one"),
+    "validate": (LIGHTNING, "losses by domain on the target data"),
+    "test": (LIGHTNING, "losses and perplexities by domain on held-out data"),
+    "predict": (LIGHTNING, "the loss of each held-out sample, as a CSV file"),
+    "prepare": ("prepare", "tokenize and split your own text into a corpus that fit takes"),
+    "compare": ("compare", "methods and seeds under one budget, with tables and pictures"),
+    "export": ("export", "a mixture for another trainer, or the trained network"),
+    "report": ("report", "one page on a finished run: what rose, what fell, how sure"),
+}
+
+
+def usage() -> str:
+    """The text of `tandem --help`."""
+    width = max(map(len, VERBS))
+    verbs = "\n".join(f"  {verb:{width}}  {about}" for verb, (_, about) in VERBS.items())
+    return (
+        "usage: tandem VERB --config FILE [--KEY VALUE ...]\n\n"
+        f"Learn how much of each kind of data to train on.\n\nverbs:\n{verbs}\n\n"
+        "Start with: tandem fit --config configs/quickstart.yaml\n"
+        "All keys of a verb: tandem VERB --help\n"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one verb; gives the exit code. Errors that a user can mend are one line."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage(), end="")
+        return 0
+    if arguments[0] == "--version":
+        from tandem_pl import __version__
+
+        print(f"tandem_pl {__version__}")
+        return 0
+    if arguments[0] not in VERBS:
+        print(f"tandem: error: unknown verb {arguments[0]!r}: use one of {', '.join(VERBS)}.")
+        return 2
+    from tandem_pl.errors import InputError
+
+    module = import_module(f"{__name__}.{VERBS[arguments[0]][0]}")
+    try:
+        module.main(arguments)
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, InputError):
+            cause = cause.__cause__  # the parser wraps what a constructor raises
+        if cause is None:
+            raise
+        print(f"tandem: error: {cause}", file=sys.stderr)
+        return 2
+    return 0

@@ -1,0 +1,1 @@
+"""`tandem compare`: methods and seeds under one budget."""

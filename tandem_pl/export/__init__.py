@@ -1,0 +1,1 @@
+"""`tandem export`: mixtures and networks for other programs."""

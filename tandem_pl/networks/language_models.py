@@ -1,0 +1,184 @@
+"""Networks that a configuration can name."""
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from tandem_pl.errors import InputError
+
+
+def causal_language_model(
+    model_type: str = "gpt_neox",
+    config: dict[str, Any] | None = None,
+    pretrained: str | None = None,
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32",
+    attention: str | None = None,
+    gradient_checkpointing: bool = False,
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
+    seed: int = 0,
+) -> nn.Module:
+    """A causal language model of `transformers`, with random or local pretrained weights.
+
+    Args:
+        model_type: an architecture that `transformers` knows: "gpt_neox", "llama", "qwen2", ...
+            Not read with `pretrained`, whose folder says it.
+        config: fields of its configuration, hidden_size and num_hidden_layers at least; with
+            `pretrained`, fields to change, such as attention_dropout.
+        pretrained: a local folder with config.json and safetensors weights. Nothing is downloaded.
+        dtype: of the parameters; "auto" takes what the folder has. Keep float32 for training with
+            `trainer.precision: bf16-mixed`, since small updates vanish in 16-bit parameters.
+        attention: "eager", "sdpa", "flash_attention_2", ...; None leaves it to transformers.
+        gradient_checkpointing: compute activations again in the backward: less memory, a third
+            more time.
+        trust_remote_code: whether code in the folder may run.
+        allow_pickle: whether weights may be in pickle files, which can run code, where there are
+            no safetensors.
+        seed: of the random initialisation; the global generator is left alone.
+
+    Raises:
+        InputError: for an unknown model type or field, or a folder without a model.
+    """
+    more: dict[str, Any] = {"dtype": dtype}
+    if attention is not None:
+        more["attn_implementation"] = attention
+    with torch.random.fork_rng([]):
+        torch.default_generator.manual_seed(seed)
+        if pretrained is None:
+            network = _initialised(model_type, config or {}, more)
+        else:
+            network = _pretrained(pretrained, config or {}, trust_remote_code, allow_pickle, more)
+    if gradient_checkpointing:
+        new = "activation_checkpointing_enable"  # its name from transformers 6 on
+        enable = getattr(network, new, None) or network.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
+    network.config.use_cache = False  # training keeps no keys and values
+    return network.train()
+
+
+def _initialised(model_type: str, config: dict[str, Any], more: dict[str, Any]) -> Any:
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    known = sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+    if model_type not in known:
+        near = difflib.get_close_matches(model_type, known, 1)
+        hint = f"did you mean {near[0]!r}?" if near else "see transformers' model types."
+        raise InputError(f"model_type={model_type!r} is not a causal language model: {hint}")
+    if more["dtype"] == "auto":
+        raise InputError("dtype='auto' takes what a folder has: give pretrained, or a dtype.")
+    plain = AutoConfig.for_model(model_type)
+    _check_fields(config, plain, model_type)
+    for key in ("hidden_size", "num_hidden_layers"):
+        own = getattr(plain, "attribute_map", {}).get(key, key)
+        if hasattr(plain, own) and not {key, own} & config.keys():
+            raise InputError(
+                f"config gives no {own}, and {model_type}'s default, {getattr(plain, own)}, is "
+                "hardly meant: set it (a second configuration file replaces the whole map)."
+            )
+    try:
+        return AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **config), **more)
+    except (ValueError, ImportError, StrictDataclassError) as error:
+        raise InputError(f"{model_type} cannot be built: {_reason(error)}") from error
+
+
+def _pretrained(
+    name: str, config: dict[str, Any], trust: bool, allow_pickle: bool, more: dict[str, Any]
+) -> Any:
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    folder = Path(name).expanduser()
+    if not (folder / "config.json").is_file():
+        raise InputError(
+            f"pretrained={name!r} has no config.json: give a local folder that save_pretrained "
+            "wrote, or get one with `hf download NAME --local-dir FOLDER`."
+        )
+    options = {"local_files_only": True, "trust_remote_code": trust}
+    try:
+        settings = AutoConfig.from_pretrained(folder, **options)
+        _check_fields(config, settings, str(folder / "config.json"))
+        for key, value in config.items():
+            setattr(settings, key, value)
+        network, info = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=settings,
+            use_safetensors=None if allow_pickle else True,
+            output_loading_info=True,
+            **options,
+            **more,
+        )
+    except (OSError, ValueError, ImportError, RuntimeError, StrictDataclassError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"pretrained={name!r} cannot be loaded ({_reason(error)}); weights in pickle files "
+            "need allow_pickle: true, and a model with code of its own trust_remote_code: true."
+        ) from error
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise InputError(
+            f"pretrained={name!r} has no weights for {len(missing)} parameters of its "
+            f"architecture, such as {missing[0]!r}: give a folder with a whole language model."
+        )
+    return network
+
+
+def _check_fields(config: dict[str, Any], settings: Any, where: str) -> None:
+    for key in config:
+        if not hasattr(settings, key):
+            near = difflib.get_close_matches(key, list(settings.to_dict()), 1)
+            hint = f"did you mean {near[0]!r}?" if near else "see its configuration class."
+            raise InputError(f"config has {key!r}, which {where} does not know: {hint}")
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what a library says, or of what made it say so."""
+    first = error.__cause__ if type(error).__name__.startswith("Strict") else None
+    return (str(first or error).strip() or type(error).__name__).splitlines()[0]
+
+
+def vocabulary_size(network: nn.Module) -> int | None:
+    """How many tokens a network can embed; None where it does not say."""
+    try:
+        return int(network.get_input_embeddings().weight.shape[0])  # type: ignore[operator]
+    except (AttributeError, NotImplementedError, IndexError):
+        return None
+
+
+def check_vocabulary(network: nn.Module, tokens: int | None) -> None:
+    """Refuses data with more tokens than the network embeds.
+
+    Raises:
+        InputError: the ids of such tokens would be out of range.
+    """
+    size = vocabulary_size(network)
+    if size is not None and tokens is not None and tokens > size:
+        raise InputError(
+            f"the data has a vocabulary of {tokens} tokens and the network embeds {size}: set the "
+            "network's config.vocab_size to at least that, or use the network's own tokenizer."
+        )
+
+
+def check_images(network: nn.Module, classes: int | None, channels: int | None) -> None:
+    """Refuses images that are not for the network, as far as network and data say what they have.
+
+    Raises:
+        InputError: more classes than outputs, or another number of channels than the network takes.
+    """
+    first = next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
+    if first is not None and channels is not None and channels != first.in_channels:
+        raise InputError(
+            f"the data has {channels} channels and the network takes {first.in_channels}: set the "
+            f"network's in_chans to {channels}, or the data's channels."
+        )
+    outputs = getattr(network, "num_classes", None)  # of timm's networks
+    if isinstance(outputs, int) and classes is not None and classes > outputs:
+        raise InputError(
+            f"the data has {classes} classes and the network {outputs} outputs: set the network's "
+            f"num_classes to {classes}."
+        )

@@ -1,0 +1,1 @@
+"""`tandem report`: one page on a run."""

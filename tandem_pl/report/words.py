@@ -1,0 +1,114 @@
+"""What `report` found, in sentences that say no more than the numbers do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from .run import EPOCHS_LIMIT, Row, Run, Stability
+
+
+def explain(row: Row, run: Run) -> str:
+    """One sentence on a domain: which way, how far, and what the numbers say of the reason."""
+    floor = float(run.settings.get("floor") or 0)
+    cap = (run.settings.get("caps") or {}).get(row.name)
+    change = row.average - row.start
+    level = abs(change) <= row.spread
+    if not run.learned:
+        text = f"given at {percent(row.average)}, not learned"
+    elif level:
+        text = f"about level at {percent(row.average)}, having moved by less than it fluctuates"
+    else:
+        times = f" (×{row.average / row.start:.2g})" if row.start > 0 else ""
+        way = "up" if change > 0 else "down"
+        text = f"{way} from {percent(row.start)} to {percent(row.average)}{times}"
+    reasons = []
+    if run.learned and row.way is not None and not math.isnan(row.way.half):
+        way = "lowered" if row.way.mean < 0 else "raised"
+        size = f"{plus_minus(abs(row.way.mean), row.way.half)} nats an episode"
+        if row.way.distinct:
+            reasons.append(f"relative to the average domain, target data {way} its loss by {size}")
+        else:
+            gap = f"its Δ, {plus_minus(row.way.mean, row.way.half)} nats next to the average's"
+            reasons.append(gap if level else f"{gap}, does not rule out chance")
+    if run.learned and row.last <= floor + 1e-9:
+        reasons.append(f"it is held at the floor of {percent(floor)}" if floor else "it ended at 0")
+    if cap is not None and row.last >= cap - 1e-9:
+        reasons.append(f"it is held at its cap of {percent(cap)}")
+    if row.epochs is not None and row.epochs > EPOCHS_LIMIT:
+        reasons.append(f"its data was seen {row.epochs:.1f} times in this run")
+    return "; ".join([text, *reasons]) + "."
+
+
+def headline(rows: Sequence[Row], run: Run, most: int = 5) -> str:
+    """What to train with, the largest shares first; of more than 8 domains the first five."""
+    order = sorted(rows, key=lambda row: -row.average)
+    most = len(order) if len(order) <= 8 else most
+    parts = [f"{row.name} {percent(row.average)}" for row in order[:most]]
+    if len(order) > most:
+        rest = sum(row.average for row in order[most:])
+        parts.append(f"{len(order) - most} others {percent(rest)}")
+    return "Train with " + ", ".join(parts) + "."
+
+
+def verdict(result: Stability, run: Run) -> str:
+    """The stability in one sentence with its rule, and what follows from it."""
+    numbers = (
+        f"the means of the third and the fourth quarter differ by {percent(result.moved)} of the "
+        f"data, and the weights stray by {percent(result.stray)} within a quarter"
+    )
+    return {
+        "given": "The weights were given, not learned: there is nothing to settle.",
+        "too short to judge": (
+            f"Too short to judge: the run has {run.updates} updates; its average is a "
+            "snapshot, and a longer run is needed."
+        ),
+        "drifting": f"Still drifting: {numbers}. A longer run may give other weights.",
+        "noisy": f"Noisy: {numbers}. Use the average, and measure more or lower learning_rate.",
+        "settled": f"Settled: {numbers}.",
+    }[result.verdict]
+
+
+def agreement(rows: Sequence[Row], runs: int) -> str:
+    """How far apart the average weights of repeated runs are, in one sentence."""
+    spreads = {row.name: row.seeds[1] for row in rows if row.seeds is not None}
+    widest = max(spreads, key=lambda name: spreads[name])
+    usual = sum(spreads.values()) / len(spreads)
+    return (
+        f"The averages of {runs} runs have standard deviations of {100 * usual:.1f} points on "
+        f"average, and {100 * spreads[widest]:.1f} at most, of {widest}."
+    )
+
+
+def percent(share: float) -> str:
+    """A share as people write it.
+
+    >>> percent(0.3478), percent(0.00042), percent(0.0)
+    ('34.8 %', '0.042 %', '0.0 %')
+    """
+    value = 100 * share
+    return f"{value:.1f} %" if abs(value) >= 0.1 or value == 0 else f"{value:.2g} %"
+
+
+def plus_minus(mean: float, half: float) -> str:
+    """A mean and its interval, with as many digits as the interval has meaning.
+
+    >>> plus_minus(-0.012345, 0.004321), plus_minus(0.5, math.nan)
+    ('-0.0123 ± 0.0043', '0.5')
+    """
+    if not (math.isfinite(half) and half > 0):
+        return f"{mean:.2g}"
+    digits = max(0, 1 - math.floor(math.log10(half)))
+    return f"{mean:.{digits}f} ± {half:.{digits}f}"
+
+
+def number(value: float) -> str:
+    """A round number, short.
+
+    >>> number(1e9), number(250000), number(1500)
+    ('1e9', '2.5e5', '1500')
+    """
+    if value < 1e5:
+        return f"{value:g}"
+    digits, power = f"{value:.2e}".split("e")
+    return f"{float(digits):g}e{int(power)}"

@@ -1,0 +1,1 @@
+"""Modules that train one network or twins, and what they are made of."""

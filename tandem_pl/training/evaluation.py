@@ -1,0 +1,137 @@
+"""Validation, test and prediction by domain."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.strategies import DDPStrategy
+from torch import Tensor, nn
+
+from tandem_pl.episode import MixtureBatch
+from tandem_pl.errors import InputError
+from tandem_pl.tags import domain_tags
+
+from .compiling import is_compiled, with_fallback
+from .domain_losses import DomainLosses
+from .norm_statistics import flat, running_statistics, write_statistics
+
+
+class EvaluationByDomain(LightningModule):
+    """What a module with a `network` and per-sample losses does with evaluation batches."""
+
+    network: nn.Module
+    objective: Callable[..., Any]
+    compile_options: bool | Mapping[str, Any]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._evaluated: dict[str, DomainLosses] = {}
+
+    def networks(self) -> list[nn.Module]:
+        """All that train."""
+        return [self.network]
+
+    def sample_losses(self, network: nn.Module, samples: Any, size: int) -> Tensor:
+        """The objective's losses, refused unless there is one a sample."""
+        call = partial(self.objective, network, samples)
+        if is_compiled(network):
+            losses = with_fallback(self.networks(), self.compile_options, call)
+        else:
+            losses = call()
+        shape = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
+        if shape != (size,):
+            name = getattr(self.objective, "__name__", type(self.objective).__name__)
+            raise InputError(
+                f"objective={name} gave {shape} for {size} samples, not one loss a sample: return "
+                "a tensor of shape [B], for example by reduction='none'."
+            )
+        return losses
+
+    def evaluated_networks(self) -> dict[str, nn.Module]:
+        """Label of the metric -> network."""
+        return {"loss": self.network}
+
+    def share_buffers(self) -> None:
+        """Gives all ranks the first one's buffers: BatchNorm's running statistics.
+
+        With manual optimization DDP does not, and each rank's would be of its own batches.
+        """
+        if self.trainer.world_size > 1 and isinstance(self.trainer.strategy, DDPStrategy):
+            for network in self.networks():
+                for buffer in network.buffers():
+                    torch.distributed.broadcast(buffer, 0)
+
+    def average_statistics(self) -> None:
+        """Gives all ranks the mean of their running statistics."""
+        statistics = running_statistics(self.networks())
+        if statistics and self.trainer.world_size > 1:
+            write_statistics(statistics, self.trainer.strategy.reduce(flat(statistics)))
+
+    def on_validation_start(self) -> None:
+        """Every rank evaluates the same network."""
+        self.share_buffers()
+
+    def validation_step(self, batch: MixtureBatch, batch_idx: int) -> None:
+        """Adds the losses of one batch."""
+        for label, network in self.evaluated_networks().items():
+            losses = self.sample_losses(network, batch.samples, len(batch.domains))
+            self._evaluated.setdefault(label, DomainLosses()).add(batch.domains, losses)
+
+    test_step = validation_step
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs `validation/loss/DOMAIN`, their mean, and the mean of perplexities."""
+        self._log_evaluation("validation", "validate")
+
+    def on_test_epoch_end(self) -> None:
+        """Logs `test/loss/DOMAIN`, their mean, and the mean of perplexities."""
+        self._log_evaluation("test", "test")
+
+    def predict_step(self, batch: MixtureBatch, batch_idx: int) -> dict[str, Tensor]:
+        """Each test sample's domain number and loss."""
+        losses = self.sample_losses(self.network, batch.samples, len(batch.domains))
+        return {"domains": batch.domains, "losses": losses}
+
+    def _domains(self, stage: str) -> list[str]:
+        datamodule: Any = getattr(self.trainer, "datamodule", None)
+        if not hasattr(datamodule, "domain_names"):
+            raise InputError(
+                "evaluation by domain needs the names of the domains: pass a MixtureDataModule as "
+                "datamodule to the trainer."
+            )
+        return list(datamodule.domain_names(stage))
+
+    def _log_evaluation(self, stage: str, verb: str) -> None:
+        if not self._evaluated:
+            return  # a subclass with a validation_step of its own
+        metrics: dict[str, float] = {}
+        curves: dict[str, float] = {}  # the same by tags that loggers can show
+        domains = self._domains(verb)
+        tags = domain_tags(domains)
+        for label, store in self._evaluated.items():
+            mean, count = store.reduce(len(domains), self.trainer.strategy)
+            seen = count > 0
+            rows = zip(domains, tags, mean.tolist(), count, strict=True)
+            for name, tag, value, number in rows:
+                if number:
+                    metrics[f"{stage}/{label}/{name}"] = curves[f"{stage}/{label}/{tag}"] = value
+            if seen.any():
+                perplexity = f"{stage}/perplexity" + label.removeprefix("loss")
+                means = {
+                    f"{stage}/{label}": float(mean[seen].mean()),
+                    perplexity: float(np.exp(mean[seen]).mean()),
+                }
+                metrics, curves = metrics | means, curves | means
+        self._evaluated = {}
+        if self.trainer.sanity_checking:
+            return
+        headline = f"{stage}/loss"
+        for key, value in metrics.items():
+            self.log(key, value, logger=False, prog_bar=key == headline, rank_zero_only=False)
+        for logger in self.loggers:  # on the axis of batches, like every other curve
+            logger.log_metrics(curves, step=self.global_step)

@@ -1,0 +1,176 @@
+"""ODM against a transcription of both of its rules, from the batches of real runs."""
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from helpers import quiet_trainer
+from hypothesis import given
+from hypothesis import strategies as st
+from toy import DOMAINS, Losses, toy_data, toy_module
+
+from tandem_pl.callbacks import ODMReweighting
+from tandem_pl.callbacks.methods.odm import exploration, odm_weights, rewarded
+from tandem_pl.errors import InputError
+
+
+class Bandit:
+    """Algorithm 1 of the paper, and what the authors' code does instead, domain by domain."""
+
+    def __init__(self, names, rule) -> None:
+        self.names, self.rule = names, rule
+        self.reward = dict.fromkeys(names, 0.0)
+        self.pi = dict.fromkeys(names, 1 / len(names))
+        self.eps = 1 / len(names)
+
+    def step(self, t, losses) -> dict[str, float]:
+        """`losses` has the domains that were drawn."""
+        count = len(self.names)
+        for name, loss in losses.items():
+            gain = loss / self.pi[name] if self.rule == "paper" else math.exp(loss)
+            self.reward[name] = 0.9 * self.reward[name] + 0.1 * gain
+        last, self.eps = self.eps, min(1 / count, math.sqrt(math.log(count) / (count * t)))
+        for name in self.names:
+            if self.rule == "paper":
+                total = sum(math.exp(last * other) for other in self.reward.values())
+                share = math.exp(last * self.reward[name]) / total
+            else:
+                share = self.reward[name] / sum(self.reward.values())
+            self.pi[name] = (1 - count * self.eps) * share + self.eps
+        return dict(self.pi)
+
+
+seen = st.dictionaries(st.integers(0, 3), st.floats(0.01, 12), min_size=1)
+
+
+@given(st.lists(seen, min_size=1, max_size=6), st.sampled_from(["paper", "official"]))
+def test_rules_are_the_transcribed_ones(history, rule) -> None:
+    bandit = Bandit(range(4), rule)
+    reward, weights, last = np.zeros(4), np.full(4, 0.25), 0.25
+    for t, losses in enumerate(history, start=1):
+        expected = bandit.step(t, losses)
+        array = np.array([losses.get(m, math.nan) for m in range(4)])
+        reward = rewarded(reward, array, weights, 0.9, rule)
+        now = exploration(4, t)
+        weights, last = odm_weights(reward, last, now, rule), now
+        np.testing.assert_allclose(weights, list(expected.values()), rtol=1e-9)
+        np.testing.assert_allclose(reward, list(bandit.reward.values()), rtol=1e-12)
+
+
+def test_first_step_and_limits() -> None:
+    assert exploration(3, 1) == 1 / 3  # all is exploration: uniform, whatever the rewards are
+    np.testing.assert_allclose(odm_weights(np.array([5.0, 1, 0]), 1 / 3, 1 / 3), [1 / 3] * 3)
+    assert odm_weights(np.zeros(2), 0.5, 0.1).tolist() == [0.5, 0.5]
+    far = exploration(3, 10**12)
+    np.testing.assert_allclose(
+        odm_weights(np.array([2.0, 1, 1]), far, far), [0.5, 0.25, 0.25], 1e-5
+    )
+    paper = odm_weights(np.array([9.0, 1, 1]), far, far, "paper")
+    np.testing.assert_allclose(paper, [1 / 3] * 3, 1e-4)
+    assert odm_weights(np.array([1e4, 1.0]), 1.0, 0.1, "paper").tolist() == [0.9, 0.1]
+
+
+def means(batches) -> dict[int, float]:
+    domains, losses = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+    return {m: losses[domains == m].mean() for m in range(3) if (domains == m).any()}
+
+
+def run(folder, method, losses, steps, module=None, **data):
+    trainer = quiet_trainer(folder, max_steps=steps, max_epochs=-1, callbacks=[losses, method])
+    trainer.fit(module or toy_module(), datamodule=toy_data(target=False, **data))
+    return method
+
+
+@pytest.mark.parametrize("rule", ["official", "paper"])
+@pytest.mark.parametrize("period", [1, 4])
+def test_a_run_follows_the_rule(rule, period, tmp_path) -> None:
+    """Also where a batch leaves a domain out: 2 samples of 3 domains."""
+    losses = Losses()
+    method = run(tmp_path, ODMReweighting(period, rule), losses, 12, batch_size=2)
+    bandit = Bandit(range(3), rule)
+    for number, start in enumerate(range(0, 12, period), start=1):
+        batches = losses.batches[start : start + period]
+        if period == 1:
+            assert len(means(batches)) < 3
+        expected = bandit.step(start + period, means(batches))
+        np.testing.assert_allclose(method.trajectory[number], list(expected.values()), rtol=1e-9)
+    assert method.steps == list(range(0, 13, period))
+
+
+def test_a_domain_never_drawn_gets_the_exploration_only(tmp_path) -> None:
+    weights = dict(zip(DOMAINS, [0.5, 0.5, 0.0], strict=True))
+    method = run(tmp_path, ODMReweighting(20), Losses(), 20, weights=weights)
+    assert method.reward[2] == 0.0
+    assert method.weights[2] == pytest.approx(math.sqrt(math.log(3) / 60), rel=1e-9)
+
+
+def test_the_weights_wait_for_the_warm_up(tmp_path) -> None:
+    weights = dict(zip(DOMAINS, [0.6, 0.2, 0.2], strict=True))
+    losses = Losses()
+    method = run(tmp_path, ODMReweighting(4, warmup_steps=8), losses, 12, weights=weights)
+    for row in method.trajectory[:3]:
+        assert row.tolist() == [0.6, 0.2, 0.2]
+    bandit = Bandit(range(3), "official")
+    expected = bandit.step(12, means(losses.batches[8:]))
+    np.testing.assert_allclose(method.weights, list(expected.values()), rtol=1e-9)
+
+
+def test_a_loss_that_is_not_finite_leaves_all_alone(tmp_path) -> None:
+    class Odd(Losses):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+            if len(self.batches) == 6:
+                outputs["losses"][0] = math.nan
+
+    method = ODMReweighting(4)
+    with pytest.warns(UserWarning, match="a training loss is not finite"):
+        run(tmp_path, method, Odd(), 12)
+    first, second, third = method.trajectory[1:]
+    assert first.tolist() == second.tolist() != third.tolist()
+    assert method.skipped_episodes == 1
+    assert method.signal_steps == [4, 12]
+
+
+def test_a_reward_that_is_not_finite_leaves_all_alone(tmp_path) -> None:
+    """exp(1000) is infinite, though the loss is not."""
+
+    class Huge(Losses):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+            if 5 <= len(self.batches) <= 8:
+                outputs["losses"].fill_(1000.0)
+
+    method = ODMReweighting(4)
+    with pytest.warns(UserWarning, match="a reward, the exponential of a loss, is not finite"):
+        run(tmp_path, method, Huge(), 12)
+    first, second, third = method.trajectory[1:]
+    assert first.tolist() == second.tolist() != third.tolist()
+    assert np.isfinite(method.reward).all()
+    assert method.skipped_episodes == 1
+
+
+def test_losses_of_a_checkpoint_go_where_the_next_ones_are() -> None:
+    """A checkpoint is loaded to the host; torch does not stack tensors of two devices."""
+    method = ODMReweighting(4)
+    start = {"domains": DOMAINS, "trajectory": torch.full((1, 3), 1 / 3), "steps": [0]}
+    method.load_state_dict({**start, "rows": torch.zeros(3, 2, 12)})  # three batches of a period
+    method.on_train_start(None, SimpleNamespace(device=torch.device("meta")))
+    assert [rows.device.type for rows in method._rows] == ["meta"] * 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"period": 0}, "period=0 must be at least 1"),
+        ({"rule": "exp3"}, "rule='exp3' must be one of"),
+        ({"smoothing": 1.0}, "smoothing=1 would never take a reward"),
+        ({"smoothing": -0.1}, "smoothing=-0.1 must be between 0 and 1"),
+        ({"smoothing": math.nan}, "smoothing=nan must be"),
+        ({"warmup_steps": -1}, "warmup_steps=-1 must be"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings, message) -> None:
+    with pytest.raises(InputError, match=message):
+        ODMReweighting(**settings)

@@ -1,0 +1,154 @@
+import csv
+import math
+
+import numpy as np
+import pytest
+import torch
+from helpers import QuadraticNetwork, Rows, half_squared_distance, quiet_trainer
+from lightning.pytorch import Callback
+
+from tandem_pl import MixtureModule
+from tandem_pl.callbacks import EvaluationTable
+from tandem_pl.callbacks.monitoring.evaluation_table import (
+    evaluation_rows,
+    format_table,
+    interleave,
+)
+from tandem_pl.datamodules import MixtureDataModule
+
+SIZES = {"code": 5, "books, old": 3, "web": 9}
+
+
+def domain(size, seed):
+    generator = torch.Generator().manual_seed(seed)
+    return Rows(torch.randn(size, 4, generator=generator, dtype=torch.float64))
+
+
+SETS = {name: domain(size, seed) for seed, (name, size) in enumerate(SIZES.items())}
+LOSSES = {name: 0.5 * data.rows.square().sum(dim=1) for name, data in SETS.items()}  # at weight 0
+
+
+@pytest.fixture
+def parts(tmp_path):
+    module = MixtureModule(
+        QuadraticNetwork(4), half_squared_distance, lambda p: torch.optim.SGD(p, lr=0.1)
+    )
+    data = MixtureDataModule(SETS, SETS, SETS, batch_size=4, validate_target=True)
+    trainer = quiet_trainer(
+        tmp_path, callbacks=[EvaluationTable()], limit_val_batches=1.0, max_epochs=1
+    )
+    return trainer, module, data
+
+
+def read(path):
+    with open(path, newline="") as file:
+        return list(csv.reader(file))
+
+
+@pytest.mark.parametrize(("verb", "name"), [("test", "test"), ("validate", "validation")])
+def test_table_is_printed_and_written(parts, tmp_path, capsys, verb, name):
+    trainer, module, data = parts
+    getattr(trainer, verb)(module, data, verbose=False)
+    printed = capsys.readouterr().out
+    header, *rows = read(tmp_path / f"{name}.csv")
+    assert header == ["domain", "loss", "perplexity"]
+    means = [float(losses.mean()) for losses in LOSSES.values()]
+    assert [row[0] for row in rows] == [*SIZES, "mean", "exp(mean loss)"]
+    for row, mean in zip(rows, means, strict=False):
+        assert float(row[1]) == pytest.approx(mean, rel=1e-6)
+        assert float(row[2]) == pytest.approx(math.exp(mean), rel=1e-6)
+        assert f"{row[0]} " in printed
+        assert f"{mean:.4f}" in printed
+    assert float(rows[3][1]) == pytest.approx(np.mean(means), rel=1e-6)
+    assert float(rows[3][2]) == pytest.approx(np.exp(means).mean(), rel=1e-6)
+    assert rows[4][1] == ""
+    assert float(rows[4][2]) == pytest.approx(math.exp(np.mean(means)), rel=1e-6)
+    metrics = trainer.callback_metrics  # the module's own averages are the same
+    assert float(metrics[f"{name}/loss"]) == pytest.approx(float(rows[3][1]), rel=1e-6)
+    assert float(metrics[f"{name}/perplexity"]) == pytest.approx(float(rows[3][2]), rel=1e-6)
+    assert str(tmp_path / f"{name}.csv") in printed
+    assert [path.name for path in tmp_path.iterdir()] == [f"{name}.csv"]
+
+
+def test_predictions_are_one_loss_a_sample(parts, tmp_path, capsys):
+    trainer, module, data = parts
+    for _ in range(2):  # a second time starts anew
+        trainer.predict(module, data)
+    header, *rows = read(tmp_path / "predictions.csv")
+    assert header == ["domain", "loss"]
+    assert [row[0] for row in rows] == [name for name, size in SIZES.items() for _ in range(size)]
+    expected = torch.cat(list(LOSSES.values())).tolist()
+    assert [float(row[1]) for row in rows] == expected  # to the bit
+    assert "17 samples" in capsys.readouterr().out
+
+
+def test_validation_inside_of_training_is_silent(parts, tmp_path, capsys):
+    trainer, module, data = parts
+    trainer.fit(module, data)
+    assert "perplexity" not in capsys.readouterr().out
+    assert not list(tmp_path.glob("*.csv"))
+
+
+def test_single_precision_losses_are_short_numbers(tmp_path):
+    module = MixtureModule(
+        QuadraticNetwork(4).float(), half_squared_distance, lambda p: torch.optim.SGD(p, lr=0.1)
+    )
+    rows = torch.full((2, 4), 0.1)
+    data = MixtureDataModule(test={"one": Rows(rows)}, batch_size=2)
+    quiet_trainer(tmp_path, callbacks=[EvaluationTable()]).predict(module, data)
+    loss = read(tmp_path / "predictions.csv")[1][1]
+    assert len(loss) < 12
+    assert np.float32(loss) == (0.5 * rows.square().sum(dim=1))[0].item()
+
+
+def test_columns_are_aligned():
+    lines = format_table(evaluation_rows({"a": 1.0, "a longer name": 123.456})).splitlines()
+    assert len({len(line) for line in lines}) == 1
+    assert len(lines) == 5
+
+
+def test_huge_losses_give_an_infinite_perplexity():
+    rows = evaluation_rows({"a": 1000.0, "b": 1.0})
+    assert rows[0].perplexity == math.inf
+    assert rows[-2].perplexity == math.inf
+    assert rows[-2].loss == 500.5
+    assert "inf" in format_table(rows)
+
+
+@pytest.mark.parametrize("size", [0, 1, 7, 8])
+def test_rows_of_ranks_come_back_in_order(size):
+    whole = np.arange(size)
+    assert np.array_equal(interleave([whole[rank::3] for rank in range(3)]), whole)
+
+
+class Logged(Callback):
+    """Logs metrics by domain, of which one domain has none."""
+
+    def on_test_epoch_end(self, trainer, pl_module) -> None:
+        for name, value in (("code", 0.1), ("web", 0.7)):
+            pl_module.log(f"test/accuracy/{name}", value)
+            pl_module.log(f"test/loss_average/{name}", 10 * value)
+        pl_module.log("test/accuracy", 0.4)
+        pl_module.log("test/speed/nowhere", 3.0)
+
+
+def test_what_else_was_logged_by_domain_has_columns(parts, tmp_path, capsys):
+    trainer, module, data = parts
+    trainer.callbacks.append(Logged())
+    trainer.test(module, data, verbose=False)
+    header, *rows = read(tmp_path / "test.csv")
+    assert header == ["domain", "loss", "perplexity", "accuracy", "loss_average"]
+    assert [row[3:] for row in rows] == [
+        ["0.1", "1.0"],
+        ["", ""],
+        ["0.7", "7.0"],
+        ["0.4", "4.0"],
+        ["", ""],
+    ]
+    for row, losses in zip(rows, LOSSES.values(), strict=False):
+        assert float(row[1]) == pytest.approx(float(losses.mean()), rel=1e-6)
+    lines = capsys.readouterr().out.strip().splitlines()[:6]
+    assert lines[0].split() == header
+    assert lines[1].split()[-2:] == ["0.1000", "1.0000"]
+    assert all(line.index("0.1000") > lines[0].index("perplexity") for line in lines[1:2])
+    assert {len(line) for line in lines[1:2] + lines[3:5]} == {len(lines[0])}

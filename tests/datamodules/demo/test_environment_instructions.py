@@ -1,0 +1,222 @@
+"""Tasks on the text of the installed packages: the rules, and the samples they give."""
+
+import random
+import re
+from itertools import chain
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tandem_pl.cli import main
+from tandem_pl.datamodules import EnvironmentInstructions
+from tandem_pl.datamodules.demo import environment_instructions as module
+from tandem_pl.datamodules.demo.environment_instructions import make_examples, pieces, split_files
+from tandem_pl.datamodules.demo.environment_tasks import CATEGORIES, TASKS, Piece
+from tandem_pl.datamodules.text.packing import SPLITS
+from tandem_pl.errors import InputError
+
+SIZES = {split: dict.fromkeys(CATEGORIES, 60) for split in SPLITS}
+
+
+def test_there_are_a_hundred_tasks_in_six_categories():
+    tasks = EnvironmentInstructions.tasks()
+    assert len(tasks) == len({task.name for task in tasks}) == 101
+    counts = {category: sum(t.category == category for t in tasks) for category in CATEGORIES}
+    assert list(counts) == list(module.TRAIN_SAMPLES)
+    assert min(counts.values()) >= 6
+    assert max(module.TRAIN_SAMPLES.values()) >= 10 * min(module.TRAIN_SAMPLES.values())
+
+
+EXPECTED = [  # task, text, input, response
+    ("next line, cpp", "int a;\n  int b;", "int a;", "int b;"),
+    ("rest of line, readmes", "one two three", "one two", "three"),
+    ("upper case", "All rights reserved", "All rights reserved", "ALL RIGHTS RESERVED"),
+    ("reverse words", "a line of words\nmore", "line of words", "words of line"),
+    ("initials", "Apache Software License", "Apache Software License", "ASL"),
+    ("camel case", "the Software license", "the Software license", "theSoftwareLicense"),
+    ("spell backwards", "Returns it", "Returns", "snruteR"),
+    ("no comment", "x = 1  # one", "x = 1  # one", "x = 1"),
+    ("no annotation", "def f() -> int: ...", "def f() -> int: ...", "def f(): ..."),
+    ("mask digits", "x[17] = 40;", "x[17] = 40;", "x[00] = 00;"),
+    ("imported module", "from a.b import c", "from a.b import c", "a.b"),
+    ("imported names", "from a.b import c, d", "from a.b import c, d", "c, d"),
+    ("python numbers", "f(1, 2.5, x3)", "f(1, 2.5, x3)", "1, 2.5"),
+    ("included file", "#include <cuda/std/a.h>", "#include <cuda/std/a.h>", "cuda/std/a.h"),
+    ("stub result", "def f(x) -> list[int]: ...", "def f(x) -> list[int]: ...", "list[int]"),
+    ("heading", "text\n## Install\nmore", "text\n## Install\nmore", "Install"),
+    ("year", "Copyright 2019 by", "Copyright 2019 by", "2019"),
+    ("longest word", "A rather strange line", "rather strange line", "strange"),
+    ("language, cpp", "std::move(x)", "std::move(x)", "C++"),
+    ("python package", "x = 1", "x = 1", "demo"),
+    ("has a call", "x = y", "x = y", "no"),
+    ("indented", "    x = 1", "    x = 1", "4"),
+    ("comment python", "# add one\nx += 1", "x += 1", "add one"),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "given", "response"), EXPECTED)
+def test_rules_on_lines(name, text, given, response):
+    (task,) = (task for task in TASKS if task.name == name)
+    piece = Piece(text, task.kind, None, "demo")
+    prompt = f"{task.instruction}: {given}"
+    assert task.example(piece, random.Random(0)) == (prompt, response)
+
+
+SOURCE = '''
+def add_one(number, by=1):
+    """Adds one to a number.
+
+    More.
+    """
+    return number + by
+
+class Adder(Base):
+    """Adds things."""
+    def run(self): pass
+    def _hidden(self): pass
+'''
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "response"),
+    [
+        ("say what a body does", "def add_one(number, by=1)\nreturn number + by", None),
+        ("name a function", "def f(number, by=1)\nreturn number + by", "add_one"),
+        ("name by docstring", "Adds one to a number", "add_one"),
+        ("name arguments", "add_one. Adds one to a number", "number, by"),
+        ("say what is returned", "add_one(number, by=1)", "number + by"),
+        ("name a class", "class C: run", "Adder"),
+        ("name the base", "Adder", "Base"),
+        ("describe a class", "Adder", "Adds things"),
+    ],
+)
+def test_rules_on_functions_and_classes(name, given, response):
+    (task,) = (task for task in TASKS if task.name == name)
+    units = pieces("python", SOURCE, "demo", random.Random(0), parse=True)
+    (piece,) = units[task.unit] if task.unit == "class" else units["function"][:1]
+    if task.unit == "function":
+        piece = next(p for p in units["function"] if p.node.name == "add_one")
+    expected = response or "Adds one to a number"
+    assert task.example(piece, random.Random(0)) == (f"{task.instruction}: {given}", expected)
+
+
+def test_a_missing_word_goes_back_in_its_place():
+    (task,) = (task for task in TASKS if task.name == "missing word, docstrings")
+    line = "four words stand here"
+    for seed in range(8):
+        prompt, word = task.example(Piece(line, "docstrings"), random.Random(seed))
+        assert prompt.removeprefix(task.instruction + ": ").replace("___", word) == line
+
+
+def test_examples_too_long_or_empty_are_left_out():
+    (task,) = (task for task in TASKS if task.name == "heading")
+    assert task.example(Piece("# " + "x" * 41, "readmes"), random.Random(0)) is None
+    assert task.example(Piece("# x\n" + "y" * 110, "readmes"), random.Random(0)) is None
+    assert task.example(Piece("no heading", "readmes"), random.Random(0)) is None
+
+
+def test_splits_have_different_files():
+    files = [module.Path(str(i)) for i in range(50)]
+    splits = split_files(files)
+    assert sorted(chain(*splits.values())) == sorted(files)
+    assert all(splits.values())
+
+
+def test_every_line_of_a_file_is_in_one_piece_at_most():
+    text = "\n".join(f"line {i} {'x' * (i * 7 % 60)}" * (i % 3 > 0) for i in range(90))
+    rows = pieces("readmes", text, "demo", random.Random(0))["lines"]
+    lines = [line for piece in rows for line in piece.text.split("\n") if line]
+    assert len(lines) == len(set(lines))
+    assert set(lines) <= set(text.split("\n"))
+    assert max(len(piece.text) for piece in rows) <= module.PIECE_CHARACTERS
+    assert all(len([x for x in p.text.split("\n") if x]) <= module.PIECE_LINES for p in rows)
+
+
+@pytest.fixture(scope="module")
+def made():
+    return make_examples(SIZES, seed=0)[0]
+
+
+def test_all_tasks_find_text_and_no_prompt_comes_twice(made):
+    prompts = [p for splits in made.values() for rows in splits.values() for p, _ in rows]
+    assert len(prompts) == len(set(prompts))
+    for category, splits in made.items():
+        for split, rows in splits.items():
+            assert len(rows) == 60, (category, split)
+            assert all(0 < len(response) <= 40 for _, response in rows)
+    for task in TASKS:
+        rows = made[task.category]["train"]
+        mine = sum(prompt.startswith(task.instruction + ": ") for prompt, _ in rows)
+        assert mine >= 1, task.name
+
+
+def test_the_same_packages_give_the_same_samples(monkeypatch, tmp_path):
+    """Not the order of files, nor the hash of strings, nor the global generator matter."""
+    some = [tmp_path / f"{i}.py" for i in range(40)]
+    for i, path in enumerate(some):
+        functions = (
+            f"def name_{i}_{j}(a{j}):\n    '''Gives {i} and {j}.'''\n    return a{j} + {i * j}\n"
+            for j in range(6)
+        )
+        path.write_text("\n".join(functions))
+    empty = {kind: [] for kind in module.DOMAINS}
+    monkeypatch.setattr(module, "list_candidates", lambda seed: empty | {"python": some})
+    random.seed(1)
+    state = random.getstate()
+    first, repeats = make_examples(SIZES, seed=3)
+    assert random.getstate() == state
+    assert first["naming"]["train"]
+    assert make_examples(SIZES, seed=3) == (first, repeats)
+    for split, numbers in (("test", {*range(0, 40, 6)}), ("target", {*range(1, 40, 6)})):
+        found = [re.search(r"Gives (\d+) and", p) for p, _ in first["naming"][split]]
+        files = {int(match[1]) for match in found if match}
+        assert files
+        assert files <= numbers, "samples of a split come from its own files"
+
+
+@pytest.fixture
+def ready(made, monkeypatch):
+    """The data module takes the examples above, in place of reading the files again."""
+    monkeypatch.setattr(module, "make_examples", lambda *_: (made, dict.fromkeys(CATEGORIES, 0)))
+
+
+def test_the_data_module_serves_them(ready, made, tmp_path):
+    data = EnvironmentInstructions(cache_dir=str(tmp_path), batch_size=12)
+    with pytest.warns(UserWarning, match="'completion' finds 60 train samples .* where 8000"):
+        data.setup("fit")
+    assert list(data.train_sets) == list(CATEGORIES)
+    assert {len(rows) for rows in data.train_sets.values()} == {60}
+    prompt, response = made["naming"]["test"][7]
+    sample = data.test_sets["naming"][7]
+    assert bytes(sample["input_ids"][:-1].tolist()) == f"{prompt}\n{response}".encode()
+    assert (sample["labels"] != -100).sum() == len(response.encode()) + 1
+    batch = next(iter(data.train_dataloader()))
+    assert batch.samples["input_ids"].shape[0] == 12
+    assert batch.samples["input_ids"].shape[1] <= 192
+    assert all(row["train_cut"] <= 1 for row in data.summary())
+
+
+@pytest.mark.filterwarnings("ignore:category")
+def test_the_shipped_configuration_runs_and_asks_for_what_it_says(ready, tmp_path, monkeypatch):
+    config = Path(__file__).parents[3] / "configs" / "published" / "sft_qwen2_0.5b_tiny.yaml"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TANDEM_CACHE", str(tmp_path / "cache"))
+    small = ["--trainer.max_steps", "25", "--trainer.limit_val_batches", "1"]
+    small += ["--model.network.config.hidden_size", "16"]
+    assert main(["fit", "--config", str(config), *small]) == 0
+    mixture = yaml.safe_load(next(tmp_path.glob("runs/*/*/mixture.yaml")).read_text())
+    assert list(mixture["average"]) == list(CATEGORIES)
+    assert mixture["episodes"] == 2
+    shipped = yaml.safe_load(config.read_text())
+    sizes = shipped["data"]["init_args"]["train_samples"]
+    passes = shipped["trainer"]["max_steps"] * shipped["data"]["init_args"]["batch_size"]
+    assert sizes == module.TRAIN_SAMPLES
+    assert passes / sum(sizes.values()) == pytest.approx(1.15, abs=0.005)
+
+
+def test_settings_that_cannot_be_used():
+    with pytest.raises(InputError, match="unknown category 'poetry'"):
+        EnvironmentInstructions(train_samples={"poetry": 3})
+    with pytest.raises(InputError, match="test_samples has a size below 1"):
+        EnvironmentInstructions(test_samples=0)

@@ -1,0 +1,81 @@
+import pickle
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from tandem_pl.datamodules.text.byte_level_bpe import train_bpe
+from tandem_pl.datamodules.text.tokenization import ByteTokenizer, load_tokenizer
+from tandem_pl.errors import InputError
+
+
+def save_tokenizer(path, words=("a", "b", "<|endoftext|>")):
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, "a"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(path))
+
+
+@given(st.text())
+def test_bytes_round_trip(text):
+    tokenizer = ByteTokenizer()
+    ids = tokenizer.encode(text)
+    assert ids.tolist() == list(text.encode())
+    assert tokenizer.decode([*ids, tokenizer.eos_token_id]) == text
+
+
+def test_a_tokenizer_file(tmp_path):
+    save_tokenizer(tmp_path / "tokenizer.json")
+    tokenizer = load_tokenizer(str(tmp_path / "tokenizer.json"))
+    assert [ids.tolist() for ids in tokenizer.encode_batch(["a b", "b", ""])] == [[0, 1], [1], []]
+    assert (tokenizer.eos_token_id, tokenizer.vocab_size) == (2, 3)
+    assert tokenizer.decode([1, 0, 2]) == "b a"
+
+
+def test_a_tokenizer_folder_and_its_fingerprint(tmp_path):
+    from transformers import PreTrainedTokenizerFast
+
+    save_tokenizer(tmp_path / "tokenizer.json", ("a", "b", "stop", "more"))
+    file = str(tmp_path / "tokenizer.json")
+    PreTrainedTokenizerFast(tokenizer_file=file, eos_token="stop").save_pretrained(tmp_path / "t")
+    tokenizer = load_tokenizer(str(tmp_path / "t"))
+    assert (tokenizer.eos_token_id, tokenizer.vocab_size) == (2, 4)
+    same = load_tokenizer(str(tmp_path / "t" / "tokenizer.json"))
+    assert (same.eos_token_id, same.fingerprint) == (2, tokenizer.fingerprint)
+    save_tokenizer(tmp_path / "t" / "tokenizer.json", ("b", "a", "stop", "more"))
+    assert load_tokenizer(str(tmp_path / "t")).fingerprint != tokenizer.fingerprint
+
+
+def test_a_process_builds_a_pickled_tokenizer_once(tmp_path):
+    train_bpe(["the cat sat"] * 9, 270, tmp_path / "t")
+    tokenizer = load_tokenizer(str(tmp_path / "t")).light
+    copies = [pickle.loads(pickle.dumps(tokenizer)) for _ in range(2)]  # noqa: S301
+    assert copies[0] is copies[1]
+    texts = ["the cat", "<|endoftext|>", ""]
+    for ids, expected in zip(
+        copies[0].encode_batch(texts), tokenizer.encode_batch(texts), strict=True
+    ):
+        assert ids.tolist() == expected.tolist()
+    assert copies[0].eos_token_id == tokenizer.eos_token_id
+    train_bpe(["other words"] * 9, 270, tmp_path / "u")
+    other = pickle.loads(pickle.dumps(load_tokenizer(str(tmp_path / "u")).light))  # noqa: S301
+    assert other is not copies[0]
+    assert other.decode(other.encode_batch(["other"])[0]) == "other"
+
+
+def test_tokenizers_that_cannot_serve(tmp_path):
+    with pytest.raises(InputError, match=r"tokenizer 'gpt2-large' does not exist; give \"bytes\""):
+        load_tokenizer("gpt2-large")
+    with pytest.raises(InputError, match="cannot be loaded"):
+        load_tokenizer(str(tmp_path))
+    save_tokenizer(tmp_path / "tokenizer.json", ("a", "b"))
+    with pytest.raises(InputError, match="has no end-of-text token; set its eos_token"):
+        load_tokenizer(str(tmp_path / "tokenizer.json"))
+
+
+def test_a_missing_file_is_not_looked_for_on_the_hub(monkeypatch):
+    import transformers
+
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", pytest.fail)
+    with pytest.raises(InputError, match=r"'nowhere/tokenizer\.json' does not exist"):
+        load_tokenizer("nowhere/tokenizer.json", hub=True)

@@ -1,0 +1,243 @@
+"""`tandem compare`: a tiny comparison in processes, resumed, stopped and failing in part."""
+
+import csv
+import math
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tandem_pl.cli import main
+from tandem_pl.compare.run import Job, locked
+
+MODULE = """
+import torch
+from tandem_pl.datamodules import MixtureDataModule
+
+class Rows(torch.utils.data.Dataset):
+    def __init__(self, size, seed):
+        self.rows = torch.randn(size, 4, generator=torch.Generator().manual_seed(seed))
+    def __len__(self):
+        return len(self.rows)
+    def __getitem__(self, index):
+        return self.rows[index]
+
+class Data(MixtureDataModule):
+    def __init__(self, target: bool = True, seed: int = 0):
+        sets = [{name: Rows(20, 3 * part + m) for m, name in enumerate("ab")} for part in range(3)]
+        train, held_out, test = sets
+        super().__init__(train, held_out if target else None, test, batch_size=6, seed=seed)
+
+def squares(network, samples):
+    return (network(samples[:, :3]).squeeze(1) - samples[:, 3]).square()
+"""
+BASE = {
+    "trainer": {"max_steps": 20, "accelerator": "cpu", "log_every_n_steps": 10},
+    "model": {
+        "class_path": "tandem_pl.MixtureModule",
+        "init_args": {
+            "network": {
+                "class_path": "torch.nn.Linear",
+                "init_args": {"in_features": 3, "out_features": 1},
+            },
+            "objective": "small.squares",
+            "optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1}},
+        },
+    },
+    "data": {"class_path": "small.Data", "init_args": {}},
+}
+TANDEM = {"free_steps": 3, "probe_steps": 2, "measure_batches": 1}
+SCRIPT = """
+import pathlib, sys, time, yaml
+config = yaml.safe_load(open(sys.argv[1]))
+folder = pathlib.Path(sys.argv[1]).parent
+callback, data = config["trainer"]["callbacks"][0], config["data"]["init_args"]
+time.sleep(data.get("sleep", 0))
+if data.get("broken") and "trial" not in data:
+    print("something long")
+    sys.exit("tandem: error: broken=true was asked for.")
+(folder / "run").mkdir()
+loss = 1.0 + config["seed_everything"] / 10 - ("Tandem" in callback["class_path"]) / 4
+(folder / "run" / "test.csv").write_text(
+    f"domain,loss,perplexity\\na,{loss},1\\nb,{loss + 1},1\\nmean,0,1\\nexp(mean loss),,1\\n")
+weights = {"a": 0.25, "b": 0.75}
+settings = {"free_steps": 3, "probe_steps": 2, "measure_batches": 1}
+(folder / "run" / "mixture.yaml").write_text(yaml.safe_dump(
+    {"weights": weights, "average": weights, "steps": 20, "settings": settings}))
+(folder / "seconds.txt").write_text("6.0")
+"""
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A folder to work in, with a data module and an objective of one's own."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small.py").write_text(MODULE)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def place(home, monkeypatch):
+    """The same with a worker that only pretends to train."""
+    (home / "script.py").write_text(SCRIPT)
+    monkeypatch.setattr(Job, "command", (sys.executable, str(home / "script.py")))
+    return home
+
+
+def write_study(folder, **keys):
+    methods = {"uniform": None, "tandem": TANDEM}
+    content = {"base": BASE, "methods": methods, "seeds": [0, 1], "folder": "out", "workers": 1}
+    (folder / "study.yaml").write_text(yaml.safe_dump(content | keys))
+
+
+def compare(*options):
+    return main(["compare", "--config", "study.yaml", *map(str, options)])
+
+
+def stamps(folder):
+    return {path.parent: path.stat().st_mtime_ns for path in folder.rglob("result.yaml")}
+
+
+def read(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_two_methods_for_real(home, capsys):
+    write_study(home, seeds=[3])
+    assert compare() == 0, capsys.readouterr()
+    said = capsys.readouterr().out
+    out = home / "out"
+    rows = read(out / "results.csv")
+    names = {(row["method"], row["network"], row["seed"]) for row in rows}
+    assert len(rows) == 3 * 2
+    assert len(names) == 3
+    for row in rows:
+        stage = "learn" if row["network"] == "online" else "final"
+        run = out / row["method"] / f"seed-{row['seed']}" / stage / "run"
+        tested = {line["domain"]: line["loss"] for line in read(run / "test.csv")}
+        assert float(row["loss"]) == float(tested[row["domain"]])
+    learned = yaml.safe_load((out / "tandem/seed-3/learn/run/mixture.yaml").read_text())
+    trained = yaml.safe_load((out / "tandem/seed-3/final/run/mixture.yaml").read_text())
+    assert trained["weights"] == learned["average"] != {"a": 0.5, "b": 0.5}
+    page = (out / "comparison.md").read_text()
+    assert page.split("\n![")[0].strip() in said
+    for picture in ("comparison.png", "mixtures.png"):
+        assert (out / picture).read_bytes()[1:4] == b"PNG"
+    cell = yaml.safe_load((out / "uniform/seed-3/final/cell.yaml").read_text())
+    assert cell["data"]["init_args"]["seed"] == cell["seed_everything"] == 3
+    assert not (out / ".try").exists()
+
+
+def test_what_is_finished_is_kept(place, capsys):
+    write_study(place)
+    assert compare() == 0
+    first = stamps(place / "out")
+    assert len(first) == 6
+    assert compare() == 0
+    assert stamps(place / "out") == first
+    (place / "out/tandem/seed-0/learn/result.yaml").unlink()
+    assert compare() == 0
+    again = stamps(place / "out")
+    changed = {path.relative_to(place / "out") for path in first if again[path] != first[path]}
+    assert changed == {Path("tandem/seed-0/learn"), Path("tandem/seed-0/final")}
+    page = capsys.readouterr().out.split("# study")[-1]
+    line = next(line for line in page.splitlines() if line.startswith("| tandem (online)"))
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[2] == "**-0.2500** [-0.2500, -0.2500]"
+    assert float(cells[-3]) == pytest.approx((3 + 6 - 1 + 2 / 3) / 5, abs=0.005)
+    assert cells[-2:] == ["0", "0.1"]
+    assert compare("--seeds", 0, "--methods", "uniform") == 0
+    assert "1 methods, 1 seeds: 1 cells, 1 of them done" in capsys.readouterr().out
+
+
+def test_results_of_other_settings_are_not_mixed(place, capsys):
+    write_study(place)
+    assert compare() == 0
+    before = stamps(place / "out")
+    write_study(place, methods={"uniform": None, "tandem": TANDEM | {"free_steps": 4}})
+    assert compare() == 2
+    assert "tandem/seed-0/learn holds a result of other settings" in capsys.readouterr().err
+    assert stamps(place / "out") == before
+    assert compare("--overwrite") == 0
+    after = stamps(place / "out")
+    kept = {path.parent.parent.name for path in before if after[path] == before[path]}
+    assert kept == {"uniform"}
+
+
+def test_a_cell_that_fails_leaves_the_others_alone(place, capsys):
+    broken = TANDEM | {"overrides": {"data": {"broken": True}}}
+    write_study(
+        place, methods={"uniform": None, "tandem": TANDEM, "bad": broken | {"method": "tandem"}}
+    )
+    with pytest.raises(SystemExit) as stopped:
+        compare()
+    assert stopped.value.code == 1
+    said = capsys.readouterr()
+    assert "bad/seed-1/learn failed: broken=true was asked for." in said.err
+    assert "- bad, seed 0, 1: learning failed: broken=true was asked for." in said.out
+    assert "- bad (online), seed 0, 1: broken=true was asked for." in said.out
+    assert "something long" in (place / "out/bad/seed-0/learn/failed.txt").read_text()
+    rows = read(place / "out/summary.csv")
+    means = {
+        (row["method"], row["network"]): float(row["mean"])
+        for row in rows
+        if row["metric"] == "loss"
+    }
+    assert means["tandem", "online"] == pytest.approx(1.3)
+    assert math.isnan(means["bad", "fresh"])
+    write_study(
+        place, methods={"uniform": None, "tandem": TANDEM, "bad": TANDEM | {"method": "tandem"}}
+    )
+    assert compare() == 0  # mended: only what failed is run again
+    assert len(stamps(place / "out")) == 10
+
+
+def test_a_base_that_cannot_run_is_one_sentence(place, capsys):
+    base = yaml.safe_load(yaml.safe_dump(BASE))
+    base["data"]["init_args"]["broken"] = True
+    write_study(place, base=base)
+    assert compare() == 2
+    error = capsys.readouterr().err
+    assert error == (
+        "tandem: error: the base configuration cannot be run: broken=true was asked for.\n"
+    )
+    assert not stamps(place / "out")
+
+
+def test_a_folder_serves_one_comparison_at_a_time(place, capsys):
+    write_study(place)
+    with locked(place / "out"):
+        assert compare() == 2
+    assert "is in use by another comparison" in capsys.readouterr().err
+
+
+def test_stopped_and_gone_on(place):
+    base = yaml.safe_load(yaml.safe_dump(BASE))
+    base["data"]["init_args"]["sleep"] = 0.6
+    write_study(place, base=base, methods=["uniform"], seeds=[0, 1, 2])
+    code = (
+        "import sys; from tandem_pl.compare.run import Job; from tandem_pl.cli import main; "
+        f"Job.command = (sys.executable, {str(place / 'script.py')!r}); "
+        "sys.exit(main(['compare', '--config', 'study.yaml']))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 30
+    while not stamps(place / "out") and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    error = process.communicate(timeout=20)[1]
+    assert process.returncode == 130, error
+    assert "of 3 cells are done; the same command goes on" in error
+    first = stamps(place / "out")
+    assert 1 <= len(first) < 3
+    assert compare() == 0
+    last = stamps(place / "out")
+    assert len(last) == 3
+    assert all(last[path] == first[path] for path in first)

@@ -1,0 +1,239 @@
+"""What a comparison's file may say, which runs it stands for, and the statistics of its tables."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.stats
+import yaml
+
+from tandem_pl.callbacks.methods.costs import Length
+from tandem_pl.callbacks.methods.table import METHODS
+from tandem_pl.compare.cells import build_cells, takes_seed, with_module
+from tandem_pl.compare.config import merge, read_comparison
+from tandem_pl.compare.statistics import Row, estimate, paired
+from tandem_pl.compare.tables import difference, markdown
+from tandem_pl.errors import InputError
+
+CONFIGS = Path(__file__).parents[3] / "configs"
+BASE = {
+    "trainer": {"max_steps": 20, "callbacks": [{"class_path": "tandem_pl.callbacks.FixedMixture"}]},
+    "model": {
+        "class_path": "tandem_pl.TandemModule",
+        "init_args": {"network": {"class_path": "torch.nn.Identity"}, "penalty": 2.0},
+    },
+    "data": {"class_path": "tandem_pl.datamodules.MixtureDataModule", "init_args": {"seed": 5}},
+}
+
+
+def comparison(folder, **keys):
+    content = {"base": BASE, "methods": ["uniform"], "folder": str(folder / "out"), **keys}
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return read_comparison(path)
+
+
+# ---- the file ----
+
+
+def test_an_override_speaks_of_init_args_and_another_class_brings_its_own():
+    base = {"data": {"class_path": "A", "init_args": {"x": {"class_path": "B", "init_args": {}}}}}
+    over = {"data": {"x": {"y": 1}, "z": 2}}
+    merged = merge(base, over)
+    expected = {"x": {"class_path": "B", "init_args": {"y": 1}}, "z": 2}
+    assert merged["data"]["init_args"] == expected
+    assert base["data"]["init_args"] == {"x": {"class_path": "B", "init_args": {}}}
+    assert merge(base, {"data": {"class_path": "C"}})["data"] == {"class_path": "C"}
+    assert merge({"class_path": "A", "init_args": {"x": 1}}, {"class_path": "A"})["init_args"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"sedes": [0]}, "unknown key 'sedes': did you mean 'seeds'?"),
+        ({"seeds": [0, 0]}, "seeds=[0, 0] must be a list of different whole numbers"),
+        ({"seeds": [-1]}, "seeds=[-1]"),
+        ({"threads": 0}, "threads=0"),
+        ({"workers": 0}, "workers=0"),
+        ({"workers": 9999}, "workers=9999 of threads=1 need 9999 cores and there"),
+        ({"workers": 1, "threads": 9999}, "threads=9999 need 9999 cores"),
+        ({"devices": [99]}, "devices=[99] asks for more GPUs than"),
+        ({"devices": "all"}, "devices='all' must be a list"),
+        ({"base": None}, "base=None must be the path"),
+        ({"base": "nowhere.yaml"}, "nowhere.yaml' cannot be read"),
+        ({"overrides": {"trainer": {"max_steps": -1}}}, "trainer.max_steps=-1 must be"),
+        ({"methods": []}, "methods=[] must be a list of names"),
+        ({"methods": ["unifrom"]}, "methods.unifrom: method 'unifrom' is unknown: did you mean"),
+        ({"methods": {"a/b": {"method": "uniform"}}}, "'a/b' names a folder"),
+        ({"methods": {"uniform": 3}}, "methods.uniform=3 must be a map"),
+        ({"methods": ["tandem"]}, "baseline 'uniform' is not one of the methods: tandem."),
+        (
+            {"methods": {"uniform": None, "tandem": {"free_stesp": 1}}},
+            "methods.tandem has the unknown key 'free_stesp': did you mean 'free_steps'?",
+        ),
+        (
+            {"methods": {"uniform": None, "long": {"method": "tandem", "free_steps": -1}}},
+            "methods.long: free_steps=-1 must be",
+        ),
+    ],
+)
+def test_a_mistake_is_named_before_anything_runs(keys, said, tmp_path):
+    with pytest.raises(InputError) as refusal:
+        comparison(tmp_path, **keys)
+    assert said in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("preset", ["restricted", "abundant"])
+def test_the_shipped_studies(preset):
+    cells = build_cells(read_comparison(CONFIGS / f"compare_{preset}.yaml", workers=1))
+    learned = {cell.label for cell in cells if cell.stage == "learn"}
+    everything = {cell.label for cell in cells}
+    assert {name for name, row in METHODS.items() if row.callback != "FixedMixture"} == learned
+    assert len(everything) >= 8
+    assert {cell.seed for cell in cells} == {0, 1, 2}
+    steps = {cell.config["trainer"]["max_steps"] for cell in cells}
+    networks = {
+        str(cell.config["model"]["init_args"]["network"]) for cell in cells if not cell.seed
+    }
+    assert len(steps) == len(networks) == 1
+    assert all(cell.config["data"]["init_args"]["preset"] == preset for cell in cells)
+
+
+# ---- the cells ----
+
+
+def test_cells_differ_in_callback_module_and_seed_alone(tmp_path):
+    methods = {
+        "uniform": None,
+        "tandem": {"free_steps": 3},
+        "slow": {"method": "tandem", "free_steps": 9, "overrides": {"model": {"penalty": 1.0}}},
+    }
+    cells = {c.name: c for c in build_cells(comparison(tmp_path, methods=methods, seeds=[4, 7]))}
+    assert len(cells) == 2 * 5
+    learn, slow = cells["tandem/seed-4/learn"], cells["slow/seed-4/learn"]
+    final, uniform = cells["tandem/seed-4/final"], cells["uniform/seed-4/final"]
+    assert learn.config["model"]["init_args"]["penalty"] == 2.0
+    assert slow.config["model"]["init_args"]["penalty"] == 1.0
+    for cell in (final, uniform):
+        assert cell.config["model"]["class_path"] == "tandem_pl.MixtureModule"
+        assert "penalty" not in cell.config["model"]["init_args"]
+    callback = learn.config["trainer"]["callbacks"][0]
+    assert callback["class_path"] == "tandem_pl.callbacks.TandemReweighting"
+    assert callback["init_args"] == {"free_steps": 3}
+    weights = final.config["trainer"]["callbacks"][0]["init_args"]["weights"]
+    assert weights == str(learn.run / "mixture.yaml")
+    assert final.needs == (learn.name,)
+    assert uniform.needs == ()
+    assert final.config["data"] == uniform.config["data"] == learn.config["data"]
+    assert final.config["data"]["init_args"]["seed"] == final.config["seed_everything"] == 4
+    assert final.config["model"]["init_args"]["seed"] == 4
+    assert "init_args" not in final.config["model"]["init_args"]["network"]  # Identity has no seed
+
+
+def test_one_run_serves_as_the_reference_of_all(tmp_path):
+    methods = {"uniform": None, "a": {"method": "doremi"}, "b": {"method": "doremi"}}
+    cells = {c.name: c for c in build_cells(comparison(tmp_path, methods=methods, seeds=[0]))}
+    assert len(cells) == 5
+    learn = cells["a/seed-0/learn"]
+    assert learn.needs == ("uniform/seed-0/final",)
+    reference = learn.config["trainer"]["callbacks"][0]["init_args"]["reference"]
+    assert reference == str(cells["uniform/seed-0/final"].checkpoint)
+    methods = {"proportional": None, "a": {"method": "doremi"}, "b": {"method": "doremi"}}
+    study = comparison(tmp_path, methods=methods, seeds=[0], baseline="proportional")
+    names = [cell.name for cell in build_cells(study)]
+    assert names[0] == "reference/seed-0/final"  # a run of its own
+    assert len(names) == 6
+    methods = {"uniform": None, "a": {"method": "doremi", "reference": "mine.ckpt"}}
+    cells = build_cells(comparison(tmp_path, methods=methods, seeds=[0]))
+    assert all(not cell.needs for cell in cells if cell.stage == "learn")
+
+
+def test_the_module_of_a_method():
+    model = {
+        "class_path": "tandem_pl.training.tandem_module.TandemModule",
+        "init_args": {"penalty": 3},
+    }
+    assert with_module(model, "MixtureModule") == {
+        "class_path": "tandem_pl.MixtureModule",
+        "init_args": {},
+    }
+    own = {"class_path": "mine.Module", "init_args": {"penalty": 3}}
+    assert with_module(own, "MixtureModule") == own
+    assert takes_seed("tandem_pl.datamodules.EnvironmentCorpus")
+    for path in ("nowhere.at.all", "EnvironmentCorpus", "None"):
+        with pytest.raises(InputError, match=f"class_path='{path}' cannot be imported"):
+            takes_seed(path)
+
+
+# ---- the statistics ----
+
+
+def test_intervals_agree_with_scipys_paired_test():
+    numbers = np.random.default_rng(0).normal(size=(2, 5))
+    ours = paired(dict(enumerate(numbers[0])), dict(enumerate(numbers[1])) | {9: 1.0})
+    theirs = scipy.stats.ttest_rel(*numbers).confidence_interval(0.95)
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high))
+    assert ours.sd == pytest.approx(np.std(numbers[0] - numbers[1], ddof=1))
+    assert ours.number == 5
+    alone = estimate([3.0])
+    assert alone.mean == 3.0
+    assert math.isnan(alone.sd)
+    assert math.isnan(alone.high)
+    assert estimate([]).number == 0
+    assert difference(alone, 1) == "+3.0"
+
+
+def make_row(label, losses, stage="final", cost=1.0):
+    weights = {"a": 0.5, "b": 0.5}
+    results = {
+        seed: {"losses": dict(zip("ab", pair, strict=True)), "weights": weights, "epochs": None}
+        for seed, pair in losses.items()
+    }
+    return Row(label, label, stage, results, {}, cost, 0, 60.0)
+
+
+def test_the_page_says_what_was_measured(tmp_path):
+    study = comparison(tmp_path, methods=["uniform", "tandem"], seeds=[0, 1])
+    uniform = make_row("uniform", {0: (1.0, 3.0), 1: (1.2, 3.0)})
+    tandem = make_row("tandem", {0: (0.9, 2.9), 1: (1.1, 2.9)}, cost=None)
+    failed = make_row("tandem", {}, "learn")._replace(failures={0: "it broke."}, name="online")
+    page = markdown(study, [tandem, uniform, failed])
+
+    def cells(heading, start):
+        lines = page.split(heading)[1].splitlines()
+        line = next(line for line in lines if line.startswith(f"| {start}"))
+        return [cell.strip() for cell in line.strip("|").split("|")]
+
+    overview, averages = cells("# study", "tandem"), cells("## Test perplexity\n", "tandem")
+    assert overview[1] == "1.9500 ± 0.0707"
+    assert overview[2] == "**-0.1000** [-0.1000, -0.1000]"
+    assert overview[3] == ""  # a cost that nobody stated
+    mean = np.mean([np.exp([0.9, 2.9]).mean(), np.exp([1.1, 2.9]).mean()])
+    assert averages[1].startswith(f"{mean:.3f} ± ")
+    assert averages[3].startswith(f"{np.mean(np.exp([1.9, 2.0])):.3f} ± ")
+    assert cells("# study", "online")[1] == "failed"
+    assert cells("## Test perplexity by domain", "uniform")[1].startswith(
+        f"{np.mean(np.exp([1.0, 1.2])):.2f} ± "
+    )
+    assert "- online, seed 0: it broke." in page
+
+
+# ---- the costs ----
+
+
+def test_costs_are_those_of_a_count_by_hand():
+    run = Length(domains=5, steps=100, batch_size=10)
+    work = {name: row.work for name, row in METHODS.items() if row.work is not None}
+    settings = {"update_steps": 20, "graph": "learn", "graph_steps": 4, "evaluation_samples": 6}
+    # 3 batches (30 samples) an evaluation; 5 runs of 4 steps leave 80: 4 updates; 6 for the graph
+    assert work["skill_it"](settings, run) == pytest.approx(100 + (4 + 6) * 1)
+    settings = {"update_steps": 50, "lp_rounds": 2, "evaluation_samples": 6}
+    assert work["aioli"](settings, run) == pytest.approx(100 + 2 * (5 * 2 + 1) * 1)
+    assert work["dga"]({"period": 10, "measure_batches": 2}, run) == pytest.approx(100 + 10 * 4)
+    assert work["tikmix"]({"update_steps": 25, "measure_batches": 1}, run) == pytest.approx(108)
+    assert work["odm"]({}, run) == work["ado"]({}, run) == 100
+    learning = {name for name, row in METHODS.items() if row.callback != "FixedMixture"}
+    assert learning == work.keys()
