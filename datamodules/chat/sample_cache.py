@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
-from tandem_pl.datamodules.mixture import MixtureDataModule
+from tandem_pl.datamodules.batching import ConfiguredDataModule
 from tandem_pl.datamodules.text.packing import (
     MANIFEST,
     SPLITS,
@@ -31,7 +31,7 @@ CACHE_FORMAT = 2  # raise it when the same settings shall give other samples
 Conversation = tuple[str, str, Sequence[Message]]
 
 
-class ResponseDataModule(MixtureDataModule):
+class ResponseDataModule(ConfiguredDataModule):
     """Samples of different lengths in which only responses have a loss.
 
     A batch is `{"input_ids", "labels", "attention_mask"}`, padded at the end to its longest sample
@@ -53,7 +53,7 @@ class ResponseDataModule(MixtureDataModule):
         too_long: Literal["cut", "drop"] = "cut",
         pad_to_multiple_of: int = 8,
         cache_dir: str | None = None,
-        **mixture_options: Any,
+        **batching: Any,
     ) -> None:
         for key, value, least in (
             ("max_length", max_length, 2),
@@ -72,7 +72,8 @@ class ResponseDataModule(MixtureDataModule):
         self.cache_dir = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
         self.cache_folder: Path | None = None
         pad = PadToLongest(self.tokenizer.eos_token_id, pad_to_multiple_of, max_length)
-        super().__init__(collate_fn=pad, **mixture_options)
+        super().__init__(**batching)
+        self.collate_fn = pad
 
     def settings(self) -> dict[str, Any]:
         """All that decides which samples fall in which split, as plain JSON values."""

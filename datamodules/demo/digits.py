@@ -4,14 +4,14 @@ Few of scikit-learn's digits are kept for training, as where real data are scarc
 `digit_images` for how the other domains are made of those few alone.
 """
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from tandem_pl.datamodules.mixture import MixtureDataModule
+from tandem_pl.datamodules.batching import ConfiguredDataModule
 from tandem_pl.errors import InputError
 
 from .digit_images import CLASSES, SIZES, Images, load_digits, make_domain, stratified_split
@@ -41,7 +41,7 @@ class LabelledImages(Dataset):
         return [{"image": image, "label": label} for image, label in pairs]
 
 
-class DigitsMixtureDataModule(MixtureDataModule):
+class DigitsMixtureDataModule(ConfiguredDataModule):
     """A few real digits, six domains made of them, and real target and test data.
 
     Training has the domain "real" and those of `sizes` (see `make_domain`); target and test have
@@ -54,15 +54,7 @@ class DigitsMixtureDataModule(MixtureDataModule):
         target_per_class: real target images of each class; the others are test data.
         sizes: made domain -> images, in place of those of `SIZES`; 0 leaves a domain out.
         split_seed: of the split and of everything that is made; `seed` only orders the batches.
-        batch_size: samples a batch.
-        weights: where the mixture starts, in any of the ways `MixtureDataModule` takes.
-        target_weights: shares of the target domains, written alike; None: equal.
-        seed: of the order of samples.
-        num_workers: of the data loaders.
-        epoch_batches: batches an epoch without a reweighting callback; None: the data once.
-        allocation: `"debt"` or `"multinomial"`, see `MixtureDataModule`.
-        eval_batch_size: of validation and test; None: `batch_size`.
-        validate_target: whether `fit` also validates, on the target data.
+        batching: see `ConfiguredDataModule`.
 
     Attributes:
         classes: their names, "0" to "9".
@@ -86,26 +78,10 @@ class DigitsMixtureDataModule(MixtureDataModule):
         target_per_class: int = 30,
         sizes: dict[str, int] | None = None,
         split_seed: int = 0,
-        batch_size: int = 32,
-        weights: str | dict[str, float] | None = None,
-        target_weights: str | dict[str, float] | None = None,
-        seed: int = 0,
-        num_workers: int = 0,
-        epoch_batches: int | None = None,
-        allocation: Literal["debt", "multinomial"] = "debt",
-        eval_batch_size: int | None = None,
-        validate_target: bool = False,
+        **batching: Any,
     ) -> None:
         super().__init__(
-            batch_size=batch_size,
-            weights=weights,
-            target_weights=target_weights,
-            seed=seed,
-            num_workers=num_workers,
-            epoch_batches=epoch_batches,
-            allocation=allocation,
-            eval_batch_size=eval_batch_size,
-            validate_target=validate_target,
+            **batching,
         )
         for key, value, least in (
             ("real_per_class", real_per_class, 2),

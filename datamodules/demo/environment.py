@@ -272,15 +272,7 @@ class EnvironmentCorpus(PackedTextDataModule):
         tokenizer: `"bytes"`, or a saved tokenizer's folder or `tokenizer.json`.
         block_size: tokens a sample.
         cache_dir: folder of the caches; by default see `default_cache_dir`.
-        batch_size: samples a batch.
-        weights: where the mixture starts, in any of the ways `MixtureDataModule` takes.
-        target_weights: shares of the target domains, written alike; None: equal.
-        seed: of the order of samples.
-        num_workers: of the data loaders.
-        epoch_batches: batches an epoch without a reweighting callback; None: the data once.
-        allocation: `"debt"` or `"multinomial"`, see `MixtureDataModule`.
-        eval_batch_size: of validation and test; None: `batch_size`.
-        validate_target: whether `fit` also validates, on the target data.
+        batching: see `ConfiguredDataModule`.
 
     Raises:
         InputError: an unknown preset or domain, a size that is not positive, and, when the cache
@@ -302,29 +294,13 @@ class EnvironmentCorpus(PackedTextDataModule):
         tokenizer: str = "bytes",
         block_size: int = 128,
         cache_dir: str | None = None,
-        batch_size: int = 32,
-        weights: str | dict[str, float] | None = None,
-        target_weights: str | dict[str, float] | None = None,
-        seed: int = 0,
-        num_workers: int = 0,
-        epoch_batches: int | None = None,
-        allocation: Literal["debt", "multinomial"] = "debt",
-        eval_batch_size: int | None = None,
-        validate_target: bool = False,
+        **batching: Any,
     ) -> None:
         super().__init__(
             tokenizer=tokenizer,
             block_size=block_size,
             cache_dir=cache_dir,
-            batch_size=batch_size,
-            weights=weights,
-            target_weights=target_weights,
-            seed=seed,
-            num_workers=num_workers,
-            epoch_batches=epoch_batches,
-            allocation=allocation,
-            eval_batch_size=eval_batch_size,
-            validate_target=validate_target,
+            **batching,
         )
         if preset not in PRESETS:
             raise InputError(f"preset is {preset!r}; give one of {', '.join(map(repr, PRESETS))}.")

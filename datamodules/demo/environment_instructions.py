@@ -225,15 +225,7 @@ class EnvironmentInstructions(ResponseDataModule):
         too_long: `"cut"` or `"drop"`, see `InstructionMixtureDataModule`.
         pad_to_multiple_of: a batch is padded to a multiple of so many tokens.
         cache_dir: folder of the caches; by default see `default_cache_dir`.
-        batch_size: samples a batch.
-        weights: where the mixture starts, in any of the ways `MixtureDataModule` takes.
-        target_weights: shares of the target domains, written alike; None: equal.
-        seed: of the order of samples.
-        num_workers: of the data loaders.
-        epoch_batches: batches an epoch without a reweighting callback; None: the data once.
-        allocation: `"debt"` or `"multinomial"`, see `MixtureDataModule`.
-        eval_batch_size: of validation and test; None: `batch_size`.
-        validate_target: whether `fit` also validates, on the target data.
+        batching: see `ConfiguredDataModule`.
 
     Raises:
         InputError: an unknown category, a size below 1, and, when the cache is built, a category
@@ -257,15 +249,7 @@ class EnvironmentInstructions(ResponseDataModule):
         too_long: Literal["cut", "drop"] = "cut",
         pad_to_multiple_of: int = 8,
         cache_dir: str | None = None,
-        batch_size: int = 32,
-        weights: str | dict[str, float] | None = None,
-        target_weights: str | dict[str, float] | None = None,
-        seed: int = 0,
-        num_workers: int = 0,
-        epoch_batches: int | None = None,
-        allocation: Literal["debt", "multinomial"] = "debt",
-        eval_batch_size: int | None = None,
-        validate_target: bool = False,
+        **batching: Any,
     ) -> None:
         super().__init__(
             tokenizer=tokenizer,
@@ -275,15 +259,7 @@ class EnvironmentInstructions(ResponseDataModule):
             too_long=too_long,
             pad_to_multiple_of=pad_to_multiple_of,
             cache_dir=cache_dir,
-            batch_size=batch_size,
-            weights=weights,
-            target_weights=target_weights,
-            seed=seed,
-            num_workers=num_workers,
-            epoch_batches=epoch_batches,
-            allocation=allocation,
-            eval_batch_size=eval_batch_size,
-            validate_target=validate_target,
+            **batching,
         )
         for category in train_samples or {}:
             if category not in CATEGORIES:

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from tandem_pl.datamodules.mixture import MixtureDataModule
+from tandem_pl.datamodules.batching import ConfiguredDataModule
 from tandem_pl.datamodules.text.text import default_cache_dir
 from tandem_pl.episode import PROBE, TRAIN, MixtureBatch
 from tandem_pl.errors import InputError
@@ -29,7 +29,7 @@ FIRST_LOOKS = 32  # domains of which one image is decoded before the start
 NAMED = 20  # classes that a checkpoint names one by one
 
 
-class ImageMixtureDataModule(MixtureDataModule):
+class ImageMixtureDataModule(ConfiguredDataModule):
     """Labelled images from your own files; a domain is a source, such as real and generated images.
 
     A batch is `{"image": [B, C, H, W] float32, "label": [B] int64}`, or with mixup or cutmix labels
@@ -106,15 +106,7 @@ class ImageMixtureDataModule(MixtureDataModule):
         corrupt: an image that cannot be used ends the run with one sentence ("stop"), or every
             image is decoded once before the start and the bad ones are left out ("skip").
         cache_dir: folder where bad images are remembered; None: see `text.default_cache_dir`.
-        batch_size: samples a batch.
-        weights: where the mixture starts, in any of the ways `MixtureDataModule` takes.
-        target_weights: shares of the target domains, written alike; None: equal.
-        seed: of the order of samples, augmentations and mixing.
-        num_workers: of the data loaders, and threads that decode with corrupt "skip".
-        epoch_batches: batches an epoch without a reweighting callback; None: the data once.
-        allocation: `"debt"` or `"multinomial"`, see `MixtureDataModule`.
-        eval_batch_size: of validation and test; None: `batch_size`.
-        validate_target: whether `fit` also validates, on the target data.
+        batching: see `ConfiguredDataModule`.
 
     Raises:
         InputError: a bad setting at once; by `setup`, a source that cannot be opened, or classes
@@ -159,26 +151,10 @@ class ImageMixtureDataModule(MixtureDataModule):
         mix_probability: float = 1.0,
         corrupt: Literal["stop", "skip"] = "stop",
         cache_dir: str | None = None,
-        batch_size: int = 32,
-        weights: str | dict[str, float] | None = None,
-        target_weights: str | dict[str, float] | None = None,
-        seed: int = 0,
-        num_workers: int = 0,
-        epoch_batches: int | None = None,
-        allocation: Literal["debt", "multinomial"] = "debt",
-        eval_batch_size: int | None = None,
-        validate_target: bool = False,
+        **batching: Any,
     ) -> None:
         super().__init__(
-            batch_size=batch_size,
-            weights=weights,
-            target_weights=target_weights,
-            seed=seed,
-            num_workers=num_workers,
-            epoch_batches=epoch_batches,
-            allocation=allocation,
-            eval_batch_size=eval_batch_size,
-            validate_target=validate_target,
+            **batching,
         )
         if bool(train) == (table is not None):
             raise InputError(

@@ -1,18 +1,18 @@
 """A corpus that `tandem prepare` made, as a data module."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 
-from tandem_pl.datamodules.mixture import MixtureDataModule
+from tandem_pl.datamodules.batching import ConfiguredDataModule
 from tandem_pl.errors import InputError
 
 from .packed_blocks import open_blocks
 from .packing import MANIFEST, read_manifest, summarize
 
 
-class PreparedTextDataModule(MixtureDataModule):
+class PreparedTextDataModule(ConfiguredDataModule):
     """Blocks of tokens from a folder that `tandem prepare` wrote; nothing is built here.
 
     A sample is `{"input_ids": LongTensor[block_size]}`. The folder may be moved or copied: its
@@ -20,15 +20,7 @@ class PreparedTextDataModule(MixtureDataModule):
 
     Args:
         manifest: `manifest.yaml` of the folder, or the folder.
-        batch_size: samples a batch.
-        weights: where the mixture starts, in any of the ways `MixtureDataModule` takes.
-        target_weights: shares of the target domains, written alike; None: equal.
-        seed: of the order of samples.
-        num_workers: of the data loaders.
-        epoch_batches: batches an epoch without a reweighting callback; None: the data once.
-        allocation: `"debt"` or `"multinomial"`, see `MixtureDataModule`.
-        eval_batch_size: of validation and test; None: `batch_size`.
-        validate_target: whether `fit` also validates, on the target data.
+        batching: see `ConfiguredDataModule`.
 
     Attributes:
         vocab_size: ids lie in `[0, vocab_size)`; the network's `vocab_size` must be no smaller.
@@ -42,26 +34,10 @@ class PreparedTextDataModule(MixtureDataModule):
     def __init__(
         self,
         manifest: str,
-        batch_size: int = 32,
-        weights: str | dict[str, float] | None = None,
-        target_weights: str | dict[str, float] | None = None,
-        seed: int = 0,
-        num_workers: int = 0,
-        epoch_batches: int | None = None,
-        allocation: Literal["debt", "multinomial"] = "debt",
-        eval_batch_size: int | None = None,
-        validate_target: bool = False,
+        **batching: Any,
     ) -> None:
         super().__init__(
-            batch_size=batch_size,
-            weights=weights,
-            target_weights=target_weights,
-            seed=seed,
-            num_workers=num_workers,
-            epoch_batches=epoch_batches,
-            allocation=allocation,
-            eval_batch_size=eval_batch_size,
-            validate_target=validate_target,
+            **batching,
         )
         path = Path(manifest).expanduser()
         self.folder = path if path.is_dir() else path.parent

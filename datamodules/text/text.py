@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from tqdm import tqdm
 
-from tandem_pl.datamodules.mixture import MixtureDataModule
+from tandem_pl.datamodules.batching import ConfiguredDataModule
 from tandem_pl.datamodules.sources.sources import Source, check_given, open_domains
 from tandem_pl.errors import InputError
 
@@ -41,7 +41,7 @@ def default_cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tandem_pl"
 
 
-class PackedTextDataModule(MixtureDataModule):
+class PackedTextDataModule(ConfiguredDataModule):
     """What text data modules share: a cache of packed blocks, built once and memory-mapped.
 
     A subclass says what its documents are (`documents`) and what they depend on (`settings`). The
@@ -54,9 +54,9 @@ class PackedTextDataModule(MixtureDataModule):
         tokenizer: str = "bytes",
         block_size: int = 128,
         cache_dir: str | None = None,
-        **mixture_options: Any,
+        **batching: Any,
     ) -> None:
-        super().__init__(**mixture_options)
+        super().__init__(**batching)
         if block_size < 2:
             raise InputError(f"block_size is {block_size}; give at least 2 tokens.")
         self.tokenizer = load_tokenizer(tokenizer)
@@ -149,15 +149,7 @@ class TextMixtureDataModule(PackedTextDataModule):
         corrupt: `"stop"` or `"skip"`, for rows that cannot be read; skipped ones are counted in a
             warning.
         cache_dir: folder of the caches; by default see `default_cache_dir`.
-        batch_size: samples a batch.
-        weights: where the mixture starts, in any of the ways `MixtureDataModule` takes.
-        target_weights: shares of the target domains, written alike; None: equal.
-        seed: of the order of samples.
-        num_workers: of the data loaders.
-        epoch_batches: batches an epoch without a reweighting callback; None: the data once.
-        allocation: `"debt"` or `"multinomial"`, see `MixtureDataModule`.
-        eval_batch_size: of validation and test; None: `batch_size`.
-        validate_target: whether `fit` also validates, on the target data.
+        batching: see `ConfiguredDataModule`.
 
     Raises:
         InputError: neither or both of `domains` and `dataset`, a bad fraction, and, when the cache
@@ -183,29 +175,13 @@ class TextMixtureDataModule(PackedTextDataModule):
         encoding_errors: str = "raise",
         corrupt: Literal["stop", "skip"] = "stop",
         cache_dir: str | None = None,
-        batch_size: int = 32,
-        weights: str | dict[str, float] | None = None,
-        target_weights: str | dict[str, float] | None = None,
-        seed: int = 0,
-        num_workers: int = 0,
-        epoch_batches: int | None = None,
-        allocation: Literal["debt", "multinomial"] = "debt",
-        eval_batch_size: int | None = None,
-        validate_target: bool = False,
+        **batching: Any,
     ) -> None:
         super().__init__(
             tokenizer=tokenizer,
             block_size=block_size,
             cache_dir=cache_dir,
-            batch_size=batch_size,
-            weights=weights,
-            target_weights=target_weights,
-            seed=seed,
-            num_workers=num_workers,
-            epoch_batches=epoch_batches,
-            allocation=allocation,
-            eval_batch_size=eval_batch_size,
-            validate_target=validate_target,
+            **batching,
         )
         check_given(domains, dataset)
         check_fractions(target_fraction, test_fraction)
