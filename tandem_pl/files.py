@@ -1,18 +1,35 @@
-"""Writing a file so that a reader sees the old one or the new one, never a half."""
+"""Writing files and folders so that a reader sees the old one or the new one, never a part."""
 
+from __future__ import annotations
+
+import csv
+import errno
+import io
 import os
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
     """Writes `content` beside `path` and renames it into place.
 
     Raises:
-        OSError: where the folder cannot be written, or is full; nothing is left behind.
+        OSError: the folder cannot be written, or is full; nothing is left behind.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")  # one name: a killed run leaves no heap of them
+    temporary = path.with_name(f".{path.name}.tmp")  # one name, so that killed runs leave one file
     try:
         with open(temporary, "wb") as file:
             file.write(content)
@@ -28,3 +45,70 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def new_folder(folder: Path, overwrite: bool = False, done: str | None = None) -> Iterator[Path]:
+    """Gives a scratch folder that is renamed to `folder` at the end, and deleted on an error.
+
+    So a process that was killed leaves nothing that could be loaded by mistake.
+
+    Args:
+        folder: the folder to make.
+        overwrite: whether to replace a folder that is there; it is deleted once the new one is
+            whole.
+        done: a file that a complete folder has. Of several processes that build the same folder
+            the first to finish wins, and the others discard their copy if `folder` has this file.
+
+    Raises:
+        InputError: no space is left on the device, or `folder` cannot be written.
+    """
+    scratch = folder.parent / f".{folder.name}.{uuid.uuid4().hex}.tmp"
+    old = scratch.with_suffix(".old")
+    try:
+        scratch.mkdir(parents=True)
+        yield scratch
+        if overwrite and folder.exists():
+            os.replace(folder, old)
+        try:
+            os.replace(scratch, folder)
+        except OSError:
+            if done is None or not (folder / done).exists():
+                raise
+    except OSError as error:
+        if error.errno in NO_SPACE:
+            raise InputError(
+                f"{folder} cannot be written: no space is left on its device; free some or choose "
+                "a folder elsewhere (nothing was left behind)."
+            ) from error
+        if isinstance(error, PermissionError | NotADirectoryError | FileExistsError):
+            raise InputError(
+                f"{folder} cannot be written ({error.strerror}: {error.filename}); choose a folder "
+                "elsewhere."
+            ) from error
+        raise
+    finally:
+        if old.exists() and not folder.exists():
+            os.replace(old, folder)
+        shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def csv_bytes(header: Sequence[Any], rows: Iterable[Iterable[Any]]) -> bytes:
+    r"""UTF-8 text of a CSV file; floats read back bit for bit.
+
+    >>> csv_bytes(["domain", "loss"], [["code", 0.5]])
+    b'domain,loss\ncode,0.5\n'
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def png_bytes(figure: Figure) -> bytes:
+    """A figure as a PNG file."""
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
+    return picture.getvalue()

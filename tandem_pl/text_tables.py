@@ -1,0 +1,38 @@
+"""Tables for a terminal and for Markdown: the first column to the left, the others to the right."""
+
+from collections.abc import Iterable, Sequence
+
+
+def text_table(header: Sequence[str], rows: Iterable[Sequence[str]], gap: str = "  ") -> str:
+    """Aligned plain text, which a pipe takes as well as a terminal does.
+
+    >>> print(text_table(["domain", "loss"], [["code", "0.5"], ["books", "12.5"]]))
+    domain  loss
+    code     0.5
+    books   12.5
+    """
+    return "\n".join(gap.join(cells).rstrip() for cells in _aligned([header, *rows]))
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Markdown whose columns are aligned for a terminal too.
+
+    >>> print(markdown_table(["method", "loss"], [["a", "1.0"]]))
+    | method | loss |
+    |--------|------|
+    | a      |  1.0 |
+    """
+    aligned = _aligned([header, *rows])
+    lines = ["| " + " | ".join(cells) + " |" for cells in aligned]
+    lines.insert(1, "|" + "|".join("-" * (len(cell) + 2) for cell in aligned[0]) + "|")
+    return "\n".join(lines)
+
+
+def _aligned(lines: Sequence[Sequence[str]]) -> list[list[str]]:
+    """The cells, padded to the width of their column."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return [
+        [f"{line[0]:<{widths[0]}}"]
+        + [f"{cell:>{width}}" for cell, width in zip(line[1:], widths[1:], strict=True)]
+        for line in lines
+    ]
