@@ -12,10 +12,10 @@ from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tandem_pl.episode import TRAIN, MixtureBatch, Plan, Segment
+from tandem_pl.episode import TRAIN, Handler, MixtureBatch, Outputs, Plan, Segment
 from tandem_pl.errors import InputError
 from tandem_pl.simplex import Array, exponentiated_step, projected_step, settle
-from tandem_pl.training.mixture_module import Handler, Outputs
+from tandem_pl.training.micro_batches import split_batch
 
 from .reweighting import ReweightingCallback
 
@@ -91,7 +91,7 @@ def weighted_step(
     """
     module.optimizers().zero_grad()  # type: ignore[union-attr]
     ranks = module.trainer.world_size  # whose gradients DDP averages
-    parts = module.micro_batches(batch.samples, len(batch.domains))
+    parts = split_batch(batch.samples, len(batch.domains), module.micro_batch_size)
     collected, start = [], 0
     for index, (part, size) in enumerate(parts):
         now = losses

@@ -1,9 +1,11 @@
-"""`ReweightingCallback`: when weights change. What they change to is a method's own."""
+"""`ReweightingCallback`: when weights change. A method says what they change to."""
 
 from __future__ import annotations
 
+import inspect
 import platform
 from abc import abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,41 +13,48 @@ import lightning
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 import tandem_pl
-from tandem_pl.curves import Places, by_name, with_curves
-from tandem_pl.episode import MEASURE, TRAIN, MixtureBatch, Plan
+from tandem_pl.curves import Places, by_name
+from tandem_pl.episode import MEASURE, TRAIN, Handler, MixtureBatch, MixtureData, Plan
 from tandem_pl.errors import InputError
 from tandem_pl.mixture import Mixture
 from tandem_pl.run_files import Signal, mixture_table, write_run_files
 from tandem_pl.simplex import Array
 from tandem_pl.tags import domain_tags
-from tandem_pl.training.mixture_module import Handler
+from tandem_pl.training.connection import check_parts, connect
+from tandem_pl.training.mixture_module import MixtureModule
 
-from .history import Blocks, Trajectory
+from .declared_state import DeclaredState
+from .record import Record
+
+Update = tuple[Array, dict[str, float]]  # the next weights [M], and named values to log
 
 
-class ReweightingCallback(Callback):
+class ReweightingCallback(DeclaredState, Callback):
     """Learns or sets the domain weights, episode by episode.
 
-    An episode is the plan that the datamodule serves as one epoch: `plan` says what to draw,
-    `observe` collects what the module put out in measure batches, and when the plan's last batch
-    is done `update` gives the next weights. The new plan is handed over at once, so a checkpoint
-    taken at any batch resumes exactly.
+    An episode is the plan that the data module serves as one epoch: `plan` says what to draw,
+    `observe` collects what the module returned for measure batches, and after the plan's last batch
+    `update` returns the next weights. The new plan is handed over at once, so a checkpoint taken at
+    any batch resumes exactly.
 
-    A method implements `plan` and `update`, and `observe` where it measures. Every rank must come
-    to the same weights: gather what is measured (`observe` shows how). A method that sets
-    `signal_name` and `signal_columns`, and calls `keep_signal` in `update`, has what it measured
-    kept in the checkpoint and in a file of that name.
+    To write a method, implement `plan` and `update`, and `observe` or `handlers` if it measures:
+
+    - every rank must compute the same weights, so gather what is measured;
+    - declare what belongs to a run by `add_state`: it is reset when a fit starts, and saved;
+    - set `signal_name` and `signal_columns`, and call `keep_signal` in `update`, to keep what was
+      measured in the checkpoint and in a file of that name;
+    - return `keep_weights(reason)` from an update that cannot be made.
 
     Beside the logger's files (or in the trainer's default folder) the run keeps `mixture.yaml`,
     `mixture.png`, `trajectory.csv` and the signal, written at each checkpoint and at the end.
 
-    Of more than 30 domains only the largest have curves (see `scalars.with_curves`). Where the
-    trajectory would grow beyond 2^20 numbers (1048 updates of 1000 domains), every second row of
-    it is kept, then every fourth and so on, with the last; what was measured becomes means of two,
-    four, ... updates in a row. The average still counts every update (see `averaged`).
+    Of more than 30 domains only the largest have curves (see `curves.with_curves`). If the
+    trajectory would grow beyond 2^20 numbers (1048 updates of 1000 domains), every second row of it
+    is kept, then every fourth and so on, and the last; measured values become means of two, four,
+    ... updates in a row. The average still counts every update (see `averaged`).
     """
 
     method = "fixed"
@@ -53,117 +62,132 @@ class ReweightingCallback(Callback):
     signal_columns: tuple[str, ...] = ()  # names of the C numbers that it keeps for a domain
 
     def __init__(self) -> None:
+        super().__init__()
+        self.data: MixtureData  # of the run; set by `setup`
         self.domains: tuple[str, ...] = ()
         self.tags: tuple[str, ...] = ()  # last parts of the domains' tags
         self.weights: Array = np.zeros(0)
         self.metrics: dict[str, float] = {}  # what the last update logged
-        self.curves: Places = np.zeros(0, np.int64)  # numbers of the domains that have curves
-        self._trajectory, self._signals = Trajectory(), Blocks()
-        self._measured: tuple[int, Array] | None = None  # step and signal of the last that measured
+        self.record = Record(self.signal_name, self.signal_columns)
         self._seen: dict[str, Array] = {}
         self._folder: Path | None = None
-        self._written = -1
-
-    @property
-    def trajectory(self) -> list[Array]:
-        """Weights [M] at the start and after each episode; of many, see above."""
-        return self._trajectory.rows
-
-    @property
-    def steps(self) -> list[int]:
-        """The global step of each row of the trajectory."""
-        return self._trajectory.row_steps
-
-    @property
-    def signals(self) -> list[Array]:
-        """What was measured [C, M] before each update; of many, means of updates in a row."""
-        return self._signals.means()
-
-    @property
-    def signal_steps(self) -> list[int]:
-        """The global step of each signal, or of the last of those that it is the mean of."""
-        return self._signals.steps
-
-    @property
-    def episodes(self) -> int:
-        """Updates so far."""
-        return self._trajectory.count - 1
+        self._written = -1  # updates in the files
+        self.skipped_updates: int
+        self.add_state("skipped_updates", int)
 
     # ---- what a method defines ----
 
     @abstractmethod
     def plan(self) -> Plan:
-        """The segments of the coming episode, drawn with `self.weights`."""
-
-    def observe(self, trainer: Trainer, outputs: Any, batch: MixtureBatch) -> None:
-        """Takes what the module put out for a measure batch."""
-
-    def observe_training(self, trainer: Trainer, outputs: Any, batch: MixtureBatch) -> None:
-        """Takes what the module put out for a training batch; keep it on the device."""
+        """Return the segments of the coming episode, drawn with `self.weights`."""
 
     @abstractmethod
-    def update(self, trainer: Trainer, module: Any) -> tuple[Array, dict[str, float]]:
-        """The next weights [M], and named values to log."""
+    def update(self, trainer: Trainer, module: Any) -> Update:
+        """Return the next weights [M], and named values to log."""
 
-    def handlers(self) -> dict[str, Handler]:
-        """Phase -> what the method does itself with such batches, in place of the module."""
+    def observe(self, trainer: Trainer, outputs: Any, batch: MixtureBatch) -> None:
+        """Take what the module returned for a measure batch."""
+
+    def observe_training(self, trainer: Trainer, outputs: Any, batch: MixtureBatch) -> None:
+        """Take what the module returned for a training batch; keep it on the device."""
+
+    def handlers(self) -> Mapping[str, Handler]:
+        """Return phase -> what the method does itself with such batches, in place of the module."""
         return {}
 
-    def keep_signal(self, trainer: Trainer, *columns: Array) -> None:
-        """Adds what this update measured: one [M] array for each of `signal_columns`."""
-        row = np.stack(columns).astype(np.float64)
-        self._signals.add(trainer.global_step, row)
-        self._measured = trainer.global_step, row
+    def check(self, trainer: Trainer, module: MixtureModule) -> None:
+        """Raise an error for a run that this method cannot be used in."""
 
-    def measured(self, step: int) -> Array | None:
-        """The signal [C, M] that the update at this step kept, or None."""
-        return self._measured[1] if self._measured and self._measured[0] == step else None
+    def initial(self, trainer: Trainer) -> Array:
+        """Return the weights of the first episode: the data module's."""
+        assert self.data.mixture is not None
+        return self.data.mixture.array
 
-    def by_domain(self, tag: str, values: Array) -> dict[str, float]:
-        """`tag/DOMAIN` -> value of [M], for the domains that have curves; not where it is NaN."""
-        return by_name(tag, self.tags, values, self.curves)
+    def averaged(self) -> Array:
+        """Return `mixture.average` [M]: here the mean over the second half of the run."""
+        return self.record.mean_since(0)
 
     def lowest(self) -> float:
-        """The least weight that the method gives a domain."""
+        """Return the least weight that the method gives a domain."""
         return 0.0
 
     def settings(self) -> dict[str, Any]:
-        """The method's settings, for `mixture.yaml`."""
-        return {}
+        """Return the constructor's arguments, for `mixture.yaml`.
 
-    def initial(self, trainer: Trainer) -> Array:
-        """Weights of the first episode: the datamodule's."""
-        return trainer.datamodule.mixture.array  # type: ignore[attr-defined]
+        An argument is the attribute of its name, or of NAME_rule if a method has that name.
+        """
+        mine = vars(self)
+        names = [name for name in inspect.signature(type(self)).parameters if name != "self"]
+        return {name: mine[name] if name in mine else mine[f"{name}_rule"] for name in names}
+
+    # ---- what a method calls ----
+
+    def keep_signal(self, trainer: Trainer, *columns: Array) -> None:
+        """Keep what this update measured: one [M] array for each of `signal_columns`."""
+        self.record.add_signal(trainer.global_step, columns)
+
+    def keep_weights(self, trainer: Trainer, reason: str) -> Update:
+        """Warn, count, and return the weights unchanged."""
+        self.skipped_updates += 1
+        rank_zero_warn(
+            f"step {trainer.global_step}: {reason}, so the weights do not change "
+            f"({self.skipped_updates} updates skipped so far)."
+        )
+        return self.weights, {"mixture/skipped_updates": float(self.skipped_updates)}
+
+    def by_domain(self, tag: str, values: Array) -> dict[str, float]:
+        """Return `tag/DOMAIN` -> value of [M], for domains that have curves and unless NaN."""
+        return by_name(tag, self.tags, values, self.curves)
 
     # ---- the result ----
 
-    def averaged(self) -> Array:
-        """[M] `mixture.average`: here the mean over the second half of the run.
+    @property
+    def trajectory(self) -> list[Array]:
+        """Weights [M] at the start and after each episode; thinned out for many, see above."""
+        return self.record.trajectory.rows
 
-        It counts the weights after every episode, and those before the first. Where rows of the
-        trajectory are left out, the half begins with a row that is kept, at most one before it.
-        """
-        return self.mean_since(0)
+    @property
+    def steps(self) -> list[int]:
+        """The global step of each row of the trajectory."""
+        return self.record.trajectory.row_steps
 
-    def mean_since(self, episode: int) -> Array:
-        """[M] mean over the second half of the episodes from this one on."""
-        rows = max(self._trajectory.count - episode, 1)
-        return self._trajectory.mean_since(self._trajectory.count - rows + rows // 2)
+    @property
+    def signals(self) -> list[Array]:
+        """What was measured [C, M] before each update; of many, means of updates in a row."""
+        return self.record.signals.means()
+
+    @property
+    def signal_steps(self) -> list[int]:
+        """The global step of each of `signals`."""
+        return self.record.signals.steps
+
+    @property
+    def history(self) -> Signal | None:
+        """What was measured before each update; None for a method that keeps nothing."""
+        return self.record.signal()
+
+    @property
+    def episodes(self) -> int:
+        """Updates so far."""
+        return self.record.updates
+
+    @property
+    def curves(self) -> Places:
+        """Numbers of the domains that have curves."""
+        return self.record.curves
 
     @property
     def mixture(self) -> Mixture:
         """The weights now, and their average (`averaged`)."""
         if not self.domains:
             raise InputError("there is no mixture yet: call trainer.fit first.")
-        about = {
+        about: dict[str, Any] = {
             "method": self.method,
             "settings": self.settings(),
             "episodes": self.episodes,
             "steps": self.steps[-1],
         }
-        series = {"trajectory": self._trajectory.stride, self.signal_name: self._signals.stride}
-        thinned = {name: stride for name, stride in series.items() if stride > 1}
-        if thinned:  # file -> updates that a row of it stands for
+        if thinned := self.record.thinned():
             about["thinned"] = thinned
         for key in ("samples", "tokens", "epochs"):
             if key in self._seen and not np.isnan(self._seen[key]).any():
@@ -177,52 +201,31 @@ class ReweightingCallback(Callback):
         average = dict(zip(self.domains, self.averaged().tolist(), strict=True))
         return Mixture.from_array(self.domains, self.weights, average=average, about=about)
 
-    @property
-    def history(self) -> Signal | None:
-        """What was measured before each update; None for a method that keeps nothing."""
-        if self.signal_name is None:
-            return None
-        shape = (0, len(self.signal_columns), len(self.domains))
-        values = np.stack(self.signals) if self._signals.count else np.zeros(shape)
-        return Signal(self.signal_name, self.signal_columns, self.signal_steps, values)
-
     # ---- when ----
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Plans the first episode."""
+        """Check the parts of the run, connect them, and plan the first episode."""
         self._folder = Path(trainer.log_dir or trainer.default_root_dir)
         if stage != "fit":
             return
-        if not hasattr(pl_module, "phase_step"):
-            raise InputError(
-                f"{type(self).__name__} needs a MixtureModule or a TandemModule, and "
-                f"{type(pl_module).__name__} is neither: wrap your network in one, or set the "
-                "datamodule's weights instead."
-            )
-        datamodule: Any = getattr(trainer, "datamodule", None)
-        if not hasattr(datamodule, "begin_episode"):
-            raise InputError(
-                f"{type(self).__name__} sets the shares of a MixtureDataModule: pass one as "
-                "datamodule to trainer.fit."
-            )
-        others = [c for c in trainer.callbacks if isinstance(c, ReweightingCallback)]  # type: ignore[attr-defined]
-        if len(others) > 1:
-            names = ", ".join(type(callback).__name__ for callback in others)
-            raise InputError(f"callbacks has {names}, which all set the weights: keep one.")
-        self.domains = datamodule.domain_names()
+        module, self.data = check_parts(trainer, pl_module, self)
+        self.domains = self.data.domain_names()
         self.tags = domain_tags(self.domains)
+        self.reset_state()
+        self.check(trainer, module)
         self.weights = self.initial(trainer)
-        self._trajectory, self._signals, self._measured = Trajectory(), Blocks(), None
-        self._trajectory.add(0, self.weights)
-        self.curves = with_curves(self.weights)
+        self.record.start(self.weights)
         self._written = -1
-        pl_module.handlers = self.handlers()  # type: ignore[assignment]
-        datamodule.begin_episode(self.plan())
+        connect(module, self.data, self)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Move what a checkpoint brought to the device of the run."""
+        self.move_tensors(pl_module.device)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Observes measure batches; after the plan's last batch, updates and plans."""
+        """Observe measure batches; after the plan's last batch, update and plan."""
         if batch.phase == MEASURE:
             self.observe(trainer, outputs, batch)
         elif batch.phase == TRAIN:
@@ -230,24 +233,20 @@ class ReweightingCallback(Callback):
         if not batch.last:
             return
         self.weights, self.metrics = self.update(trainer, pl_module)
-        self._trajectory.add(trainer.global_step, self.weights)
-        self.curves = with_curves(self.weights, self.curves if self.episodes > 1 else ())
-        trainer.datamodule.begin_episode(self.plan())  # type: ignore[attr-defined]
+        self.record.add_weights(trainer.global_step, self.weights)
+        self.data.begin_episode(self.plan())
+        values = self.by_domain("mixture/weight", self.weights) | self.metrics
         for logger in trainer.loggers:
-            logger.log_metrics(self.values(), step=trainer.global_step)
-
-    def values(self) -> dict[str, float]:
-        """What is logged after an update: the weights, and what the method adds."""
-        return self.by_domain("mixture/weight", self.weights) | self.metrics
+            logger.log_metrics(values, step=trainer.global_step)
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Writes the run's files."""
+        """Write the run's files."""
         self._write(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes the run's files, and says what came out."""
+        """Write the run's files, and print the result."""
         self._write(trainer)
         if self._folder is not None:
             table = mixture_table(self.mixture, self.trajectory[0])
@@ -256,35 +255,24 @@ class ReweightingCallback(Callback):
     def _write(self, trainer: Trainer) -> None:
         if not self.domains or self._folder is None:
             return
-        self._seen = trainer.datamodule.seen_arrays()  # type: ignore[attr-defined]
+        self._seen = self.data.seen_arrays()
         if trainer.is_global_zero:
-            grown = self._written != self.episodes  # a picture takes longer than a batch
+            grown = self._written != self.episodes  # drawing a picture takes longer than a batch
             self._written = self.episodes
-            trajectory = self.trajectory if grown else None
-            write_run_files(self._folder, self.mixture, self.steps, trajectory, self.history)
+            rows = self.trajectory if grown else None
+            write_run_files(self._folder, self.mixture, self.steps, rows, self.history)
 
     # ---- checkpoints ----
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain Python."""
+        """Return tensors and plain Python."""
         if not self.domains:
             return {}
-        blocks = self._trajectory.state_dict()
-        rows, steps = blocks.pop("rows"), blocks.pop("row_steps")
-        state = {"domains": list(self.domains), "trajectory": rows, "steps": steps}
-        if blocks:  # some rows are left out
-            state["trajectory_blocks"] = blocks
-        if len(self.curves) < len(self.domains):
-            state["curves"] = self.curves.tolist()
-        if self._signals.count:
-            blocks = self._signals.state_dict()
-            state["signals"], state["signal_steps"] = blocks.pop("sums"), blocks.pop("steps")
-            if blocks:
-                state["signal_blocks"] = blocks
-        return state
+        own = {"domains": list(self.domains)} | self.record.state_dict()
+        return own | self.declared_values()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores weights, trajectory and signals, to the bit."""
+        """Restore weights, record and declared state, to the bit."""
         if not state_dict:
             return
         if self.domains and list(self.domains) != state_dict["domains"]:
@@ -294,12 +282,13 @@ class ReweightingCallback(Callback):
             )
         self.domains = tuple(state_dict["domains"])
         self.tags = domain_tags(self.domains)
-        rows = {"rows": state_dict["trajectory"], "row_steps": state_dict["steps"]}
-        self._trajectory = Trajectory()
-        self._trajectory.load_state_dict(rows | state_dict.get("trajectory_blocks", {}))
-        self.weights = self._trajectory.last
-        self.curves = with_curves(self.weights, state_dict.get("curves", ()))
-        self._signals, self._measured = Blocks(), None
-        if "signals" in state_dict:  # absent before the first update, and in old files
-            sums = {"sums": state_dict["signals"], "steps": state_dict["signal_steps"]}
-            self._signals.load_state_dict(sums | state_dict.get("signal_blocks", {}))
+        self.record.load_state_dict(state_dict)
+        self.weights = self.record.trajectory.last
+        self.load_declared(self.upgrade_state(dict(state_dict)))
+
+    def upgrade_state(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Rename what checkpoints of older versions call otherwise; subclasses add to it."""
+        for old in ("skipped_episodes", "skipped_steps"):
+            if old in state:
+                state["skipped_updates"] = state.pop(old)
+        return state

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tandem_pl.checks import check_at_least
 from tandem_pl.episode import TRAIN, MixtureBatch, Plan, Segment
-from tandem_pl.objectives.losses import at_least_float32
+from tandem_pl.objectives.samples import at_least_float32
 from tandem_pl.simplex import Array
 
 from .reweighting import ReweightingCallback

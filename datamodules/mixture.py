@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from tandem_pl.checks import check_at_least, check_choice
 from tandem_pl.episode import EVALUATE, TRAIN, WITHOUT_STEP, MixtureBatch, Plan, Segment
 from tandem_pl.errors import InputError
 from tandem_pl.mixture import Mixture, resolve_weights
+from tandem_pl.training.mixture_module import MixtureModule
 
-from .planning.loader_workers import outlive_sigterm
-from .planning.loading import Batches, Episodes, ResumableLoader, Rows, as_is, evaluation_rows
-from .planning.sampler import MixtureBatchSampler, PlannedBatch, Stream
+from .planning.loaders import make_loader, ranks_of
+from .planning.loading import Episodes, PlannedSamples, evaluation_plan
+from .planning.sampler import MixtureBatchSampler, Stream
+from .planning.sizes import checked_sizes, refuse_other_data, sizes_of
 
 Datasets = Mapping[str, Dataset]
 
@@ -29,23 +31,24 @@ class MixtureDataModule(LightningDataModule):
     Args:
         train: domain -> map-style data set.
         target: the additional data that the mixture is learned for; may have other domains than
-            `train`. Also what `trainer.validate` evaluates (the proxy never trains on it).
+            `train`. `trainer.validate` evaluates on it too (the proxy never trains on it).
         test: domain -> data set, for `tandem test`.
         batch_size: samples in a batch over all ranks; target batches have the same size.
         weights: where the mixture starts, and stays without a reweighting callback: None or
             "uniform", "proportional", "temperature:TAU", a map, a `Mixture`, or a mixture file
             (its average; "last:PATH" for its last weights). Shares are of samples.
-        target_weights: shares of the target domains, written alike; None weighs them equally.
+        target_weights: shares of the target domains, written in the same ways; None weighs them
+            equally.
         seed: of the order of samples.
         num_workers: of the data loaders.
-        epoch_batches: batches in an epoch without a reweighting callback; None for as many as
-            hold the training data once.
+        epoch_batches: batches in an epoch without a reweighting callback; None for as many as hold
+            the training data once.
         collate_fn: list of samples -> batch; None for torch's default.
-        allocation: "debt" keeps drawn shares within about a sample of the asked ones;
+        allocation: "debt" keeps drawn shares within about a sample of the shares asked for;
             "multinomial" draws independently, as published methods do.
         eval_batch_size: of validation and test; None for `batch_size`.
         validate_target: whether `trainer.fit` also validates on the target data, as often as its
-            `check_val_every_n_epoch` says; episodes are short epochs, so it is off by default.
+            `check_val_every_n_epoch` says; off by default, because episodes are short epochs.
 
     Raises:
         InputError: by `setup`, for domains, weights or sizes that cannot be used.
@@ -75,10 +78,9 @@ class MixtureDataModule(LightningDataModule):
             ("num_workers", num_workers, 0),
             ("seed", seed, 0),
         ):
-            if value is not None and value < least:
-                raise InputError(f"{key}={value} must be at least {least}.")
-        if allocation not in ("debt", "multinomial"):
-            raise InputError(f"allocation={allocation!r} must be 'debt' or 'multinomial'.")
+            if value is not None:
+                check_at_least(key, value, least)
+        check_choice("allocation", allocation, ("debt", "multinomial"))
         self.train_sets: dict[str, Dataset] = dict(train or {})
         self.target_sets: dict[str, Dataset] = dict(target or {})
         self.test_sets: dict[str, Dataset] = dict(test or {})
@@ -94,21 +96,21 @@ class MixtureDataModule(LightningDataModule):
         self.validate_target = validate_target
         self.mixture: Mixture | None = None
         self.sampler: MixtureBatchSampler | None = None
-        self._tokens_per_sample: NDArray | None = None  # [M]; None where no domain tells
+        self._tokens_per_sample: NDArray | None = None  # [M]; None if no domain says
 
     # ---- set-up ----
 
     def setup(self, stage: str | None = None) -> None:
-        """Checks the data and plans the first episode. Subclasses fill the data sets first."""
+        """Check the data and plan the first episode. Subclasses fill the data sets first."""
         if stage not in (None, "fit"):
             return
-        sizes = _sizes(self.train_sets, "train")
-        self.mixture = resolve_weights(self.weights, sizes, budget=self._budget())
+        sizes = checked_sizes(self.train_sets, "train")
+        self.mixture = resolve_weights(self.weights, sizes, budget=self._samples_of_run())
         streams = {"train": Stream("train", sizes, self.seed, self.allocation)}
         streams |= {phase: Stream(phase, sizes, self.seed, "debt") for phase in WITHOUT_STEP}
         target_weights = None
         if self.target_sets:
-            target_sizes = _sizes(self.target_sets, "target")
+            target_sizes = checked_sizes(self.target_sets, "target")
             streams["target"] = Stream("target", target_sizes, self.seed, self.allocation)
             target_weights = resolve_weights(
                 self.target_weights, target_sizes, "target_weights"
@@ -119,8 +121,15 @@ class MixtureDataModule(LightningDataModule):
             self._tokens_per_sample = np.array([np.nan if n is None else n for n in tokens])
         self.begin_episode(self._static_plan())
 
+    def _samples_of_run(self) -> int | None:
+        """Return the samples of the whole run; None if its length is not given in steps."""
+        steps = getattr(self.trainer, "max_steps", -1)
+        return steps * self.batch_size if steps > 0 else None
+
+    # ---- episodes ----
+
     def begin_episode(self, plan: Plan) -> None:
-        """Takes the plan of the next episode; it starts with the trainer's next epoch."""
+        """Take the plan of the next episode; it starts with the trainer's next epoch."""
         assert self.sampler is not None
         for segment in plan:
             if segment.target and "target" not in self.sampler.streams:
@@ -129,32 +138,40 @@ class MixtureDataModule(LightningDataModule):
                 )
         self.sampler.begin(plan)
 
-    def _budget(self) -> int | None:
-        """Samples of the run, where its length is given in steps."""
-        steps = getattr(self.trainer, "max_steps", -1) if self.trainer is not None else -1
-        return steps * self.batch_size if steps and steps > 0 else None
+    @property
+    def planned(self) -> Plan:
+        """The present episode's plan."""
+        return self.sampler.plan if self.sampler is not None else []
 
     def static_batches(self) -> int:
-        """Batches in an epoch of given weights."""
-        total = sum(lengths(self.train_sets).values())
+        """Return the number of batches in an epoch of given weights."""
+        total = sum(self.domain_sizes().values())
         return self.epoch_batches or math.ceil(total / self.batch_size)
 
     def _static_plan(self) -> Plan:
         assert self.mixture is not None
         return [Segment(TRAIN, self.static_batches(), tuple(self.mixture.array.tolist()))]
 
-    # ---- what was drawn ----
+    # ---- the domains, and what was drawn of them ----
 
     def domain_names(self, stage: str = "fit") -> tuple[str, ...]:
-        """Names in the order of the domain numbers: of training, "validate" or "test" batches."""
+        """Return names in the order of the domain numbers in a stage's batches."""
         sets = {"validate": self.target_sets, "test": self.test_sets, "predict": self.test_sets}
         return tuple(sets.get(stage, self.train_sets))
 
-    def seen(self) -> dict[str, dict[str, float]]:
-        """What has been trained on so far, by domain.
+    def domain_sizes(self) -> dict[str, int]:
+        """Return the number of training samples of each domain."""
+        return sizes_of(self.train_sets)
 
-        `samples`, `epochs` (passes over the domain), `share` drawn, `requested` share, and
-        `tokens` and `token_share` where data sets have an attribute `tokens_per_sample`.
+    @property
+    def target_shares(self) -> NDArray[np.float64] | None:
+        """[M'] shares of the target domains; None without target data."""
+        return self.sampler.target_weights if self.sampler is not None else None
+
+    def seen(self) -> dict[str, dict[str, float]]:
+        """Return domain -> what has been trained on of it so far; see `MixtureBatchSampler.seen`.
+
+        Tokens are counted if data sets have an attribute `tokens_per_sample`.
         """
         columns = {key: values.tolist() for key, values in self.seen_arrays().items()}
         rows = zip(*columns.values(), strict=True)
@@ -164,150 +181,113 @@ class MixtureDataModule(LightningDataModule):
         }
 
     def seen_arrays(self) -> dict[str, NDArray]:
-        """The same as arrays [M]; NaN for a number that is not known of a domain."""
+        """Return the same as arrays [M]; NaN for a number that is not known of a domain."""
         assert self.sampler is not None
-        debts, drawn = self.sampler.cursors["train"]
-        total = max(float(drawn.sum()), 1.0)
-        columns = {
-            "samples": drawn,
-            "epochs": drawn / self.sampler.streams["train"].sizes,
-            "share": drawn / total,
-            "requested": (drawn + debts) / total,
-        }
-        if self._tokens_per_sample is not None:
-            columns["tokens"] = drawn * self._tokens_per_sample
-            if not np.isnan(columns["tokens"]).any():
-                columns["token_share"] = columns["tokens"] / max(columns["tokens"].sum(), 1)
-        return columns
+        return self.sampler.seen(self._tokens_per_sample)
+
+    # ---- handing a batch to the module ----
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Counts the training batches that reach the module.
-
-        A LightningModule of another project gets the samples alone, as its own data set gives them.
-        """
+        """Hand a batch over: count it, transform it on its device, unwrap it for other modules."""
         if not isinstance(batch, MixtureBatch):
             return batch
+        self.count_consumed(batch)
+        batch = self.transform_on_device(batch)
+        return batch if self._module_takes_batches() else batch.samples
+
+    def count_consumed(self, batch: MixtureBatch) -> None:
+        """Mark a training batch, which is no longer prefetched, as trained on."""
         if batch.phase != EVALUATE:
             assert self.sampler is not None
             self.sampler.consume(batch.step)
+
+    def transform_on_device(self, batch: MixtureBatch) -> MixtureBatch:
+        """Return the batch that the module gets; subclasses mix samples here."""
+        return batch
+
+    def _module_takes_batches(self) -> bool:
+        """Return whether the module is ours; another project's gets the samples alone."""
         module = getattr(self.trainer, "lightning_module", None)
-        return batch if module is None or hasattr(module, "phase_step") else batch.samples
+        return module is None or isinstance(module, MixtureModule)
 
     # ---- loaders ----
 
     def train_dataloader(self) -> DataLoader:
-        """One pass is one episode, or the rest of it after a resume."""
+        """Return the training loader: one pass is one episode, or the rest of it after a resume."""
         assert self.sampler is not None
-        rank, world_size = self._ranks()
+        rank, world_size = self.ranks()
         if self.batch_size % world_size:
             raise InputError(
                 f"batch_size={self.batch_size} is the batch over all ranks and must be a multiple "
                 f"of their number, {world_size}."
             )
         self.sampler.rank, self.sampler.world_size = rank, world_size
-        batches = Episodes(self.sampler, self._static_plan)
-        return ResumableLoader(
-            Rows(self.train_sets, self.target_sets, self.collate_fn, self.seed, rank),
-            batch_sampler=batches,  # type: ignore[arg-type]
-            collate_fn=as_is,
-            **self._loader_options(),
-        )
+        samples = self._samples(self.train_sets, self.target_sets, rank)
+        return make_loader(samples, Episodes(self.sampler, self._static_plan), self.num_workers)
 
     def val_dataloader(self) -> Any:
-        """The target data, in order; nothing while fitting unless `validate_target` is set."""
+        """Return the target data, in order; nothing while fitting unless `validate_target`."""
         fitting = getattr(getattr(self.trainer, "state", None), "fn", None) == "fit"
         if not self.target_sets or (fitting and not self.validate_target):
             return []
-        return self._evaluation_loader(self.target_sets)
+        return self.evaluation_loader(self.target_sets)
 
     def test_dataloader(self) -> DataLoader:
-        """The test data, in order."""
-        _sizes(self.test_sets, "test")
-        return self._evaluation_loader(self.test_sets)
+        """Return the test data, in order."""
+        checked_sizes(self.test_sets, "test")
+        return self.evaluation_loader(self.test_sets)
 
     predict_dataloader = test_dataloader
 
-    def _evaluation_loader(self, sets: dict[str, Dataset]) -> DataLoader:
-        sizes = list(lengths(sets).values())
-        rank, world_size = self._ranks()
-        domains = np.repeat(np.arange(len(sizes)), sizes)
-        indices = np.concatenate([np.arange(size) for size in sizes])
+    def evaluation_loader(self, sets: Mapping[str, Dataset]) -> DataLoader:
+        """Return a loader of this rank's samples of some data sets, in order."""
+        indices = [np.arange(size) for size in sizes_of(sets).values()]
+        rank, world_size = self.ranks()
         size = max(self.eval_batch_size // world_size, 1)
-        batches = [
-            PlannedBatch(EVALUATE, number, False, False, domains[rows], indices[rows])
-            for number, rows in enumerate(evaluation_rows(len(domains), size, rank, world_size))
-        ]
-        return DataLoader(
-            Batches(Rows(sets, {}, self.collate_fn, self.seed, rank), batches),
-            batch_size=None,
-            collate_fn=as_is,
-            **self._loader_options(),
-        )
+        planned = evaluation_plan(indices, size, rank, world_size)
+        return make_loader(self._samples(sets, {}, rank), planned, self.num_workers)
 
-    def _loader_options(self) -> dict[str, Any]:
-        return {
-            "num_workers": self.num_workers,
-            "persistent_workers": self.num_workers > 0,
-            "worker_init_fn": outlive_sigterm,
-            "pin_memory": torch.cuda.is_available(),
-            # of workers' randomness, apart on every rank; leaves the global generator alone
-            "generator": torch.Generator().manual_seed(self.seed + (self._ranks()[0] << 32)),
-        }
+    def target_batches(
+        self, indices: Sequence[NDArray[np.int64]], largest: int | None
+    ) -> Iterator[MixtureBatch]:
+        """Yield this rank's batches of chosen target samples, on the CPU.
 
-    def _ranks(self) -> tuple[int, int]:
-        """This process's number, and how many there are, among which batches are shared out."""
-        given = self.trainer.distributed_sampler_kwargs if self.trainer is not None else None
-        rank, ranks = (given["rank"], given["num_replicas"]) if given else (0, 1)
-        connector = getattr(self.trainer, "_accelerator_connector", None)
-        if ranks > 1 and getattr(connector, "use_distributed_sampler", False):
-            raise InputError(
-                "use_distributed_sampler=True would replace the mixture's sampler: set "
-                "Trainer(use_distributed_sampler=False); the datamodule shards over ranks itself."
-            )
-        return rank, ranks
+        `indices` are, for each target domain, the samples of its data set; `largest` is the most
+        samples in a batch of this rank, or None.
+        """
+        rank, world_size = self.ranks()
+        size = min(max(self.eval_batch_size // world_size, 1), largest or self.eval_batch_size)
+        samples = self._samples(self.target_sets, {}, rank)
+        for planned in evaluation_plan(indices, size, rank, world_size):
+            yield samples[planned._replace(step=0)]  # step 0: the same augmentation every time
+
+    def _samples(self, train: Datasets, target: Datasets, rank: int) -> PlannedSamples:
+        return PlannedSamples(train, target, self.collate_fn, self.seed, rank)
+
+    def ranks(self) -> tuple[int, int]:
+        """Return this process's number, and how many processes share each batch."""
+        return ranks_of(self.trainer)
 
     # ---- checkpoints ----
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain Python: what must be the same to resume, and where training stands."""
+        """Return plain Python: what must be the same to resume, and the position in the data."""
         if self.sampler is None:
             return {}
         return {"identity": self._identity(), "sampler": self.sampler.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Resumes the stream of batches; refuses a checkpoint of other data."""
+        """Resume the stream of batches; raise an error for a checkpoint of other data."""
         if self.sampler is None or not state:
             return
-        now = self._identity()
-        for key, value in state["identity"].items():
-            if now.get(key) != value:
-                then, here = (dict(v) if isinstance(v, list) else v for v in (value, now.get(key)))
-                raise InputError(
-                    f"the checkpoint was made with {key}={then!r} and this run has {key}={here!r}: "
-                    "use the same to resume, or start without ckpt_path."
-                )
+        refuse_other_data(state["identity"], self._identity())
         self.sampler.load_state_dict(state["sampler"])
 
     def _identity(self) -> dict[str, Any]:
         return {  # lists of pairs, since the order of domains matters
-            "domains": list(lengths(self.train_sets).items()),
-            "target domains": list(lengths(self.target_sets).items()),
+            "domains": list(self.domain_sizes().items()),
+            "target domains": list(sizes_of(self.target_sets).items()),
             "batch_size": self.batch_size,
             "seed": self.seed,
             "allocation": self.allocation,
         }
-
-
-def lengths(sets: Mapping[str, Dataset]) -> dict[str, int]:
-    """Domain -> number of samples."""
-    return {name: len(data) for name, data in sets.items()}  # type: ignore[arg-type]
-
-
-def _sizes(sets: dict[str, Dataset], key: str) -> dict[str, int]:
-    if not sets:
-        raise InputError(f"{key} has no domain: give the datamodule {key}={{'name': data set}}.")
-    sizes = lengths(sets)
-    for name, size in sizes.items():
-        if size < 1:
-            raise InputError(f"{key}[{name!r}] has no sample: give it data or leave it out.")
-    return sizes

@@ -13,7 +13,7 @@ from PIL import Image
 
 from tandem_pl import Mixture
 from tandem_pl.cli import main
-from tandem_pl.networks.language_models import causal_language_model
+from tandem_pl.networks import causal_language_model
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

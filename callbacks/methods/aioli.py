@@ -12,10 +12,10 @@ from lightning.pytorch.utilities import rank_zero_warn
 from tandem_pl.callbacks.measures.target_evaluation import TargetEvaluation
 from tandem_pl.callbacks.reweighting import ReweightingCallback
 from tandem_pl.checks import check_at_least, check_positive
-from tandem_pl.episode import PROBE, TRAIN, MixtureBatch, Plan, Segment
+from tandem_pl.episode import TRAIN, TRIAL, Handler, MixtureBatch, Outputs, Plan, Segment
 from tandem_pl.errors import InputError
 from tandem_pl.simplex import Array, exponentiated_step
-from tandem_pl.training.mixture_module import Handler, MixtureModule, Outputs
+from tandem_pl.training.mixture_module import MixtureModule
 
 
 def smoothed_one_hot(size: int, domain: int, share: float) -> Array:
@@ -176,7 +176,7 @@ class AioliReweighting(ReweightingCallback):
                 f"lp_rounds={self.lp_rounds} x lp_steps={self.lp_steps} = {visiting}: raise it to "
                 f"at least {visiting}."
             )
-        self.evaluation.prepare(trainer, type(self).__name__)
+        self.evaluation.prepare(self.data, type(self).__name__)
         self.round, self._mean = 0, None
         self._losses, self._counts = [], []
         self._seed = trainer.datamodule.seed  # type: ignore[attr-defined]
@@ -188,7 +188,7 @@ class AioliReweighting(ReweightingCallback):
         rest = self.update_steps - size * self.lp_rounds * self.lp_steps
         train = [Segment(TRAIN, rest, tuple(self.weights.tolist()))] if rest else []
         return train + [
-            Segment(PROBE, self.lp_steps, tuple(smoothed_one_hot(size, m, self.one_hot).tolist()))
+            Segment(TRIAL, self.lp_steps, tuple(smoothed_one_hot(size, m, self.one_hot).tolist()))
             for m in self._order()
         ]
 
@@ -197,13 +197,13 @@ class AioliReweighting(ReweightingCallback):
 
     def handlers(self) -> dict[str, Handler]:
         """Trains in a visit."""
-        return {PROBE: self.visit_step}
+        return {TRIAL: self.visit_step}
 
     def visit_step(self, module: MixtureModule, batch: MixtureBatch) -> Outputs:
         """A training step, counted; the first of a visit comes after an evaluation."""
         size, trainer = len(self.domains), module.trainer
         if batch.first:
-            self._losses.append(self.evaluation.losses(trainer, module))
+            self._losses.append(self.evaluation.losses(trainer, self.data, module))
             self._counts.append(np.zeros(size))
         counts = torch.bincount(batch.domains, minlength=size).float()  # whole below 2^24: exact
         if trainer.world_size > 1:
@@ -213,7 +213,7 @@ class AioliReweighting(ReweightingCallback):
 
     def update(self, trainer: Trainer, module: Any) -> tuple[Array, dict[str, float]]:
         """A and the weights."""
-        losses = np.stack([*self._losses, self.evaluation.losses(trainer, module)])
+        losses = np.stack([*self._losses, self.evaluation.losses(trainer, self.data, module)])
         counts, order = np.stack(self._counts), self._order()
         self._losses, self._counts, self.round = [], [], self.round + 1
         metrics = {

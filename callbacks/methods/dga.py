@@ -13,10 +13,9 @@ from tandem_pl.callbacks.measures.alignment import align
 from tandem_pl.callbacks.measures.influence import filled
 from tandem_pl.callbacks.reweighting import ReweightingCallback
 from tandem_pl.checks import check_at_least, check_positive, check_share
-from tandem_pl.episode import MEASURE, TRAIN, MixtureBatch, Plan, Segment
+from tandem_pl.episode import MEASURE, TRAIN, Handler, MixtureBatch, Outputs, Plan, Segment
 from tandem_pl.errors import InputError
 from tandem_pl.simplex import Array, exponentiated_step, settle
-from tandem_pl.training.mixture_module import Handler, Outputs
 
 if TYPE_CHECKING:
     from tandem_pl.training.mixture_module import MixtureModule

@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 from tandem_pl.callbacks.loss_weighting import LossWeighting, raised, sample_weights, weighted_step
 from tandem_pl.callbacks.measures.alignment import Alignment, align
 from tandem_pl.checks import check_choice, check_positive, check_share
-from tandem_pl.episode import MixtureBatch
+from tandem_pl.episode import MixtureBatch, Outputs
 from tandem_pl.simplex import Array
-from tandem_pl.training.mixture_module import Outputs
 
 if TYPE_CHECKING:
     from tandem_pl.training.mixture_module import MixtureModule

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from tandem_pl.callbacks.loss_weighting import LossWeighting, raised, sample_weights, weighted_step
 from tandem_pl.callbacks.measures.gathering import gather_sum
 from tandem_pl.checks import check_choice, check_positive, check_share
-from tandem_pl.episode import MixtureBatch
+from tandem_pl.episode import MixtureBatch, Outputs
 from tandem_pl.errors import InputError
 from tandem_pl.randomness import seed_generators
 from tandem_pl.simplex import Array
-from tandem_pl.training.mixture_module import Outputs
+from tandem_pl.training.micro_batches import split_batch
 from tandem_pl.training.modes import evaluating, keeping_buffers
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class DoReMiReweighting(LossWeighting):
         """Excess losses, new weights, and one update of the network."""
         assert self.network is not None
         self.network.to(module.device)
-        parts = module.micro_batches(batch.samples, len(batch.domains))
+        parts = split_batch(batch.samples, len(batch.domains), module.micro_batch_size)
         sums, losses, start = [], None, 0
         for index, (part, size) in enumerate(parts):
             with nullcontext() if len(parts) == 1 else ahead(module.network):

@@ -19,10 +19,10 @@ from tandem_pl.callbacks.measures.skill_graph import (
 from tandem_pl.callbacks.measures.target_evaluation import TargetEvaluation
 from tandem_pl.callbacks.reweighting import ReweightingCallback
 from tandem_pl.checks import check_at_least, check_positive
-from tandem_pl.episode import PROBE, TRAIN, MixtureBatch, Plan, Segment
+from tandem_pl.episode import TRAIN, TRIAL, Handler, MixtureBatch, Outputs, Plan, Segment
 from tandem_pl.errors import InputError
 from tandem_pl.simplex import Array
-from tandem_pl.training.mixture_module import Handler, MixtureModule, Outputs
+from tandem_pl.training.mixture_module import MixtureModule
 from tandem_pl.training.sharding import is_sharded
 
 LEARN = "learn"
@@ -97,7 +97,7 @@ class SkillItReweighting(ReweightingCallback):
 
     def initial(self, trainer: Trainer) -> Array:
         """exp(eta A 1) for a given graph; the datamodule's weights until one is learned."""
-        self.evaluation.prepare(trainer, type(self).__name__)
+        self.evaluation.prepare(self.data, type(self).__name__)
         if self.given == LEARN:
             self.graph = None
             return super().initial(trainer)
@@ -115,7 +115,7 @@ class SkillItReweighting(ReweightingCallback):
         learning = 0
         if self.given == LEARN:
             learning = len(self.domains) * self.graph_steps // self.update_steps
-        return self.mean_since(learning)
+        return self.record.mean_since(learning)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Says so where the run ended before it learned anything."""
@@ -133,11 +133,11 @@ class SkillItReweighting(ReweightingCallback):
         if self.graph is not None:
             return [Segment(TRAIN, self.update_steps, tuple(self.weights.tolist()))]
         alone = np.eye(len(self.domains))[max(len(self._ends) - 1, 0)]
-        return [Segment(PROBE, self.update_steps, tuple(alone.tolist()))]
+        return [Segment(TRIAL, self.update_steps, tuple(alone.tolist()))]
 
     def handlers(self) -> dict[str, Handler]:
         """Trains on a domain alone."""
-        return {PROBE: self.graph_step}
+        return {TRIAL: self.graph_step}
 
     def graph_step(self, module: MixtureModule, batch: MixtureBatch) -> Outputs:
         """A training step; the very first comes after an evaluation and a snapshot."""
@@ -147,7 +147,7 @@ class SkillItReweighting(ReweightingCallback):
                     "graph='learn' puts the network's first weights into the checkpoint, which a "
                     "sharded run does not read back: give a graph, or use strategy=ddp."
                 )
-            self._ends = [self.evaluation.losses(module.trainer, module)]
+            self._ends = [self.evaluation.losses(module.trainer, self.data, module)]
             self._snapshot = _state(module)
         return {"losses": module.train_step(batch)}
 
@@ -155,7 +155,7 @@ class SkillItReweighting(ReweightingCallback):
         """Evaluates, and weighs; while the graph is learned, goes on to the next domain."""
         if self.graph is None:
             return self._learn_graph(trainer, module)
-        losses = self.evaluation.losses(trainer, module)
+        losses = self.evaluation.losses(trainer, self.data, module)
         metrics = {
             f"target/evaluation/{name}": float(loss)
             for name, loss in zip(self.evaluation.names, losses, strict=True)
@@ -178,7 +178,7 @@ class SkillItReweighting(ReweightingCallback):
         if self._alone < self.graph_steps:
             return self.weights, {}
         self._alone = 0
-        self._ends.append(self.evaluation.losses(trainer, module))
+        self._ends.append(self.evaluation.losses(trainer, self.data, module))
         _restore(module, self._snapshot)
         start, *ends = self._ends
         if len(ends) < len(self.domains):

@@ -16,7 +16,7 @@ from tandem_pl.callbacks.reweighting import ReweightingCallback
 from tandem_pl.episode import MEASURE, PROBE, STATISTICS, TRAIN, MixtureBatch, Plan, Segment
 from tandem_pl.errors import InputError
 from tandem_pl.mixture import Mixture
-from tandem_pl.objectives.losses import at_least_float32
+from tandem_pl.objectives.samples import at_least_float32
 from tandem_pl.simplex import Array, exponentiated_step, projected_step
 from tandem_pl.training.norm_statistics import tracking_norms
 

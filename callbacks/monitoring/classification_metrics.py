@@ -17,8 +17,8 @@ from tandem_pl.curves import Places, by_name, with_curves
 from tandem_pl.episode import MixtureBatch
 from tandem_pl.errors import InputError
 from tandem_pl.files import write_atomically
-from tandem_pl.objectives.losses import at_least_float32, inputs_and_labels
 from tandem_pl.objectives.packed_forward import logits_of
+from tandem_pl.objectives.samples import at_least_float32, inputs_and_labels
 from tandem_pl.simplex import Array
 from tandem_pl.tags import domain_tags
 

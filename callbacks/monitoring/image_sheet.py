@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tandem_pl.curves import MOST_CURVES
 from tandem_pl.errors import InputError
-from tandem_pl.objectives.losses import inputs_and_labels
+from tandem_pl.objectives.samples import inputs_and_labels
 from tandem_pl.randomness import seeded_everywhere
 from tandem_pl.simplex import Array
 

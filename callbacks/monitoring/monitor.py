@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from tandem_pl.callbacks.reweighting import ReweightingCallback
 from tandem_pl.curves import MOST_CURVES, Places, by_name, with_curves
-from tandem_pl.episode import MEASURE, PROBE, TRAIN, MixtureBatch
+from tandem_pl.episode import MEASURE, PROBE, TRAIN, TRIAL, MixtureBatch
 from tandem_pl.errors import InputError
 from tandem_pl.plots import draw_mixture
 from tandem_pl.simplex import Array
@@ -19,7 +19,8 @@ from tandem_pl.training.domain_losses import DomainLosses
 
 from .trainer_parts import experiments, reweighting_of
 
-STAGES = {TRAIN: "train", PROBE: "train", MEASURE: "measured"}  # phase -> first part of the tag
+#: phase -> first part of the tag
+STAGES = {TRAIN: "train", PROBE: "train", TRIAL: "train", MEASURE: "measured"}
 Layout = dict[str, dict[str, list]]
 
 
@@ -252,7 +253,7 @@ def _histograms(trainer: Trainer, reweighting: ReweightingCallback) -> None:
     if size <= MOST_CURVES:
         return
     shown = {"weight_over_uniform": size * reweighting.weights}
-    signal = reweighting.measured(trainer.global_step)
+    signal = reweighting.record.measured(trainer.global_step)
     if signal is not None:
         names = reweighting.signal_columns
         known = signal[names.index("samples")] > 0 if "samples" in names else slice(None)

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from tandem_pl.datamodules.batching import ConfiguredDataModule
 from tandem_pl.datamodules.text.text import default_cache_dir
-from tandem_pl.episode import PROBE, TRAIN, MixtureBatch
+from tandem_pl.episode import PROBE, TRAIN, TRIAL, MixtureBatch
 from tandem_pl.errors import InputError
 
 from .image_classes import class_numbers, find_classes
@@ -346,28 +346,29 @@ class ImageMixtureDataModule(ConfiguredDataModule):
 
     # ---- batches ----
 
-    def _evaluation_loader(self, sets: dict[str, Dataset]) -> DataLoader:
+    def evaluation_loader(self, sets: Mapping[str, Dataset]) -> DataLoader:
+        """Return a loader of samples with the plain transform."""
         plain = {
             name: data.with_transform(self.evaluation_transform)
             if isinstance(data, ImageSet)
             else data
             for name, data in sets.items()
         }
-        return super()._evaluation_loader(plain)
+        return super().evaluation_loader(plain)
 
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Mixes the samples of training and probe batches, then does what the base class does."""
-        if self.mixing and isinstance(batch, MixtureBatch) and batch.phase in (TRAIN, PROBE):
-            samples = self._mixed(batch.samples, batch.domains, batch.step, 0)
-            batch = batch._replace(samples=samples)
-            if batch.target_samples is not None and batch.target_domains is not None:
-                others = self._mixed(batch.target_samples, batch.target_domains, batch.step, 1)
-                batch = batch._replace(target_samples=others)
-        return super().on_after_batch_transfer(batch, dataloader_idx)
+    def transform_on_device(self, batch: MixtureBatch) -> MixtureBatch:
+        """Mix the samples of batches that the network trains on."""
+        if not self.mixing or batch.phase not in (TRAIN, PROBE, TRIAL):
+            return batch
+        batch = batch._replace(samples=self._mixed(batch.samples, batch.domains, batch.step, 0))
+        if batch.target_samples is None or batch.target_domains is None:
+            return batch
+        mixed = self._mixed(batch.target_samples, batch.target_domains, batch.step, 1)
+        return batch._replace(target_samples=mixed)
 
     def _mixed(self, samples: Any, domains: Tensor, step: int, stream: int) -> dict[str, Any]:
         """The samples mixed by a generator of their own: a function of seed, step and rank."""
-        rank, _ = self._ranks()
+        rank, _ = self.ranks()
         random = np.random.default_rng([self.seed, step, rank, stream])
         images, labels = mix(
             samples["image"], samples["label"], domains, len(self._classes), self.mixing, random

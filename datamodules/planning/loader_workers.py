@@ -1,4 +1,4 @@
-"""Loader workers that live as long as the run does."""
+"""Loader workers that exit with their parent, and not at SIGTERM."""
 
 import multiprocessing
 import os
@@ -7,14 +7,14 @@ import threading
 
 
 def outlive_sigterm(worker: int = 0) -> None:
-    """Lets this process end at its parent's SIGTERM only: the `worker_init_fn` of a DataLoader.
+    """Exit at the parent's SIGTERM only: the `worker_init_fn` of a DataLoader.
 
-    Clusters signal every process of a job. A worker that dies of it takes the run with it before
-    the run has saved its state. Workers go when the run asks them to, or when it is no more.
-    Without effect where the system does not tell who sent a signal (macOS, Windows).
+    Clusters signal every process of a job. A worker that exits then ends the run before the run has
+    saved its state. Workers exit when the run ends them, or with their parent. This has no effect
+    on systems that do not tell who sent a signal (macOS, Windows).
 
     Args:
-        worker: its number, which makes no difference.
+        worker: its number, not used.
     """
     process = multiprocessing.parent_process()
     parent = process.pid if process is not None else os.getppid()

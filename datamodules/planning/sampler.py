@@ -37,17 +37,17 @@ class PlannedBatch(NamedTuple):
 
 
 def allocate(debts: Floats, weights: Floats, slots: int) -> tuple[Ints, Floats]:
-    """How many samples each domain gets in a batch, by debt.
+    """Return how many samples each domain gets in a batch, by debt.
 
-    A batch adds `slots` times the weights to the debts; then each slot goes to the largest debt
-    (ties to the lowest number), of which one unit is repaid. Debts carry over batches and weight
-    changes, so a debt is exactly what a domain was asked for less what it got. Under one mixture
-    no domain is ever a whole sample ahead, and one behind by more is rare; whatever the weights
-    do between positive values, it is behind by at most 1/2 + ... + 1/M. Domains of weight 0 are
-    never picked; they keep their debt until they have a weight again.
+    A batch adds `slots` times the weights to the debts. Each slot then goes to the domain with the
+    largest debt (ties to the lowest number), and repays one unit of it. Debts carry over batches
+    and weight changes, so a debt is exactly the samples asked for less the samples drawn. Under one
+    mixture no domain is ever a whole sample ahead, and rarely more than one behind; with changing
+    positive weights it is behind by at most 1/2 + ... + 1/M. Domains of weight 0 are never drawn;
+    they keep their debt until they have a weight again.
 
     Args:
-        debts: [M] asked for less drawn so far, in samples.
+        debts: [M] samples asked for less samples drawn so far.
         weights: [M] shares, summing to 1.
         slots: samples in the batch.
 
@@ -59,8 +59,8 @@ def allocate(debts: Floats, weights: Floats, slots: int) -> tuple[Ints, Floats]:
     """
     active = np.flatnonzero(weights > 0)
     owed = debts[active] + slots * weights[active]
-    # Repaying in real numbers would bring all debts above some level down to it. In whole ones,
-    # each gets all but the last of its units above it, and the largest rests get one more.
+    # Water-filling: repay whole units down to a common level, then give the slots that are left to
+    # the largest remainders.
     got = np.maximum(np.ceil(owed - _level(owed, slots)) - 1.0, 0.0)
     rest, left = owed - got, slots - int(got.sum())
     if left:
@@ -74,8 +74,8 @@ def allocate(debts: Floats, weights: Floats, slots: int) -> tuple[Ints, Floats]:
 
 
 def _level(owed: Floats, slots: int) -> float:
-    """The level above which `owed` sums to `slots`."""
-    level = (owed.sum() - slots) / len(owed)  # too low: as if none were below
+    """Return the level above which `owed` sums to `slots`."""
+    level = (owed.sum() - slots) / len(owed)  # the level if all were above it: too low
     while True:
         above = owed[owed > level]
         higher = (above.sum() - slots) / len(above)
@@ -85,16 +85,16 @@ def _level(owed: Floats, slots: int) -> float:
 
 
 def draw(debts: Floats, weights: Floats, slots: int, key: list[int]) -> tuple[Ints, Floats]:
-    """As `allocate`, but multinomial: independent draws seeded by `key`, as published."""
+    """Allocate by independent multinomial draws seeded by `key`, as published methods do."""
     counts = np.random.default_rng(key).multinomial(slots, weights)
     return counts, debts + slots * weights - counts
 
 
 class Stream:
-    """Draws from a set of domains, each in a fresh order on every pass.
+    """Draws from a set of domains, each in a new order on every pass.
 
     Args:
-        name: keeps the orders of different streams apart.
+        name: part of the key of the orders, so that streams differ.
         sizes: domain -> number of samples.
         seed: of the orders.
         allocation: "debt" or "multinomial".
@@ -109,13 +109,13 @@ class Stream:
         self._keys = np.array([key_of(seed, name, domain) for domain in sizes], np.uint64)
 
     def start(self) -> tuple[Floats, Ints]:
-        """The cursors before the first batch: debts [M] and samples drawn [M]."""
+        """Return the cursors before the first batch: debts [M] and samples drawn [M]."""
         return np.zeros(len(self.sizes)), np.zeros(len(self.sizes), np.int64)
 
     def take(
         self, cursors: tuple[Floats, Ints], weights: Floats, slots: int, step: int
     ) -> tuple[Ints, Ints, tuple[Floats, Ints]]:
-        """Plans one batch: domains [slots] (ascending), indices [slots], and the new cursors."""
+        """Plan one batch: return domains [slots] (ascending), indices [slots] and new cursors."""
         debts, drawn = cursors
         if self.allocation == "multinomial":
             counts, debts = draw(debts, weights, slots, [key_of(self.seed, self.name), step])
@@ -127,21 +127,21 @@ class Stream:
         return domains, self.order(domains, number), (debts, drawn + counts)
 
     def order(self, domains: Ints, number: Ints) -> Ints:
-        """Indices [N] of the draws number 0, 1, ... [N] of domains [N]."""
+        """Return indices [N] in the data sets for draw numbers [N] of domains [N]."""
         sizes = self.sizes[domains]
         passes, places = np.divmod(number, sizes)
         return shuffled(self._keys[domains], passes, places, sizes)
 
 
 class MixtureBatchSampler:
-    """Yields this rank's `PlannedBatch`es of one episode, from where training stands.
+    """Yields this rank's `PlannedBatch`es of one episode, from the first not yet trained on.
 
-    What was *trained on* is the state, not what workers have fetched: the datamodule calls
-    `consume` with each batch that reaches the module.
+    The state is what was *trained on*, not what workers have fetched: the data module calls
+    `consume` for each batch that reaches the module.
 
     Args:
-        streams: by name: "train"; one for each of the phases that train nothing, so that passes
-            over the training data stay complete; and perhaps "target".
+        streams: by name: "train"; one for each phase without a step, so that passes over the
+            training data stay complete; and perhaps "target".
         target_weights: [M'] of the target domains.
         batch_size: of the global batch, over all ranks.
 
@@ -165,11 +165,11 @@ class MixtureBatchSampler:
         self._ahead: dict[int, dict[str, tuple[Floats, Ints]]] = {}  # step -> cursors after it
 
     def begin(self, plan: Plan) -> None:
-        """Starts the next episode."""
+        """Start the next episode."""
         self.plan, self.position = list(plan), 0
 
     def consume(self, step: int) -> None:
-        """Marks batch `step` and all before it as trained on."""
+        """Mark batch `step` and all before it as trained on."""
         self.cursors = self._ahead[step]
         self._ahead = {at: cursors for at, cursors in self._ahead.items() if at > step}
         self.position += step + 1 - self.step
@@ -188,34 +188,55 @@ class MixtureBatchSampler:
             for number in range(segment.batches):
                 place += 1
                 if place < position:
-                    continue  # consumed before a resume
+                    continue  # it was consumed before a resume
                 step = first_step + place
                 domains, indices, cursors[stream] = self.streams[stream].take(
                     cursors[stream], weights, self.batch_size, step
                 )
-                target: tuple[Ints, Ints] | tuple[()] = ()
+                target_domains = target_indices = None
                 if segment.target:
                     assert self.target_weights is not None
                     *rows, cursors["target"] = self.streams["target"].take(
                         cursors["target"], self.target_weights, self.batch_size, step
                     )
-                    target = (self._mine(rows[0]), self._mine(rows[1]))
+                    target_domains, target_indices = map(self._mine, rows)
                 self._ahead[step] = dict(cursors)
                 yield PlannedBatch(
-                    segment.phase,
-                    step,
-                    number == 0,
-                    place == last,
-                    self._mine(domains),
-                    self._mine(indices),
-                    *target,
+                    phase=segment.phase,
+                    step=step,
+                    first=number == 0,
+                    last=place == last,
+                    domains=self._mine(domains),
+                    indices=self._mine(indices),
+                    target_domains=target_domains,
+                    target_indices=target_indices,
                 )
 
     def _mine(self, rows: Ints) -> Ints:
         return rows[self.rank :: self.world_size]
 
+    def seen(self, tokens_per_sample: Floats | None = None) -> dict[str, Floats]:
+        """Return what was trained on so far, as arrays [M].
+
+        `samples` drawn, `epochs` (passes over the domain), `share` drawn and `requested` share;
+        given tokens a sample [M], `tokens`, and `token_share` if they are known of all domains.
+        """
+        debts, drawn = self.cursors["train"]
+        total = max(float(drawn.sum()), 1.0)
+        columns: dict[str, Any] = {
+            "samples": drawn,
+            "epochs": drawn / self.streams["train"].sizes,
+            "share": drawn / total,
+            "requested": (drawn + debts) / total,
+        }
+        if tokens_per_sample is not None:
+            columns["tokens"] = drawn * tokens_per_sample
+            if not np.isnan(columns["tokens"]).any():
+                columns["token_share"] = columns["tokens"] / max(columns["tokens"].sum(), 1)
+        return columns
+
     def state_dict(self) -> dict[str, Any]:
-        """Plain Python."""
+        """Return plain Python."""
         return {
             "cursors": {
                 name: {"debts": debts.tolist(), "drawn": drawn.tolist()}
@@ -227,7 +248,7 @@ class MixtureBatchSampler:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
+        """Restore what `state_dict` returned."""
         for name, cursor in state["cursors"].items():
             if name in self.streams:
                 debts = np.array(cursor["debts"], np.float64)

@@ -1,6 +1,6 @@
-"""Shuffled orders without storing them: where a sample stands in the pass of its domain.
+"""Shuffled orders that are computed, not stored.
 
-A pass over a domain is a permutation that is computed place by place from a key, so that neither
+A pass over a domain is a permutation whose entries are computed from a key one by one, so neither
 start-up time nor memory grows with the data, and a batch of many domains is one array operation.
 """
 
@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 Ints = NDArray[np.int64]
 Words = NDArray[np.uint64]
 
-GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # odd, and far from any pattern
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # odd, without a pattern in its bits
 SALTS = np.arange(8, dtype=np.uint64) * GOLDEN  # one a round
 
 
 def key_of(*parts: object) -> int:
-    """64 bits for a seed and names, the same on every machine and run.
+    """Return 64 bits for a seed and names, the same on every machine and run.
 
     >>> key_of(0, "train", "code") == key_of(0, "train", "code") != key_of(1, "train", "code")
     True
@@ -29,7 +29,7 @@ def key_of(*parts: object) -> int:
 
 
 def mix(words: Words) -> Words:
-    """Scrambles 64-bit words: a bijection in which each bit of the input moves half of the output.
+    """Scramble 64-bit words: a bijection in which each input bit flips half of the output bits.
 
     Multiplications wrap around. The constants are those of the finaliser of splitmix64.
     """
@@ -39,11 +39,11 @@ def mix(words: Words) -> Words:
 
 
 def shuffled(keys: Words, passes: Ints, places: Ints, sizes: Ints) -> Ints:
-    """The index [N] of the sample at `places` of pass number `passes`, for N rows at once.
+    """Return the index [N] of the sample at `places` of pass number `passes`, for N rows at once.
 
-    A Feistel network: a place is written as two digits of about sqrt(size) values, each of which
-    is in turn moved by a hash of the other; what falls outside the size goes round again. For
-    given key, pass and size this is a permutation of 0 ... size - 1.
+    A Feistel network: a place is written as two digits of about sqrt(size) values, and each is in
+    turn shifted by a hash of the other; results outside the size go through the network again. For
+    a given key, pass and size this is a permutation of 0 ... size - 1.
 
     Args:
         keys: [N] of the rows' domains.
@@ -67,7 +67,7 @@ def shuffled(keys: Words, passes: Ints, places: Ints, sizes: Ints) -> Ints:
 
 
 def _network(numbers: Words, keys: Words, high: Words, low: Words) -> Words:
-    """One trip through the network: a permutation of 0 ... high x low - 1."""
+    """Go through the network once: a permutation of 0 ... high x low - 1."""
     first, second = numbers // low, numbers % low
     for number, salt in enumerate(SALTS):
         if number % 2:

@@ -1,19 +1,23 @@
-"""Losses of the form objective(network, samples) -> Tensor[B]: one loss a sample, in nats."""
+"""Losses of the form objective(network, samples) -> Tensor[B]: one loss a sample, in nats.
+
+Any callable of this form serves. It must return one loss a sample, since weights are learned from
+the losses of single domains, and a batch mixes domains.
+"""
 
 from typing import TYPE_CHECKING
 
 from tandem_pl.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from .losses import CausalLanguageModeling as CausalLanguageModeling
-    from .losses import Classification as Classification
-    from .losses import Regression as Regression
+    from .causal_language_modeling import CausalLanguageModeling as CausalLanguageModeling
+    from .supervised import Classification as Classification
+    from .supervised import Regression as Regression
 
 __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
-        "CausalLanguageModeling": "losses",
-        "Classification": "losses",
-        "Regression": "losses",
+        "CausalLanguageModeling": "causal_language_modeling",
+        "Classification": "supervised",
+        "Regression": "supervised",
     },
 )

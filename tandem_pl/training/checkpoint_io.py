@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or absent, and sharded ones read as if they were not."""
+"""Checkpoints that are complete or absent, and sharded ones read as one."""
 
 import io
 import os
@@ -18,17 +18,17 @@ META = "meta.pt"  # of a sharded checkpoint: all but parameters and optimizer st
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a local checkpoint beside its place and renames it; reads sharded ones too.
+    """Write a local checkpoint under a temporary name and rename it; read sharded ones too.
 
-    Lightning's own writes in the system's temporary folder and moves; between file systems a move
-    is a copy, and a killed run can leave half a file. A run that shards (FSDP2) with
-    `save_distributed_checkpoint` writes and reads its folders without this.
+    Lightning writes to the system's temporary folder and moves the file; between file systems a
+    move is a copy, and a killed run can leave part of a file. A run that shards (FSDP2) with
+    `save_distributed_checkpoint` writes and reads its folders without this class.
     """
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
     ) -> None:
-        """Saves to `path`; remote paths go Lightning's way."""
+        """Save to `path`; Lightning's own code saves to remote paths."""
         if "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
@@ -37,7 +37,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         write_atomically(os.fspath(path), buffer.getvalue())
 
     def load_checkpoint(self, path: Any, *arguments: Any, **options: Any) -> dict[str, Any]:
-        """Loads a file, or the folder of a sharded checkpoint.
+        """Load a file, or the folder of a sharded checkpoint.
 
         Raises:
             InputError: a folder that holds no checkpoint.
@@ -48,19 +48,19 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def read_sharded(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """A sharded checkpoint of any number of ranks as one process would have written it.
+    """Return a sharded checkpoint of any number of ranks as one process would have written it.
 
-    All of it is held in the host's memory. Optimizer state, which shards keep by parameters' names,
-    is numbered as optimizers number it.
+    The host holds all of it in memory. Optimizer state, which shards key by parameters' names, is
+    keyed by number as optimizers do.
 
     Raises:
-        InputError: the folder holds no whole checkpoint.
+        InputError: the folder holds no complete checkpoint.
     """
     from lightning.fabric.utilities.load import _load_distributed_checkpoint
 
     if not Path(folder, META).is_file():
         raise InputError(
-            f"{os.fspath(folder)} is a folder without {META}, so not a whole checkpoint: give a "
+            f"{os.fspath(folder)} is a folder without {META}, so not a complete checkpoint: give a "
             "checkpoint's file, or the folder of a sharded one."
         )
     checkpoint = _load_distributed_checkpoint(Path(folder))
@@ -83,7 +83,7 @@ def _numbered(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def refuse_time_interval(trainer: "Trainer") -> None:
-    """Refuses a ModelCheckpoint that Lightning never lets save under manual optimization.
+    """Raise an error for a ModelCheckpoint that never saves under manual optimization.
 
     Raises:
         InputError: `train_time_interval` is set.

@@ -1,4 +1,4 @@
-"""`torch.compile` for the networks of a module, in place, and what happens where it cannot."""
+"""`torch.compile` for the networks of a module, in place, with a fallback if it fails."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ Result = TypeVar("Result")
 
 
 def compile_in_place(network: nn.Module, options: bool | Mapping[str, Any]) -> None:
-    """Compiles calls of `network`; its parameters, names and class stay as they are.
+    """Compile calls of `network`; its parameters, names and class do not change.
 
     Nothing is compiled before the first call. Twins of one class share the compiled code.
 
     Args:
-        network: whose `forward` is to be compiled.
-        options: True, or arguments of `torch.compile`; `fallback` is not for `torch.compile`.
+        network: its `forward` is compiled.
+        options: True, or arguments of `torch.compile`, and `fallback` (see `with_fallback`).
 
     Raises:
-        InputError: torch knows no such argument, mode or backend.
+        InputError: torch does not know an argument, mode or backend.
     """
     arguments = dict(options) if isinstance(options, Mapping) else {}
     arguments.pop("fallback", None)
     try:
         network.compile(**arguments)
-    except (TypeError, RuntimeError) as error:  # of a backend that there is not, too
+    except (TypeError, RuntimeError) as error:  # also for a backend that does not exist
         reason = str(error).splitlines()[0]
         raise InputError(f"compile={arguments} is not for torch.compile: {reason}") from None
 
 
 def is_compiled(network: nn.Module) -> bool:
-    """Whether calls of `network` are compiled."""
+    """Return whether calls of `network` are compiled."""
     return network._compiled_call_impl is not None
 
 
 def with_fallback(
     networks: Sequence[nn.Module], options: bool | Mapping[str, Any], call: Callable[[], Result]
 ) -> Result:
-    """The result of `call`, which runs one of `networks`; none is compiled where that fails.
+    """Return `call()`, which runs one of `networks`; if compiling fails, run all uncompiled.
 
-    An error of the network itself is raised as it is.
+    An error of the network itself is raised unchanged.
 
     Raises:
         InputError: compiling failed, and `options` has `fallback: false`.
@@ -61,7 +61,7 @@ def with_fallback(
                 f"compile={dict(options)}: {name} cannot be compiled here ({why}); set compile to "
                 "false, or fallback to true."
             ) from error
-        rank_zero_warn(f"{name} cannot be compiled here ({why}); it goes on without.")
+        rank_zero_warn(f"{name} cannot be compiled here ({why}); training continues without.")
         for network in networks:
             network._compiled_call_impl = None
         return call()

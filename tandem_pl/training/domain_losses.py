@@ -9,10 +9,10 @@ from torch import Tensor
 
 
 class DomainLosses:
-    """Collects per-sample losses, where they are, and averages them by domain on demand.
+    """Collect per-sample losses on their device, and average them by domain on demand.
 
-    Adding keeps references to device tensors and costs neither a kernel nor a host sync; all the
-    work is done in `reduce`, in float64 on the CPU.
+    Adding keeps references to device tensors and needs neither a kernel nor a host sync; `reduce`
+    does all the work, in float64 on the CPU.
 
     >>> losses = DomainLosses()
     >>> losses.add(torch.tensor([0, 1, 1]), torch.tensor([2.0, 3.0, 5.0]))
@@ -26,16 +26,16 @@ class DomainLosses:
         self._losses: list[Tensor] = []
 
     def add(self, domains: Tensor, losses: Tensor) -> None:
-        """Args: domains [B] int64; losses [B]."""
+        """Add losses [B] of samples of the domains [B], int64."""
         self._domains.append(domains)
         self._losses.append(losses.detach())
 
     def reduce(self, size: int, strategy: Any = None) -> tuple[NDArray, NDArray]:
-        """Means [size] (NaN where a domain has no sample) and counts [size]; empties the store.
+        """Return means [size] (NaN for a domain without a sample) and counts [size]; then empty.
 
         Args:
             size: number of domains.
-            strategy: Lightning's; given, all its ranks must call this together.
+            strategy: Lightning's, to sum over its ranks, which must all call this; or None.
         """
         sums = np.zeros((2, size))
         if self._domains:

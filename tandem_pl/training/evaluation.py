@@ -17,12 +17,13 @@ from tandem_pl.errors import InputError
 from tandem_pl.tags import domain_tags
 
 from .compiling import is_compiled, with_fallback
+from .connection import mixture_data
 from .domain_losses import DomainLosses
-from .norm_statistics import flat, running_statistics, write_statistics
+from .norm_statistics import concatenate, running_statistics, write_statistics
 
 
 class EvaluationByDomain(LightningModule):
-    """What a module with a `network` and per-sample losses does with evaluation batches."""
+    """Evaluates a `network` with per-sample losses: means by domain, logged under their names."""
 
     network: nn.Module
     objective: Callable[..., Any]
@@ -33,11 +34,11 @@ class EvaluationByDomain(LightningModule):
         self._evaluated: dict[str, DomainLosses] = {}
 
     def networks(self) -> list[nn.Module]:
-        """All that train."""
+        """Return the networks that train."""
         return [self.network]
 
     def sample_losses(self, network: nn.Module, samples: Any, size: int) -> Tensor:
-        """The objective's losses, refused unless there is one a sample."""
+        """Return the objective's losses; raise an error unless there is one a sample."""
         call = partial(self.objective, network, samples)
         if is_compiled(network):
             losses = with_fallback(self.networks(), self.compile_options, call)
@@ -53,13 +54,13 @@ class EvaluationByDomain(LightningModule):
         return losses
 
     def evaluated_networks(self) -> dict[str, nn.Module]:
-        """Label of the metric -> network."""
+        """Return label of the metric -> network."""
         return {"loss": self.network}
 
     def share_buffers(self) -> None:
-        """Gives all ranks the first one's buffers: BatchNorm's running statistics.
+        """Broadcast the first rank's buffers: BatchNorm's running statistics.
 
-        With manual optimization DDP does not, and each rank's would be of its own batches.
+        With manual optimization DDP does not, and each rank would have those of its own batches.
         """
         if self.trainer.world_size > 1 and isinstance(self.trainer.strategy, DDPStrategy):
             for network in self.networks():
@@ -67,17 +68,17 @@ class EvaluationByDomain(LightningModule):
                     torch.distributed.broadcast(buffer, 0)
 
     def average_statistics(self) -> None:
-        """Gives all ranks the mean of their running statistics."""
+        """Average BatchNorm's running statistics over ranks."""
         statistics = running_statistics(self.networks())
         if statistics and self.trainer.world_size > 1:
-            write_statistics(statistics, self.trainer.strategy.reduce(flat(statistics)))
+            write_statistics(statistics, self.trainer.strategy.reduce(concatenate(statistics)))
 
     def on_validation_start(self) -> None:
-        """Every rank evaluates the same network."""
+        """Make all ranks evaluate the same network."""
         self.share_buffers()
 
     def validation_step(self, batch: MixtureBatch, batch_idx: int) -> None:
-        """Adds the losses of one batch."""
+        """Add the losses of one batch."""
         for label, network in self.evaluated_networks().items():
             losses = self.sample_losses(network, batch.samples, len(batch.domains))
             self._evaluated.setdefault(label, DomainLosses()).add(batch.domains, losses)
@@ -85,26 +86,21 @@ class EvaluationByDomain(LightningModule):
     test_step = validation_step
 
     def on_validation_epoch_end(self) -> None:
-        """Logs `validation/loss/DOMAIN`, their mean, and the mean of perplexities."""
+        """Log `validation/loss/DOMAIN`, their mean, and the mean of perplexities."""
         self._log_evaluation("validation", "validate")
 
     def on_test_epoch_end(self) -> None:
-        """Logs `test/loss/DOMAIN`, their mean, and the mean of perplexities."""
+        """Log `test/loss/DOMAIN`, their mean, and the mean of perplexities."""
         self._log_evaluation("test", "test")
 
     def predict_step(self, batch: MixtureBatch, batch_idx: int) -> dict[str, Tensor]:
-        """Each test sample's domain number and loss."""
+        """Return each test sample's domain number and loss."""
         losses = self.sample_losses(self.network, batch.samples, len(batch.domains))
         return {"domains": batch.domains, "losses": losses}
 
     def _domains(self, stage: str) -> list[str]:
-        datamodule: Any = getattr(self.trainer, "datamodule", None)
-        if not hasattr(datamodule, "domain_names"):
-            raise InputError(
-                "evaluation by domain needs the names of the domains: pass a MixtureDataModule as "
-                "datamodule to the trainer."
-            )
-        return list(datamodule.domain_names(stage))
+        purpose = "evaluation by domain needs the domains of a MixtureDataModule"
+        return list(mixture_data(self.trainer, purpose).domain_names(stage))
 
     def _log_evaluation(self, stage: str, verb: str) -> None:
         if not self._evaluated:

@@ -1,4 +1,4 @@
-"""Checkpoints without frozen parameters: of adapters on a large backbone, only the adapters."""
+"""Checkpoints without frozen parameters: only the adapters of a large backbone."""
 
 import hashlib
 from typing import Any
@@ -12,22 +12,22 @@ KEY, DTYPE = "frozen", "frozen_dtype"
 
 
 def frozen_names(module: nn.Module) -> list[str]:
-    """Names of the parameters that do not train, in the order of the module."""
+    """Return names of the parameters that do not train, in the order of the module."""
     named = module.named_parameters(remove_duplicate=False)
     return [name for name, parameter in named if not parameter.requires_grad]
 
 
 def frozen_dtype(module: nn.Module) -> torch.dtype | None:
-    """The floating-point type of the frozen parameters; None where they have several or none."""
+    """Return the floating-point dtype of the frozen parameters; None for several, or none."""
     frozen = (p for p in module.parameters() if not p.requires_grad)
     kinds = {p.dtype for p in frozen if p.is_floating_point()}
     return kinds.pop() if len(kinds) == 1 else None
 
 
 def fingerprint(module: nn.Module, dtype: torch.dtype | None = None) -> str:
-    """A digest of the frozen parameters' names, shapes and first 64 values each.
+    """Return a digest of the frozen parameters' names, shapes and first 64 values each.
 
-    With `dtype`, as if they had been converted to it.
+    With `dtype`, of the values converted to it.
 
     >>> layer = nn.Linear(2, 2).requires_grad_(False)
     >>> before = fingerprint(layer)
@@ -45,12 +45,12 @@ def fingerprint(module: nn.Module, dtype: torch.dtype | None = None) -> str:
 
 
 def converted(values: Tensor, dtype: torch.dtype | None) -> Tensor:
-    """Floating-point values in another type; others, and without `dtype` all, as they are."""
+    """Convert floating-point values to `dtype`; return other values unchanged."""
     return values.to(dtype) if dtype is not None and values.is_floating_point() else values
 
 
 def drop_frozen(module: nn.Module, checkpoint: dict[str, Any]) -> None:
-    """Takes the frozen parameters out of a checkpoint, and notes which they were."""
+    """Remove the frozen parameters from a checkpoint, and add a digest of them."""
     names = frozen_names(module)
     if names:
         state = checkpoint["state_dict"]
@@ -61,13 +61,13 @@ def drop_frozen(module: nn.Module, checkpoint: dict[str, Any]) -> None:
 
 
 def restore_frozen(module: nn.Module, checkpoint: dict[str, Any]) -> None:
-    """Puts the module's own frozen parameters where the checkpoint left them out.
+    """Add the module's own frozen parameters to a checkpoint that left them out.
 
-    They get the type that they had in the run: a checkpoint is read before a `precision` such as
-    bf16-true converts the module.
+    They get the dtype that they had in the run, because a checkpoint is read before a `precision`
+    such as bf16-true converts the module.
 
     Raises:
-        InputError: they are others than those that the checkpoint was made with.
+        InputError: they differ from those of the run that made the checkpoint.
     """
     if KEY not in checkpoint:
         return
@@ -75,9 +75,9 @@ def restore_frozen(module: nn.Module, checkpoint: dict[str, Any]) -> None:
     dtype = None if name_of_dtype is None else getattr(torch, name_of_dtype)
     if checkpoint[KEY] != fingerprint(module, dtype):
         raise InputError(
-            "the checkpoint leaves out the frozen parameters (checkpoint_frozen=false) and those "
-            "of this network are others: use the pretrained folder and settings that it was made "
-            "with."
+            "the checkpoint leaves out the frozen parameters (checkpoint_frozen=false), and this "
+            "network's differ from them: use the pretrained folder and settings of the run that "
+            "made it."
         )
     parameters = dict(module.named_parameters(remove_duplicate=False))
     for name in frozen_names(module):

@@ -1,4 +1,4 @@
-"""Eval mode, or unchanged buffers, for a while."""
+"""Contexts that set eval mode, or restore buffers on exit."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from torch import nn
 
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """Eval mode inside, each submodule's own mode again after.
+    """Set eval mode inside, and restore each submodule's own mode on exit.
 
     >>> layer = nn.Dropout(0.5)
     >>> with evaluating(layer):
@@ -29,7 +29,7 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def keeping_buffers(network: nn.Module) -> Iterator[None]:
-    """What changes buffers inside (BatchNorm's statistics) is undone after."""
+    """Restore buffers, such as BatchNorm's statistics, on exit."""
     before = [buffer.clone() for buffer in network.buffers()]
     try:
         yield

@@ -1,4 +1,4 @@
-"""BatchNorm's running statistics: computing them anew, and undoing a batch that was no good."""
+"""BatchNorm's running statistics: compute them again, and undo a batch with a bad loss."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -8,10 +8,15 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
-def tracking_norms(network: nn.Module) -> list[_BatchNorm]:
-    """The BatchNorm layers whose running statistics training changes.
+def has_batch_norm(network: nn.Module) -> bool:
+    """Return whether the network has a BatchNorm layer of any dimension."""
+    return any(isinstance(module, _BatchNorm) for module in network.modules())
 
-    Not those in eval mode, whose statistics somebody froze.
+
+def tracking_norms(network: nn.Module) -> list[_BatchNorm]:
+    """Return the BatchNorm layers whose running statistics training changes.
+
+    Layers in eval mode are left out, because somebody froze their statistics.
 
     >>> layers = nn.BatchNorm1d(2), nn.BatchNorm1d(2, track_running_stats=False), nn.LayerNorm(2)
     >>> len(tracking_norms(nn.Sequential(*layers, nn.BatchNorm1d(2).eval())))
@@ -22,57 +27,57 @@ def tracking_norms(network: nn.Module) -> list[_BatchNorm]:
 
 
 def running_statistics(networks: Iterable[nn.Module]) -> list[Tensor]:
-    """Running means and variances of `tracking_norms`, themselves."""
+    """Return the running means and variances of `tracking_norms`, not copies."""
     norms = [norm for network in networks for norm in tracking_norms(network)]
     return [t for n in norms for t in (n.running_mean, n.running_var) if t is not None]
 
 
 @torch.no_grad()
 def write_statistics(statistics: list[Tensor], values: Tensor) -> None:
-    """Sets the statistics to `values`, which has all of them in one row."""
+    """Set the statistics to `values`, which holds all of them in one row."""
     parts = values.split([t.numel() for t in statistics])
     views = [part.view_as(t) for part, t in zip(parts, statistics, strict=True)]
     torch._foreach_copy_(statistics, views)
 
 
-class BeforeBatch:
-    """Keeps the running statistics of before a batch, for the case that it has a bad loss.
+class StatisticsSnapshot:
+    """Running statistics before a batch, to restore if its loss is not finite.
 
-    A loss that is not finite comes with statistics that are not, which no later batch would mend:
-    the update is skipped, and so are they.
+    A loss that is not finite comes with statistics that are not finite, and no later batch would
+    correct them: like the update, they are skipped.
 
     >>> norm = nn.BatchNorm1d(1)
-    >>> before = BeforeBatch([norm])
+    >>> before = StatisticsSnapshot([norm])
     >>> _ = norm(torch.tensor([[1.0], [float("nan")]]))
-    >>> before.put_back(torch.tensor(True))
+    >>> before.restore_if(torch.tensor(True))
     >>> norm.running_mean
     tensor([0.])
     """
 
     def __init__(self, networks: Iterable[nn.Module]) -> None:
         self.statistics = running_statistics(networks)
-        self.values = flat(self.statistics) if self.statistics else None
+        self.values = concatenate(self.statistics) if self.statistics else None
 
     @torch.no_grad()
-    def put_back(self, bad: Tensor) -> None:
-        """Where `bad`, a scalar on the device, is true; without waiting for it."""
+    def restore_if(self, bad: Tensor) -> None:
+        """Restore them if `bad`, a scalar on the device, is true; without waiting for it."""
         if self.values is not None:
-            now = flat(self.statistics)
+            now = concatenate(self.statistics)
             write_statistics(self.statistics, torch.where(bad, self.values, now))
 
 
-def flat(statistics: list[Tensor]) -> Tensor:
-    """A copy of all in one row."""
+def concatenate(statistics: list[Tensor]) -> Tensor:
+    """Return a copy of all in one row."""
     return torch.cat([t.detach().flatten() for t in statistics])
 
 
 @contextmanager
 def accumulating_statistics(network: nn.Module, first: bool) -> Iterator[None]:
-    """Forwards inside, in train mode, make the running statistics the plain mean of all batches'.
+    """Make forwards inside set the running statistics to the plain mean over all batches.
 
-    That is of all since `first` was True, which forgets what was before. Training goes on from
-    these statistics with each layer's own momentum. A compiled network runs as it was written,
-    since counts of batches would break its graphs.
+    The mean is over the batches since `first` was True, which resets the statistics. Training
+    continues from them with each layer's own momentum. A compiled network runs without its compiled
+    code, because batch counts would break its graphs.
 
     >>> norm, batches = nn.BatchNorm1d(1, momentum=0.1), torch.randn(3, 8, 1)
     >>> for number, batch in enumerate(batches):

@@ -1,4 +1,4 @@
-"""What an optimizer is made of, and which of its settings a resumed run keeps."""
+"""The parameters of an optimizer, and the settings that a resumed run keeps."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from tandem_pl.errors import InputError
 
 
 def trainable(network: nn.Module) -> list[nn.Parameter]:
-    """The parameters that train.
+    """Return the parameters that train.
 
     Raises:
         InputError: there is none.
@@ -24,11 +24,11 @@ def trainable(network: nn.Module) -> list[nn.Parameter]:
 
 
 def keep_settings(optimizer: Optimizer, checkpoint: dict[str, Any]) -> None:
-    """Puts a new optimizer's settings into a checkpoint that is about to be loaded.
+    """Write a new optimizer's settings into a checkpoint before it is loaded.
 
-    Without this a resumed run would go on with the checkpoint's learning rate, whatever the
-    configuration says now. A scheduled rate keeps its place in the schedule: it is multiplied by
-    new base rate over old base rate, which is exactly 1 where nothing changed.
+    Without this a resumed run would keep the checkpoint's learning rate, whatever the configuration
+    says now. A scheduled rate keeps its place in the schedule: it is multiplied by new base rate
+    over old base rate, which is exactly 1 if nothing changed.
 
     Raises:
         InputError: the checkpoint is of another kind of module.

@@ -1,6 +1,6 @@
 """Weights of single samples by their losses: Sow et al. 2025, arXiv 2502.06733.
 
-They act within a batch, on top of whatever draws the domains, and cost no further pass.
+They act within a batch, whatever draws the domains, and need no further pass over the data.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ STRATEGIES: dict[str, Callable[[Tensor], Tensor]] = {
     "quadratic": lambda h: 1 - h.square(),
     "extremes": torch.abs,
 }
-LEAST_RANGE = 1e-6  # nats; losses that are closer than this are taken as equal
+LEAST_RANGE = 1e-6  # nats; closer losses count as equal
 
 
 def sample_weights(losses: Tensor, strategy: str = "linupper", temperature: float = 1.0) -> Tensor:
-    """Weights [N] of a whole batch, with mean 1; no gradient goes through them.
+    """Return weights [N] of a whole batch, with mean 1; no gradient goes through them.
 
     h_i = (2 l_i - l_max - l_min) / (l_max - l_min) is in [-1, 1], and the weight is proportional to
     exp(f(h_i) / temperature) with
 
-    - "linupper": f = min(h + 1, 1), which takes weight off the losses below the middle;
-    - "quadratic": f = 1 - h^2, which takes it off both ends;
-    - "extremes": f = |h|, which takes it off the middle.
+    - "linupper": f = min(h + 1, 1), which lowers the weight of losses below the middle;
+    - "quadratic": f = 1 - h^2, which lowers it at both ends;
+    - "extremes": f = |h|, which lowers it in the middle.
 
-    A loss that is not finite makes all weights 1: the step is then the module's to refuse.
+    A loss that is not finite makes all weights 1; the module then skips the step.
 
     Args:
         losses: [N] of all ranks' samples.
@@ -48,8 +48,17 @@ def sample_weights(losses: Tensor, strategy: str = "linupper", temperature: floa
     return torch.where(losses.isfinite().all(), weights, torch.ones_like(weights))
 
 
+def weighted_sum(losses: Tensor, weights: Tensor | None) -> Tensor:
+    """Return sum_i w_i l_i, or the plain sum without weights.
+
+    >>> weighted_sum(torch.tensor([1.0, 2.0]), torch.tensor([0.5, 1.5]))
+    tensor(3.5000)
+    """
+    return (losses if weights is None else losses * weights).sum()
+
+
 class LossBasedWeights:
-    """`sample_weights` with its settings, for a module's training steps.
+    """Apply `sample_weights` with these settings in a module's training steps.
 
     Args:
         strategy: "linupper" (the authors' best), "quadratic" or "extremes".
@@ -79,9 +88,9 @@ class LossBasedWeights:
     def __call__(
         self, losses: Tensor, step: int, gather: Callable[[Tensor], Tensor] | None = None
     ) -> Tensor:
-        """Weights [B] of this rank's samples, in the type of the losses; mean 1 over all ranks.
+        """Return weights [B] of this rank's samples, in the losses' dtype; mean 1 over all ranks.
 
-        With them the loss of a rank is sum_i w_i l_i / B, which DDP averages over the ranks.
+        The loss of a rank is then sum_i w_i l_i / B, which DDP averages over the ranks.
 
         Args:
             losses: [B] of this rank.

@@ -1,7 +1,7 @@
 """Sharded training by FSDP2, through Lightning's `ModelParallelStrategy`.
 
-Every rank holds 1/N of the parameters, gradients and optimizer state of both twins. Copies between
-the twins, and all that is added to a gradient, are made shard by shard, without gathering.
+Every rank holds 1/N of the parameters, gradients and optimizer state of both twins. The twins are
+copied, and gradients added, shard by shard, without gathering.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from lightning.pytorch.strategies import (
 )
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tandem_pl.errors import InputError
@@ -34,7 +36,7 @@ USE = (
 
 
 def check_strategy_name(strategy: Any) -> None:
-    """Refuses by its name, before a trainer is made, a strategy that cannot train twins.
+    """Raise an error, before a trainer is made, for the name of a strategy that cannot train twins.
 
     Raises:
         InputError: FSDP1 or DeepSpeed.
@@ -53,7 +55,7 @@ def check_strategy_name(strategy: Any) -> None:
 
 
 def check_strategy(trainer: Trainer) -> None:
-    """Refuses strategies that would fail later or train something else; warns of a slow one.
+    """Raise an error for strategies that would fail later or train wrongly; warn of a slow one.
 
     Raises:
         InputError: FSDP1, DeepSpeed, a `ModelParallelStrategy` that leaves devices without a shard
@@ -89,7 +91,7 @@ MESH = ("data", "tensor")
 
 
 def data_mesh(trainer: Trainer) -> DeviceMesh | None:
-    """The devices that networks are sharded over; None for a strategy that shards nothing."""
+    """Return the devices that networks are sharded over; None if the strategy shards nothing."""
     strategy = trainer.strategy
     if not isinstance(strategy, ModelParallelStrategy):
         return None
@@ -97,9 +99,9 @@ def data_mesh(trainer: Trainer) -> DeviceMesh | None:
 
 
 def blocks(network: nn.Module) -> list[nn.Module]:
-    """The layers of the network's largest `nn.ModuleList`, by parameters; the first of equals.
+    """Return the layers of the network's largest `nn.ModuleList`, by number of parameters.
 
-    Empty for a network without such a list, or with a layer whose parameters others have too.
+    Empty for a network without such a list, or with a layer that shares parameters with others.
 
     >>> network = nn.Module()
     >>> network.embedding = nn.Embedding(10, 4)
@@ -109,14 +111,14 @@ def blocks(network: nn.Module) -> list[nn.Module]:
     """
     lists = [module for module in network.modules() if isinstance(module, nn.ModuleList)]
     largest = max(lists, key=_size, default=nn.ModuleList())
-    found = list(largest)
-    inside = {id(module): n for n, block in enumerate(found) for module in block.modules()}
+    layers = list(largest)
+    inside = {id(module): n for n, layer in enumerate(layers) for module in layer.modules()}
     owners: dict[int, set[int]] = {}
     for module in network.modules():
         for parameter in module.parameters(recurse=False):
             owners.setdefault(id(parameter), set()).add(inside.get(id(module), -1))
     shared = any(len(places) > 1 for places in owners.values())
-    return [] if shared or len(set(found)) < len(found) else found
+    return [] if shared or len(set(layers)) < len(layers) else layers
 
 
 def _size(module: nn.Module) -> int:
@@ -124,15 +126,13 @@ def _size(module: nn.Module) -> int:
 
 
 def shard(network: nn.Module, mesh: DeviceMesh | None) -> None:
-    """Shards each of the network's `blocks`, then the rest, in place; once, and not without a mesh.
+    """Shard each of the network's `blocks`, then the rest, in place; do nothing without a mesh.
 
     Parameters are gathered for a forward and a backward, and are shards again after each, so that
-    outside of them `network.parameters()` are always what the optimizer has.
+    `network.parameters()` are otherwise the tensors that the optimizer holds.
     """
     if mesh is None or is_sharded(network):
         return
-    from torch.distributed.fsdp import fully_shard
-
     for module in [*blocks(network), network]:
         fully_shard(module, mesh=mesh, reshard_after_forward=True)
     if any(isinstance(module, _BatchNorm) for module in network.modules()):
@@ -143,14 +143,14 @@ def shard(network: nn.Module, mesh: DeviceMesh | None) -> None:
 
 
 def is_sharded(network: nn.Module) -> bool:
-    """Whether its parameters are shards: all are, or none."""
-    return hasattr(next(network.parameters(), None), "to_local")
+    """Return whether its parameters are shards: all are, or none."""
+    return isinstance(next(network.parameters(), None), DTensor)
 
 
 @contextmanager
 def reducing(module: nn.Module, now: bool) -> Iterator[None]:
-    """Whether backwards inside reduce the sharded gradients over ranks, or keep them whole."""
-    parts: list[Any] = [m for m in module.modules() if hasattr(m, "set_requires_gradient_sync")]
+    """Make backwards inside reduce the sharded gradients over ranks, or keep them unreduced."""
+    parts = [m for m in module.modules() if isinstance(m, FSDPModule)]
     for part in parts:
         part.set_requires_gradient_sync(now, recurse=False)
     try:
@@ -161,10 +161,10 @@ def reducing(module: nn.Module, now: bool) -> Iterator[None]:
 
 
 def loaded_states(module: LightningModule, checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """A checkpoint whose optimizer state is what the module's optimizer has loaded.
+    """Return a checkpoint whose optimizer state is what the module's optimizer has loaded.
 
-    For `keep_settings`: a sharded run loads its optimizer before the module sees the checkpoint,
-    other runs after. Without a trainer, or one that shards, it is the checkpoint itself.
+    `keep_settings` needs it: a sharded run loads its optimizer before the module sees the
+    checkpoint, other runs load it after. For these it is the checkpoint itself.
     """
     trainer = module._trainer
     if trainer is None or data_mesh(trainer) is None or not trainer.optimizers:
@@ -175,19 +175,10 @@ def loaded_states(module: LightningModule, checkpoint: dict[str, Any]) -> dict[s
 
 @torch.no_grad()
 def local_shards(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """This rank's part of each tensor, not copied; all of a tensor that is not sharded.
+    """Return this rank's part of each tensor, not copied; all of a tensor that is not sharded.
 
     >>> tensor = torch.ones(2)
     >>> local_shards([tensor])[0] is tensor
     True
     """
-    return [t.to_local() if hasattr(t, "to_local") else t for t in tensors]
-
-
-def sum_over_shards(values: Tensor, tensors: Iterable[Tensor]) -> Tensor:
-    """Sums, in place, what each rank computed of its shards of `tensors`; all ranks call it."""
-    for tensor in tensors:
-        if hasattr(tensor, "device_mesh"):
-            torch.distributed.all_reduce(values, group=tensor.device_mesh.get_group())
-            break
-    return values
+    return [t.to_local() if isinstance(t, DTensor) else t for t in tensors]

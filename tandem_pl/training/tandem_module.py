@@ -13,14 +13,16 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from tandem_pl.episode import PROBE, STATISTICS, MixtureBatch
+from tandem_pl.episode import PROBE, STATISTICS, MixtureBatch, Outputs
 from tandem_pl.errors import InputError
 
-from .mixture_module import MixtureModule, Outputs
+from .collectives import sum_over_ranks
+from .micro_batches import split_batch
+from .mixture_module import MixtureModule
 from .modes import keeping_buffers
 from .norm_statistics import accumulating_statistics
 from .optimizer_settings import trainable
-from .sample_weights import LossBasedWeights
+from .sample_weights import LossBasedWeights, weighted_sum
 from .sharding import data_mesh, local_shards, shard
 from .twins import copy_buffers, copy_network, copy_optimizer_state, distance, make_twin
 
@@ -32,21 +34,21 @@ class TandemModule(MixtureModule):
 
     An episode, as `callbacks.TandemReweighting` plans it:
 
-    1. free: u steps on training batches, u <- u - eta grad L_train(alpha, u);
+    1. free: u takes steps on training batches, u <- u - eta grad L_train(alpha, u);
     2. sync: w <- u with buffers and optimizer moments;
-    3. probe: u steps as before; w <- w - eta grad (L_target(w) + gamma L_train(alpha, w)) on the
-       same training batch, with the same dropout, plus a target batch;
-    4. statistics, where asked for: those of BatchNorm of both twins, anew on the same batches;
+    3. probe: u takes steps as before; w <- w - eta grad (L_target(w) + gamma L_train(alpha, w)) on
+       the same training batch, with the same dropout, plus a target batch;
+    4. statistics, if asked for: BatchNorm's of both twins, computed again on the same batches;
     5. measure: per-sample losses under both, in eval mode, without gradient.
 
-    The hyper-gradient of domain m is gamma (L_m(w) - L_m(u)). Running statistics (BatchNorm's) are
-    those of training batches in both twins: target batches leave the reference's alone, or losses
-    would differ by what the statistics saw, which no final network will have. Both twins are
-    parameter groups of one optimizer, named "proxy" and "reference".
+    The hyper-gradient of domain m is gamma (L_m(w) - L_m(u)). BatchNorm's running statistics are of
+    training batches in both twins: target batches do not change the reference's, or losses would
+    differ by statistics that no final network will have. Both twins are parameter groups of one
+    optimizer, named "proxy" and "reference".
 
     Args:
         network: the proxy; the reference is a deep copy that shares frozen parameters, so adapters
-            on a frozen backbone (`adapters.lora`) cost one more set of adapters.
+            on a frozen backbone (`networks.lora`) cost one more set of adapters.
         objective, optimizer, lr_scheduler, gradient_clip_val, micro_batch_size,
             max_skipped_updates, checkpoint_frozen, sample_weights, compile, seed: as in
             `MixtureModule`. The optimizer factory gets two parameter groups. Both twins weigh
@@ -90,16 +92,19 @@ class TandemModule(MixtureModule):
         self.penalty = penalty
         self.reference = make_twin(network)
 
+    # ---- a batch ----
+
     def phase_step(self, batch: MixtureBatch) -> Outputs:
-        """Probes, and what `MixtureModule` does."""
-        if batch.phase == PROBE and PROBE not in self.handlers:
-            return self.probe_step(batch)
-        if batch.phase == STATISTICS and STATISTICS not in self.handlers:
-            return self.statistics_step(batch)
+        """Probe or compute statistics, or do what `MixtureModule` does."""
+        if batch.phase not in self.handlers:
+            if batch.phase == PROBE:
+                return self.probe_step(batch)
+            if batch.phase == STATISTICS:
+                return self.statistics_step(batch)
         return super().phase_step(batch)
 
     def sync(self) -> None:
-        """Reference <- proxy: parameters, buffers, optimizer moments and step counts."""
+        """Copy the proxy to the reference: parameters, buffers, optimizer moments, step counts."""
         copy_network(self.network, self.reference)
         copy_optimizer_state(
             self._optimizer().optimizer,
@@ -107,11 +112,11 @@ class TandemModule(MixtureModule):
         )
 
     def probe_step(self, batch: MixtureBatch) -> Outputs:
-        """One step of each twin, by one optimizer step.
+        """Update both twins once, by one optimizer step.
 
-        Every loss has its backward at once, so that the memory for activations is that of one
-        forward. In an episode's first probe step w = u, so the training gradient is computed once
-        and the reference gets gamma times the proxy's.
+        Each loss has its backward right after its forward, so that activations need the memory of
+        one forward. In an episode's first probe step w = u, so the training gradient is computed
+        once and the reference gets gamma times the proxy's.
         """
         if batch.target_samples is None or batch.target_domains is None:
             raise InputError(
@@ -122,27 +127,25 @@ class TandemModule(MixtureModule):
             self.sync()
         self.keep_statistics(self.networks())
         size, target_size = len(batch.domains), len(batch.target_domains)
-        parts = self.micro_batches(batch.samples, size)
-        target_parts = self.micro_batches(batch.target_samples, target_size)
+        parts = split_batch(batch.samples, size, self.micro_batch_size)
+        target_parts = split_batch(batch.target_samples, target_size, self.micro_batch_size)
         has_buffers = next(self.network.buffers(), None) is not None
         shared = batch.first and (len(parts) == 1 or not has_buffers)
-        ahead = self.weights_ahead(parts, batch.step)
         collected: list[tuple[Tensor, Tensor, Tensor]] = []
-        for index, (train, extra) in enumerate(zip(parts, target_parts, strict=True)):
-            proxy = self.losses(self.network, *train, batch.step, index)
-            loss, weights = self.weighted_sum(proxy, ahead, parts, index, batch.step)
+        for index, (proxy, weights) in enumerate(self.losses_of_parts(parts, batch.step)):
             last = index == len(parts) - 1
             with self.sync_gradients(last):
-                self.manual_backward(loss / size)
+                self.manual_backward(weighted_sum(proxy, weights) / size)
             if shared:
                 reference = proxy
-                copy_buffers(self.network, self.reference)  # as if w had seen the samples too
+                copy_buffers(self.network, self.reference)  # the reference skips this forward
             else:
-                reference = self.losses(self.reference, *train, batch.step, index)
-                loss = (reference if weights is None else reference * weights).sum()
-                self._reference_backward(self.penalty * (loss / size))
+                reference = self.losses(self.reference, *parts[index], batch.step, index)
+                self._reference_backward(self.penalty * (weighted_sum(reference, weights) / size))
             with keeping_buffers(self.reference):  # statistics are of training batches alone
-                target = self.losses(self.reference, *extra, batch.step, index, TARGET_SALT)
+                target = self.losses(
+                    self.reference, *target_parts[index], batch.step, index, TARGET_SALT
+                )
                 self._reference_backward(target.sum() / target_size, last)
             collected.append((proxy.detach(), reference.detach(), target.detach()))
         self._reduce_reference_gradients()
@@ -153,10 +156,10 @@ class TandemModule(MixtureModule):
         return {"losses": proxy, "reference_losses": reference, "target_losses": target}
 
     def apply_update(self, *losses: Tensor) -> None:
-        """As of one network; sharded twins also have optimizer state alike from the first step on.
+        """Step the optimizer; when sharded, also create the reference's optimizer state.
 
-        A sharded checkpoint can be loaded only where every parameter has some, and before the first
-        sync the reference has none.
+        A sharded checkpoint can be loaded only if every parameter has optimizer state, and before
+        the first sync the reference has none.
         """
         super().apply_update(*losses)
         if data_mesh(self.trainer) is not None:
@@ -167,11 +170,12 @@ class TandemModule(MixtureModule):
 
     @torch.no_grad()
     def statistics_step(self, batch: MixtureBatch) -> Outputs:
-        """BatchNorm's running statistics of both twins: the mean over this segment's batches.
+        """Compute BatchNorm's running statistics of both twins: means over the segment's batches.
 
-        Over those of all ranks, and after each batch, so that the first rank's checkpoint has all.
+        They are averaged over ranks after each batch, so that the first rank's checkpoint holds the
+        statistics of all.
         """
-        parts = self.micro_batches(batch.samples, len(batch.domains))
+        parts = split_batch(batch.samples, len(batch.domains), self.micro_batch_size)
         for network in (self.network, self.reference):
             for index, part in enumerate(parts):
                 with accumulating_statistics(network, batch.first and index == 0):
@@ -181,27 +185,29 @@ class TandemModule(MixtureModule):
 
     @torch.no_grad()
     def measure_step(self, batch: MixtureBatch) -> Outputs:
-        """Losses under both twins, in eval mode, on the same samples."""
+        """Return losses under both twins, in eval mode, on the same samples."""
         proxy = self.measured_losses(self.network, "", batch)
         return proxy | self.measured_losses(self.reference, "reference_", batch)
 
+    # ---- both networks ----
+
     def networks(self) -> list[nn.Module]:
-        """Both twins."""
+        """Return both twins."""
         return [self.network, self.reference]
 
     def twin_distance(self) -> Tensor:
-        """||w - u|| / ||u||."""
+        """Return ||w - u|| / ||u||, a scalar on the device."""
         return distance(self.network, self.reference)
 
     def evaluated_networks(self) -> dict[str, nn.Module]:
-        """While fitting, validation shows the reference beside the proxy."""
+        """Return the networks of validation: while fitting, the reference beside the proxy."""
         networks = super().evaluated_networks()
         if self.trainer.state.fn == "fit":
             networks["loss_reference"] = self.reference
         return networks
 
     def parameter_groups(self) -> list[Any]:
-        """The proxy's and the reference's trainable parameters, in the same order."""
+        """Return the proxy's and the reference's trainable parameters, in the same order."""
         return [
             {"params": trainable(network), "name": name}
             for name, network in (("proxy", self.network), ("reference", self.reference))
@@ -210,7 +216,7 @@ class TandemModule(MixtureModule):
     # ---- gradients of the reference ----
 
     def configure_model(self) -> None:
-        """Shards both twins, or keeps the reference out of DDP's reducer.
+        """Shard both twins, or keep the reference out of DDP's reducer.
 
         The reducer would wait for the reference in free steps. Sharded twins share no parameter,
         since each gathers its own: the frozen ones are copied.
@@ -229,7 +235,7 @@ class TandemModule(MixtureModule):
             DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, names)
 
     def _reference_backward(self, loss: Tensor, last: bool = False) -> None:
-        """Backward without DDP's reducer, which does not know the reference.
+        """Run a backward without DDP's reducer, which ignores the reference.
 
         Sharded gradients are reduced in the `last` one.
         """
@@ -237,19 +243,16 @@ class TandemModule(MixtureModule):
             self.manual_backward(loss)
 
     def _reduce_reference_gradients(self) -> None:
-        """Averages the reference's gradients over ranks, as DDP does the proxy's."""
+        """Average the reference's gradients over ranks, as DDP does the proxy's."""
         if self.trainer.world_size == 1 or not isinstance(self.trainer.strategy, DDPStrategy):
             return
         gradients = [p.grad for p in self.reference.parameters() if p.grad is not None]
-        flat = torch.cat([gradient.flatten() for gradient in gradients])
-        torch.distributed.all_reduce(flat)
-        flat /= self.trainer.world_size
-        sizes = [gradient.numel() for gradient in gradients]
-        views = [v.view_as(g) for v, g in zip(flat.split(sizes), gradients, strict=True)]
-        torch._foreach_copy_(gradients, views)
+        sum_over_ranks(gradients)
+        torch._foreach_div_(gradients, self.trainer.world_size)
 
     def _add_proxy_gradients(self) -> None:
-        mine, theirs = [], []
+        """Add gamma times the proxy's gradient to the reference's."""
+        theirs, ours = [], []
         for proxy, reference in zip(
             self.network.parameters(), self.reference.parameters(), strict=True
         ):
@@ -258,6 +261,6 @@ class TandemModule(MixtureModule):
             if reference.grad is None:
                 reference.grad = self.penalty * proxy.grad
                 continue
-            mine.append(reference.grad)
-            theirs.append(proxy.grad)
-        torch._foreach_add_(local_shards(mine), local_shards(theirs), alpha=self.penalty)
+            theirs.append(reference.grad)
+            ours.append(proxy.grad)
+        torch._foreach_add_(local_shards(theirs), local_shards(ours), alpha=self.penalty)

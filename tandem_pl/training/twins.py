@@ -1,7 +1,4 @@
-"""A network's twin, and making its parameters and optimizer state equal the network's again.
-
-Copies are in place and without allocation.
-"""
+"""Make a network's twin, and copy parameters and optimizer state to it, in place."""
 
 import copy
 from collections.abc import Iterable, Sequence
@@ -11,14 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from .collectives import sum_over_shards
 from .optimizer_settings import trainable
-from .sharding import local_shards, sum_over_shards
+from .sharding import local_shards
 
 
 def make_twin(network: nn.Module) -> nn.Module:
-    """A deep copy that shares the frozen parameters (those with `requires_grad` False).
+    """Return a deep copy that shares the frozen parameters (those with `requires_grad` False).
 
-    Buffers are copied. So the twin of adapters on a frozen backbone costs one more set of adapters.
+    Buffers are copied. The twin of adapters on a frozen backbone costs one more set of adapters.
 
     >>> network = nn.Sequential(nn.Linear(2, 2).requires_grad_(False), nn.Linear(2, 1))
     >>> twin = make_twin(network)
@@ -26,18 +24,18 @@ def make_twin(network: nn.Module) -> nn.Module:
     (True, False)
     """
     shared = {id(p): p for p in network.parameters() if not p.requires_grad}
-    return copy.deepcopy(network, shared)  # deepcopy takes what it finds there as copied
+    return copy.deepcopy(network, shared)  # deepcopy does not copy what is in its memo
 
 
 def separate_parameters(first: nn.Module, second: nn.Module) -> list[tuple[Tensor, Tensor]]:
-    """Pairs of parameters of twins, but those that both share."""
+    """Return pairs of the twins' parameters, without those that both share."""
     pairs = zip(first.parameters(), second.parameters(), strict=True)
     return [(mine, theirs) for mine, theirs in pairs if mine is not theirs]
 
 
 @torch.no_grad()
 def copy_tensors(sources: Iterable[Tensor], destinations: Iterable[Tensor]) -> None:
-    """Destinations <- sources, one fused call a device and dtype; shards stay on their rank."""
+    """Copy sources to destinations, one fused call a device and dtype, shard by shard."""
     groups: dict[Any, tuple[list[Tensor], list[Tensor]]] = {}
     for source, destination in zip(local_shards(sources), local_shards(destinations), strict=True):
         pair = groups.setdefault((source.device, source.dtype), ([], []))
@@ -48,21 +46,21 @@ def copy_tensors(sources: Iterable[Tensor], destinations: Iterable[Tensor]) -> N
 
 
 def copy_network(source: nn.Module, destination: nn.Module) -> None:
-    """Copies parameters and buffers (BatchNorm's running statistics among them)."""
+    """Copy parameters and buffers, BatchNorm's running statistics among them."""
     pairs = separate_parameters(source, destination)
     copy_tensors((mine for mine, _ in pairs), (theirs for _, theirs in pairs))
     copy_buffers(source, destination)
 
 
 def copy_buffers(source: nn.Module, destination: nn.Module) -> None:
-    """Copies buffers only."""
+    """Copy buffers only."""
     copy_tensors(source.buffers(), destination.buffers())
 
 
 def copy_optimizer_state(
     optimizer: Optimizer, sources: Sequence[Tensor], destinations: Sequence[Tensor]
 ) -> None:
-    """Gives each destination parameter the moments and step count of its source parameter.
+    """Copy each source parameter's moments and step count to its destination parameter.
 
     Works for any optimizer that keeps its state per parameter in tensors and plain values.
     """
@@ -88,9 +86,9 @@ def copy_optimizer_state(
 
 @torch.no_grad()
 def distance(first: nn.Module, second: nn.Module) -> Tensor:
-    """||w - u|| / ||u|| over the parameters that train, a scalar on the device.
+    """Return ||w - u|| / ||u|| over the parameters that train, a scalar on the device.
 
-    All ranks call it together where the twins are sharded.
+    If the twins are sharded, all ranks must call this together.
     """
     mine, theirs = trainable(first), trainable(second)
     shards = list(zip(local_shards(mine), local_shards(theirs), strict=True))

@@ -35,7 +35,7 @@ from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from tandem_pl import TandemModule
 from tandem_pl.callbacks import MixtureMonitor, TandemReweighting
-from tandem_pl.objectives.losses import CausalLanguageModeling
+from tandem_pl.objectives import CausalLanguageModeling
 
 NAME = "breakdown"
 PARTS = ("free", "probe", "sync", "measure", "data", "callbacks", "rest")

@@ -38,7 +38,7 @@ from torch.utils.data import Dataset
 
 import tandem_pl
 from tandem_pl.datamodules import EnvironmentCorpus, MixtureDataModule
-from tandem_pl.networks.language_models import causal_language_model
+from tandem_pl.networks import causal_language_model
 
 Record = dict[str, Any]
 Row = dict[str, Any]

@@ -41,7 +41,7 @@ from torch.utils.data.dataloader import _BaseDataLoaderIter
 from tandem_pl import TandemModule
 from tandem_pl.callbacks import TandemReweighting
 from tandem_pl.episode import TRAIN
-from tandem_pl.objectives.losses import CausalLanguageModeling
+from tandem_pl.objectives import CausalLanguageModeling
 
 NAME = "data_path"
 

@@ -28,7 +28,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from tandem_pl import TandemModule
 from tandem_pl.callbacks import MixtureMonitor, TandemReweighting
-from tandem_pl.objectives.losses import CausalLanguageModeling
+from tandem_pl.objectives import CausalLanguageModeling
 
 NAME = "episodes"
 

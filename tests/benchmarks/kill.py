@@ -34,7 +34,7 @@ def child(folder: Path, ranks: int) -> None:
     from tandem_pl import TandemModule
     from tandem_pl.callbacks import TandemReweighting, TimedCheckpoint
     from tandem_pl.datamodules import MixtureDataModule
-    from tandem_pl.objectives.losses import Classification
+    from tandem_pl.objectives import Classification
     from tandem_pl.training.checkpoint_io import AtomicCheckpointIO
 
     def pairs(seed: int) -> TensorDataset:

@@ -38,7 +38,7 @@ from torch import Tensor, nn
 
 from tandem_pl import MixtureModule, TandemModule
 from tandem_pl.callbacks import TandemReweighting
-from tandem_pl.objectives.losses import CausalLanguageModeling
+from tandem_pl.objectives import CausalLanguageModeling
 
 NAME = "memory"
 QWEN2_05B = {
@@ -82,8 +82,8 @@ def build(options: argparse.Namespace) -> tuple[nn.Module, int]:
     """The network and its vocabulary."""
     if not options.adapters:
         return network(options.size, options.block), SIZES[options.size][-1]
+    from tandem_pl.networks import causal_language_model
     from tandem_pl.networks.adapters import lora
-    from tandem_pl.networks.language_models import causal_language_model
 
     config = QWEN2_05B | {"num_hidden_layers": options.layers}
     if options.quick:

@@ -44,7 +44,7 @@ from torch.utils.data import ConcatDataset, DataLoader
 from tandem_pl import MixtureModule, TandemModule
 from tandem_pl.callbacks import TandemReweighting
 from tandem_pl.datamodules import MixtureDataModule
-from tandem_pl.objectives.losses import CausalLanguageModeling
+from tandem_pl.objectives import CausalLanguageModeling
 
 NAME = "overhead"
 

@@ -100,8 +100,8 @@ def network_speed(steps: int = 100) -> float:
     """Tokens a processor second of the quickstart network: forward, backward and AdamW."""
     import torch
 
-    from tandem_pl.networks.language_models import causal_language_model
-    from tandem_pl.objectives.losses import CausalLanguageModeling
+    from tandem_pl.networks import causal_language_model
+    from tandem_pl.objectives import CausalLanguageModeling
 
     torch.set_num_threads(1)
     config = {

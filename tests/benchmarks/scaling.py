@@ -39,7 +39,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from tandem_pl import MixtureModule, TandemModule
 from tandem_pl.callbacks import TandemReweighting
-from tandem_pl.objectives.losses import CausalLanguageModeling
+from tandem_pl.objectives import CausalLanguageModeling
 
 NAME = "scaling"
 LIMIT = 1800  # seconds for one run

@@ -287,7 +287,7 @@ def test_domains_in_another_order_are_other_data() -> None:
         ({"epoch_batches": 0}, "epoch_batches=0 must be at least 1"),
         ({"eval_batch_size": -1}, "eval_batch_size=-1 must be at least 1"),
         ({"seed": -1}, "seed=-1 must be"),
-        ({"allocation": "dept"}, "allocation='dept' must be 'debt' or 'multinomial'"),
+        ({"allocation": "dept"}, "allocation='dept' must be one of 'debt', 'multinomial'"),
     ],
 )
 def test_options_that_cannot_be_used_are_refused(options, message) -> None:

@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import CSVLogger
 from tandem_pl import TandemModule
 from tandem_pl.callbacks import TandemReweighting
 from tandem_pl.datamodules import MixtureDataModule
-from tandem_pl.objectives.losses import CausalLanguageModeling
+from tandem_pl.objectives import CausalLanguageModeling
 from torch.utils.data import DataLoader
 from torchmetrics.text import Perplexity
 from transformers import LlamaConfig, LlamaForCausalLM

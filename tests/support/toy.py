@@ -16,7 +16,7 @@ from torch.utils.data import TensorDataset
 
 from tandem_pl import MixtureModule, TandemModule
 from tandem_pl.datamodules import MixtureDataModule
-from tandem_pl.objectives.losses import Classification
+from tandem_pl.objectives import Classification
 
 DOMAINS = ("twin", "other", "noise")
 WIDTH, CLASSES, BATCH = 4, 2, 12

@@ -7,7 +7,7 @@ import torch
 import yaml
 
 from tandem_pl.cli import main
-from tandem_pl.networks.language_models import causal_language_model
+from tandem_pl.networks import causal_language_model
 
 FOLDER = Path(__file__).parents[2] / "configs" / "published"
 FULL = sorted(

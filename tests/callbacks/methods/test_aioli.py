@@ -153,7 +153,7 @@ def test_a_run_is_the_formula(ema, batch_size, tmp_path):
     for number in range(3):
         order, start = visits(2, 2, data.seed, number), 11 * number
         batches = recorder.batches[start : start + 11]
-        assert [batch.phase for batch in batches] == ["train"] * 3 + ["probe"] * 8
+        assert [batch.phase for batch in batches] == ["train"] * 3 + ["trial"] * 8
         places = [start + 3 + 2 * n for n in range(4)]
         losses = [seen.before[place] for place in places] + [seen.after[start + 10]]
         counts = [
@@ -199,7 +199,7 @@ def test_a_round_of_visits_alone_has_no_training_segment(tmp_path):
     recorder = Recorder()
     method = AioliReweighting(4, lp_rounds=1, lp_steps=2)
     fit(tmp_path, module, data, recorder, method, max_epochs=2)
-    assert {batch.phase for batch in recorder.batches} == {"probe"}
+    assert {batch.phase for batch in recorder.batches} == {"trial"}
 
 
 @pytest.mark.filterwarnings("ignore:.*not finite")

@@ -13,7 +13,7 @@ from toy import flat_gradient, toy_data, toy_network, with_parameters
 from tandem_pl import InputError, MixtureModule
 from tandem_pl.callbacks import DGAReweighting
 from tandem_pl.callbacks.methods.dga import dga_step
-from tandem_pl.objectives.losses import Classification
+from tandem_pl.objectives import Classification
 
 
 def sgd(parameters):

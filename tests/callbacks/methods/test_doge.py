@@ -19,7 +19,7 @@ from tandem_pl.callbacks import DoGEReweighting, TandemReweighting
 from tandem_pl.callbacks.measures.alignment import align
 from tandem_pl.callbacks.methods.doge import official_scores, plain_scores
 from tandem_pl.datamodules import MixtureDataModule
-from tandem_pl.objectives.losses import Classification
+from tandem_pl.objectives import Classification
 from tandem_pl.simplex import projected_step
 from tandem_pl.training.sample_weights import LossBasedWeights
 

@@ -25,7 +25,7 @@ from tandem_pl.callbacks import DoReMiReweighting
 from tandem_pl.callbacks.loss_weighting import raised, sample_weights
 from tandem_pl.callbacks.methods.doremi import TokenLosses, excess_sums, load_reference
 from tandem_pl.datamodules import MixtureDataModule
-from tandem_pl.objectives.losses import CausalLanguageModeling, Classification
+from tandem_pl.objectives import CausalLanguageModeling, Classification
 from tandem_pl.simplex import projected_step
 
 RATE = 0.1

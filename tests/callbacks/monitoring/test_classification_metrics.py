@@ -23,7 +23,7 @@ from torchmetrics.functional import classification as oracle
 from tandem_pl import InputError, MixtureModule, TandemModule
 from tandem_pl.callbacks import ClassificationMetrics, EvaluationTable, TandemReweighting
 from tandem_pl.datamodules import MixtureDataModule
-from tandem_pl.objectives.losses import Classification
+from tandem_pl.objectives import Classification
 
 CLASSES = 7
 
@@ -291,7 +291,7 @@ def test_a_compiler_that_fails_in_validation_costs_no_sample(tmp_path):
                 network.compile(backend=failing_backend)
 
     trainer.callbacks.insert(0, Early())
-    with pytest.warns(UserWarning, match="goes on without"):
+    with pytest.warns(UserWarning, match="continues without"):
         trainer.fit(module, data_of())
     assert len(watch.accuracies) == 1
 

@@ -16,7 +16,7 @@ from tandem_pl.callbacks import ImageSheet, TandemReweighting
 from tandem_pl.callbacks.monitoring import image_sheet
 from tandem_pl.callbacks.monitoring.image_sheet import SIDE, Tile, draw_sheet, thumbnail
 from tandem_pl.datamodules import MixtureDataModule
-from tandem_pl.objectives.losses import Classification
+from tandem_pl.objectives import Classification
 
 
 class Flat(Dataset):

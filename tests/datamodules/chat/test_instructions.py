@@ -19,8 +19,8 @@ from tandem_pl.datamodules.chat.templates import Rendered
 from tandem_pl.datamodules.text.documents import DROPPED, document_keys
 from tandem_pl.datamodules.text.packing import SPLITS
 from tandem_pl.errors import InputError
-from tandem_pl.networks.language_models import causal_language_model
-from tandem_pl.objectives.losses import CausalLanguageModeling
+from tandem_pl.networks import causal_language_model
+from tandem_pl.objectives import CausalLanguageModeling
 
 OPTIONS = {"target_fraction": 0.2, "test_fraction": 0.1, "max_length": 64}
 

@@ -15,7 +15,7 @@ from tandem_pl.callbacks import TandemReweighting
 from tandem_pl.datamodules import ImageMixtureDataModule
 from tandem_pl.episode import EVALUATE, MEASURE, PROBE, TRAIN, Segment
 from tandem_pl.networks.timm_networks import timm_network
-from tandem_pl.objectives.losses import Classification
+from tandem_pl.objectives import Classification
 
 PLAN = [
     Segment(TRAIN, 3, (0.5, 0.5)),

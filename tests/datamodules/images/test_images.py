@@ -19,7 +19,7 @@ from torch import nn
 from tandem_pl import InputError, MixtureModule
 from tandem_pl.datamodules import ImageMixtureDataModule
 from tandem_pl.datamodules.images.image_decoding import UnreadableImageError
-from tandem_pl.objectives.losses import Classification
+from tandem_pl.objectives import Classification
 
 # ---- corrupt images ----
 

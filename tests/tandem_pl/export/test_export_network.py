@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from tandem_pl import InputError, TandemModule
 from tandem_pl.cli import main
 from tandem_pl.export.network import about_adapters, export_network, load_network
-from tandem_pl.networks.language_models import causal_language_model
+from tandem_pl.networks import causal_language_model
 
 WORDS = [*"abcdefgh", "<|endoftext|>"]
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}

@@ -11,9 +11,9 @@ from torch import nn
 from tandem_pl import InputError, MixtureModule, TandemModule
 from tandem_pl.callbacks import TandemReweighting
 from tandem_pl.datamodules import MixtureDataModule
+from tandem_pl.networks import causal_language_model
 from tandem_pl.networks.adapters import lora
-from tandem_pl.networks.language_models import causal_language_model
-from tandem_pl.objectives.losses import CausalLanguageModeling
+from tandem_pl.objectives import CausalLanguageModeling
 from tandem_pl.training.twins import make_twin, separate_parameters
 
 pytest.importorskip("peft")

@@ -5,11 +5,8 @@ import torch
 from torch import nn
 
 from tandem_pl import InputError
-from tandem_pl.networks.language_models import (
-    causal_language_model,
-    check_vocabulary,
-    vocabulary_size,
-)
+from tandem_pl.networks import causal_language_model
+from tandem_pl.networks.checks import check_vocabulary, vocabulary_size
 
 TINY = {"vocab_size": 61, "hidden_size": 16, "num_hidden_layers": 2, "intermediate_size": 32}
 QWEN = TINY | {"num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": True}

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from tandem_pl.errors import InputError
-from tandem_pl.objectives.losses import CausalLanguageModeling, Classification, Regression
+from tandem_pl.objectives import CausalLanguageModeling, Classification, Regression
 
 LOGITS = [[1.0, -2.0, 0.5], [0.25, 3.0, -1.0]]
 

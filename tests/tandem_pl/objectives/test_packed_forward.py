@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tandem_pl.errors import InputError
-from tandem_pl.networks.language_models import causal_language_model
-from tandem_pl.objectives.losses import CausalLanguageModeling
+from tandem_pl.networks import causal_language_model
+from tandem_pl.objectives import CausalLanguageModeling
 from tandem_pl.objectives.packed_forward import buckets, check_keeps_apart, first_fit, pack
 
 VOCABULARY = 37

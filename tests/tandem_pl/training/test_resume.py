@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from tandem_pl import InputError, MixtureModule, TandemModule
 from tandem_pl.callbacks import FixedMixture, TandemReweighting
 from tandem_pl.datamodules import MixtureDataModule
-from tandem_pl.objectives.losses import Classification
+from tandem_pl.objectives import Classification
 from tandem_pl.schedules import WarmupCosine
 
 EPISODES, FREE, PROBE, STATISTICS, MEASURE = 3, 2, 2, 2, 2

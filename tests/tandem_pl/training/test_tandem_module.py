@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from tandem_pl import InputError, MixtureModule, TandemModule
 from tandem_pl.callbacks import TandemReweighting
 from tandem_pl.datamodules import MixtureDataModule
-from tandem_pl.objectives.losses import Classification
+from tandem_pl.objectives import Classification
 from tandem_pl.randomness import seed_generators
 from tandem_pl.training.tandem_module import TARGET_SALT
 

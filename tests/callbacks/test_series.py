@@ -15,11 +15,11 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 
+import tandem_pl.callbacks.series as series_module
 from tandem_pl import Mixture, TandemModule
 from tandem_pl.callbacks import MixtureMonitor, TandemReweighting
-from tandem_pl.callbacks import history as many_domains
-from tandem_pl.callbacks.history import Blocks, Trajectory, most_rows
 from tandem_pl.callbacks.methods.tandem import hyper_gradient
+from tandem_pl.callbacks.series import Blocks, Trajectory, most_rows
 from tandem_pl.curves import MOST_CURVES, by_name, with_curves
 from tandem_pl.datamodules import MixtureDataModule
 from tandem_pl.plots import MOST_DOMAINS, draw_mixture
@@ -83,8 +83,8 @@ def whole(tmp_path_factory):
     log = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     log.addHandler(handler)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(many_domains, "MOST_NUMBERS", KEPT * MANY)
-        patch.setattr(many_domains, "LEAST_ROWS", 2)
+        patch.setattr(series_module, "MOST_NUMBERS", KEPT * MANY)
+        patch.setattr(series_module, "LEAST_ROWS", 2)
         logger = TensorBoardLogger(folder, name="", version="", default_hp_metric=False)
         method = run(folder, watch, MixtureMonitor(), logger=logger)
     log.removeHandler(handler)
@@ -159,8 +159,8 @@ def test_the_average_counts_every_episode_though_rows_are_left_out(whole):
 @pytest.mark.parametrize("batch", [15, 41, 63])
 def test_a_resumed_run_ends_with_the_same_files_and_curves(batch, whole, tmp_path, monkeypatch):
     folder, _, method, _ = whole
-    monkeypatch.setattr(many_domains, "MOST_NUMBERS", KEPT * MANY)
-    monkeypatch.setattr(many_domains, "LEAST_ROWS", 2)
+    monkeypatch.setattr(series_module, "MOST_NUMBERS", KEPT * MANY)
+    monkeypatch.setattr(series_module, "LEAST_ROWS", 2)
     torch.load(folder / f"{batch}.ckpt", weights_only=True)  # tensors and plain Python only
     again = run(tmp_path, ckpt_path=folder / f"{batch}.ckpt")
     for name in FILES:

@@ -1,0 +1,88 @@
+"""`DeclaredState`: attributes of a run that are declared once, then reset and saved."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class DeclaredState:
+    """Resets declared attributes at the start of a fit, and keeps them in checkpoints.
+
+    An attribute holds None, numbers, strings, float64 or int64 arrays, tensors, or lists and dicts
+    of these. Checkpoints hold arrays as tensors under the attribute's name without its leading
+    underscore.
+
+    >>> state = DeclaredState()
+    >>> state.add_state("rewards", lambda: np.zeros(2))
+    >>> state.rewards += 1
+    >>> saved = state.declared_values()
+    >>> state.reset_state()
+    >>> state.rewards.tolist(), saved["rewards"].tolist()
+    ([0.0, 0.0], [1.0, 1.0])
+    """
+
+    def __init__(self) -> None:
+        self._declared: dict[str, Callable[[], Any]] = {}
+        self._of_tensors: set[str] = set()
+
+    def add_state(self, name: str, start: Callable[[], Any], tensors: bool = False) -> None:
+        """Declare an attribute.
+
+        Args:
+            name: of the attribute.
+            start: returns its first value; called now, and again when a fit starts.
+            tensors: whether tensors in it stay tensors when a checkpoint is loaded; otherwise they
+                become arrays.
+        """
+        self._declared[name] = start
+        if tensors:
+            self._of_tensors.add(name)
+        setattr(self, name, start())
+
+    def reset_state(self) -> None:
+        """Set every declared attribute to its first value."""
+        for name, start in self._declared.items():
+            setattr(self, name, start())
+
+    def declared_values(self) -> dict[str, Any]:
+        """Return tensors on the CPU and plain Python."""
+        return {name.lstrip("_"): _to_saved(getattr(self, name)) for name in self._declared}
+
+    def load_declared(self, saved: dict[str, Any]) -> None:
+        """Restore the declared attributes that a checkpoint has."""
+        for name in self._declared:
+            if name.lstrip("_") in saved:
+                value = saved[name.lstrip("_")]
+                kept = value if name in self._of_tensors else _to_arrays(value)
+                setattr(self, name, copy.deepcopy(kept))
+
+    def move_tensors(self, device: torch.device) -> None:
+        """Move declared tensors to a device, since checkpoints are loaded on the CPU."""
+        for name in self._of_tensors:
+            setattr(self, name, _map(getattr(self, name), Tensor, lambda t: t.to(device)))
+
+
+def _to_saved(value: Any) -> Any:
+    arrays_saved = _map(value, np.ndarray, lambda array: torch.from_numpy(array.copy()))
+    return _map(arrays_saved, Tensor, lambda tensor: tensor.detach().cpu())
+
+
+def _to_arrays(value: Any) -> Any:
+    return _map(value, Tensor, lambda tensor: tensor.numpy())
+
+
+def _map(value: Any, kind: type, convert: Callable[[Any], Any]) -> Any:
+    """Convert every value of a kind in nested lists and dicts; tuples become lists."""
+    if isinstance(value, kind):
+        return convert(value)
+    if isinstance(value, dict):
+        return {key: _map(item, kind, convert) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_map(item, kind, convert) for item in value]
+    return value

@@ -1,0 +1,135 @@
+"""`CausalLanguageModeling`: the loss of next tokens."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tandem_pl.errors import InputError
+
+from .packed_forward import Packing, buckets, check_keeps_apart, logits_of, pack
+from .samples import at_least_float32, padded_lengths
+
+
+class CausalLanguageModeling:
+    """Mean cross-entropy of the next token over a sample's tokens, -1/T sum log p(x_t | x_<t).
+
+    `samples` is a map with `input_ids` [B, L] int64 and optionally `labels` [B, L] (default: the
+    input), and whatever else the network takes (`attention_mask`, `position_ids`). The network is
+    called with these names and returns logits [B, L, V], or an object with `.logits`.
+
+    Samples of different lengths are padded at their end, with an `attention_mask` [B, L] of ones
+    and zeros. `layout` decides how the forward runs them, and changes no loss:
+
+    - `"padded"`: as they are.
+    - `"packed"`: several samples in a row no longer than the longest sample, with position ids that
+      start again and without an attention mask; transformers then attends within each sample.
+    - `"bucketed"`: sorted by length, in a few groups, each cut to its longest sample.
+
+    The last two read the samples' lengths on the host, once a forward. Without an
+    `attention_mask`, as in blocks of plain text, all layouts are the same.
+
+    Args:
+        ignore_index: label of positions without a loss. A sample of only such positions has loss 0.
+        layout: see above.
+
+    Raises:
+        InputError: an unknown layout; when called, a layout that the network or the samples do not
+            support.
+    """
+
+    def __init__(
+        self,
+        ignore_index: int = -100,
+        layout: Literal["padded", "packed", "bucketed"] = "padded",
+    ) -> None:
+        if layout not in ("padded", "packed", "bucketed"):
+            raise InputError(f'layout={layout!r} must be "padded", "packed" or "bucketed".')
+        self.ignore_index = ignore_index
+        self.layout = layout
+
+    def __call__(self, network: nn.Module, samples: Mapping[str, Tensor]) -> Tensor:
+        """Return losses [B], float32 or the logits' higher precision."""
+        losses, labels = self._losses(network, samples)
+        return losses.sum(dim=1) / (labels != self.ignore_index).sum(dim=1).clamp(min=1)
+
+    def token_losses(
+        self, network: nn.Module, samples: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Return losses [B, T] of single tokens (0 without a label), and whether each has a label.
+
+        A sample's loss is the mean of its labelled tokens' losses. Methods that treat tokens one by
+        one, such as DoReMi, use this.
+        """
+        losses, labels = self._losses(network, samples)
+        return losses, labels != self.ignore_index
+
+    def _losses(self, network: nn.Module, samples: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return losses [B, T] and labels [B, T]."""
+        if self.layout == "padded" or "attention_mask" not in samples:
+            return self._padded(network, samples)
+        lengths = padded_lengths(samples["attention_mask"], self.layout)
+        if self.layout == "packed":
+            return self._packed(network, samples, lengths)
+        groups = buckets(lengths)
+        tokens = samples["input_ids"]
+        losses, labels = [], []
+        for group in groups:
+            rows = torch.tensor(group, device=tokens.device)
+            cut = {key: value[rows, : lengths[group[0]]] for key, value in samples.items()}
+            part = self._padded(network, cut)
+            missing = (0, tokens.shape[1] - 1 - part[0].shape[1])
+            losses.append(F.pad(part[0], missing))
+            labels.append(F.pad(part[1], missing, value=self.ignore_index))
+        order = torch.tensor([row for group in groups for row in group], device=tokens.device)
+        back = order.argsort()
+        return torch.cat(losses)[back], torch.cat(labels)[back]
+
+    def _padded(self, network: nn.Module, samples: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        inputs = {name: value for name, value in samples.items() if name != "labels"}
+        logits = logits_of(network(**inputs))[:, :-1]
+        labels = self._next_labels(samples)
+        return self._cross_entropy(logits, labels), labels
+
+    def _packed(
+        self, network: nn.Module, samples: Mapping[str, Tensor], lengths: list[int]
+    ) -> tuple[Tensor, Tensor]:
+        others = sorted(samples.keys() - {"input_ids", "labels", "attention_mask"})
+        if others:
+            raise InputError(
+                f'layout="packed" cannot pack {others[0]!r} of the samples; set the objective\'s '
+                'layout to "bucketed" or "padded".'
+            )
+        tokens = samples["input_ids"]
+        check_keeps_apart(network, tokens.device)
+        packing = Packing(*(index.to(tokens.device) for index in pack(lengths, tokens.shape[1])))
+        output = network(
+            input_ids=tokens.flatten()[packing.taken].masked_fill(~packing.filled, 0),
+            position_ids=packing.positions,
+        )
+        # A token's loss is at the position of the token before it; a sample's last token has none.
+        labels = F.pad(self._next_labels(samples), (0, 1), value=self.ignore_index)
+        packed_labels = labels.flatten()[packing.taken].masked_fill(
+            ~packing.filled, self.ignore_index
+        )
+        losses = self._cross_entropy(logits_of(output), packed_labels)
+        losses = losses.flatten()[packing.places]  # at padding, some token's loss
+        return losses.masked_fill(labels == self.ignore_index, 0.0), labels
+
+    def _next_labels(self, samples: Mapping[str, Tensor]) -> Tensor:
+        """Return the label of each position's next token, [B, L - 1]; padding has none."""
+        labels = samples.get("labels", samples["input_ids"])[:, 1:]
+        mask = samples.get("attention_mask")
+        if mask is None or mask.dim() != 2:
+            return labels
+        return labels.masked_fill((mask[:, 1:] == 0) | (mask[:, :-1] == 0), self.ignore_index)
+
+    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(
+            at_least_float32(logits).flatten(0, 1),
+            labels.flatten(),
+            ignore_index=self.ignore_index,
+            reduction="none",
+        ).view_as(labels)
