@@ -1,4 +1,4 @@
-"""Checks of settings that several methods share."""
+"""Checks of settings, with one sentence each."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from .errors import InputError
 
 
 def check_positive(key: str, value: float) -> None:
-    """Raises unless 0 < value < infinity."""
+    """Raise an error unless 0 < value < infinity."""
     if not (math.isfinite(value) and value > 0):
         raise InputError(f"{key}={value} must be a positive number.")
 
 
 def check_share(key: str, value: float) -> None:
-    """Raises unless 0 <= value <= 1."""
+    """Raise an error unless 0 <= value <= 1."""
     if not 0.0 <= value <= 1.0:
         raise InputError(f"{key}={value} must be between 0 and 1.")
 
 
 def check_at_least(key: str, value: int, least: int) -> None:
-    """Raises unless value >= least."""
+    """Raise an error unless value >= least."""
     if not value >= least:
         raise InputError(f"{key}={value} must be at least {least}.")
 
 
 def check_choice(key: str, value: Any, choices: tuple[str, ...]) -> None:
-    """Raises unless the value is one of the choices."""
+    """Raise an error unless the value is one of the choices."""
     if value not in choices:
         raise InputError(f"{key}={value!r} must be one of {', '.join(map(repr, choices))}.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 from collections.abc import Iterable, Mapping
@@ -12,12 +11,13 @@ from typing import Any
 import numpy as np
 import yaml
 
+from .domain_names import check_domains, check_known
 from .errors import InputError
 from .files import write_atomically
-from .simplex import Array, project, settle
+from .simplex import Array, project, sum_to_one
 from .static_mixtures import epoch_capped, unimax
 
-Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # ten times as fast, where it is there
+Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # ten times as fast, if libyaml is installed
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -66,31 +66,31 @@ class Mixture:
 
     @classmethod
     def uniform(cls, domains: Iterable[str]) -> Mixture:
-        """The same share for each domain."""
+        """Return the same share for each domain."""
         return cls(dict.fromkeys(domains, 1.0))
 
     @classmethod
     def proportional(cls, sizes: Mapping[str, float]) -> Mixture:
-        """Shares proportional to size (samples): every domain has the same number of epochs."""
+        """Return shares proportional to size in samples: equally many epochs of each domain."""
         return cls(sizes)
 
     @classmethod
     def temperature(cls, sizes: Mapping[str, float], tau: float) -> Mixture:
-        """Shares proportional to size^(1/tau): tau=1 is proportional, large tau is uniform."""
+        """Return shares proportional to size^(1/tau): proportional for tau=1, uniform for large."""
         if not (math.isfinite(tau) and tau > 0):
             raise InputError(f"temperature:{tau} must be a positive number, such as temperature:2.")
         return cls.proportional(sizes).tempered(tau)
 
     @classmethod
     def unimax(cls, sizes: Mapping[str, int], budget: float, epochs: float) -> Mixture:
-        """As uniform as a run of `budget` samples can be with at most `epochs` of any domain."""
+        """Return the most uniform mixture of `budget` samples with at most `epochs` of a domain."""
         return cls.from_array(sizes, unimax(list(sizes.values()), budget, epochs))
 
     @classmethod
     def epoch_capped(
         cls, sizes: Mapping[str, int], budget: float, epochs: float, start: Any = "temperature:2"
     ) -> Mixture:
-        """`start`, less what a run of `budget` samples would see more than `epochs` times.
+        """Return `start`, bounded so that `budget` samples see no domain more than `epochs` times.
 
         `start` is written as in `resolve_weights`; what is cut off goes to the other domains.
         """
@@ -99,61 +99,61 @@ class Mixture:
 
     @classmethod
     def from_array(cls, domains: Iterable[str], array: Array, **more: Any) -> Mixture:
-        """A mixture from [M] numbers in the order of `domains`."""
+        """Make a mixture from [M] numbers in the order of `domains`."""
         return cls(dict(zip(domains, np.asarray(array, np.float64).tolist(), strict=True)), **more)
 
     def tempered(self, tau: float) -> Mixture:
-        """Weights to the power 1/tau, normalised. Zero stays zero."""
+        """Return weights to the power 1/tau, normalised. Zero stays zero."""
         log = np.log(self.array, where=self.array > 0, out=np.full(len(self.array), -np.inf))
         return Mixture.from_array(self.domains, np.exp((log - log.max()) / tau))
 
     def mix(self, other: Mixture, share: float) -> Mixture:
-        """(1 - share) * self + share * other."""
+        """Return (1 - share) * self + share * other."""
         check_domains(other.domains, self.domains, "mix")
         weights = other.weights
         there = np.array([weights[name] for name in self.domains])
         return Mixture.from_array(self.domains, (1 - share) * self.array + share * there)
 
     def restrict(self, domains: Iterable[str]) -> Mixture:
-        """Only these domains, normalised again."""
+        """Return the mixture of these domains alone, normalised."""
         weights = self.weights
-        kept = {name: weights[name] for name in _known(domains, self.domains, "restrict")}
+        kept = {name: weights[name] for name in check_known(domains, self.domains, "restrict")}
         return Mixture(kept)
 
     def project(self, floor: float = 0.0, caps: Mapping[str, float] | None = None) -> Mixture:
-        """The nearest mixture with every weight in [floor, cap] (see `simplex.project`)."""
+        """Return the nearest mixture with every weight in [floor, cap] (see `simplex.project`)."""
         upper = np.ones(len(self.domains))
         place = {name: m for m, name in enumerate(self.domains)}
-        for name in _known(caps or {}, self.domains, "caps"):
+        for name in check_known(caps or {}, self.domains, "caps"):
             upper[place[name]] = (caps or {})[name]
         return Mixture.from_array(self.domains, project(self.array, floor, upper))
 
     def entropy(self) -> float:
-        """-sum alpha log alpha, in nats."""
+        """Return -sum alpha log alpha, in nats."""
         positive = self.array[self.array > 0]
         return float(-(positive * np.log(positive)).sum())
 
     def effective_domains(self) -> float:
-        """exp(entropy): 1 for one domain alone, M for uniform."""
+        """Return exp(entropy): 1 for one domain alone, M for uniform."""
         return math.exp(self.entropy())
 
     def distance(self, other: Mixture) -> float:
-        """Total variation, half the sum of |differences|: the share of the data that moves."""
+        """Return total variation, half the sum of |differences|: the share of data that moves."""
         check_domains(other.domains, self.domains, "distance")
         weights = other.weights
         there = np.array([weights[name] for name in self.domains])
         return float(0.5 * np.abs(self.array - there).sum())
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes a YAML file that `load` reads back bit for bit. Never leaves half a file."""
+        """Write a YAML file that `load` reads back bit for bit; it is complete or absent."""
         content = {"weights": self.weights, "average": self.average, **self.about}
-        plain = all(name.isprintable() for name in self.domains)  # else YAML must escape
+        plain = all(name.isprintable() for name in self.domains)  # otherwise YAML must escape
         text = yaml.dump(content, Dumper=Dumper, sort_keys=False, allow_unicode=plain)
         write_atomically(path, text.encode())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], key: str = "weights") -> Mixture:
-        """Reads a file that `save` wrote, or any YAML map of domain -> weight under `weights`."""
+        """Read a file that `save` wrote, or any YAML map of domain -> weight under `weights`."""
         try:
             content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader)
         except FileNotFoundError:
@@ -189,7 +189,7 @@ class Mixture:
             and self.average == other.average
         )
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment] # mutable `about`: not hashable
 
     def __repr__(self) -> str:
         shares = ", ".join(f"{name}: {weight:.4f}" for name, weight in self.weights.items())
@@ -199,17 +199,17 @@ class Mixture:
 def resolve_weights(
     spec: Any, sizes: Mapping[str, int], key: str = "weights", budget: float | None = None
 ) -> Mixture:
-    """The mixture that a user's `weights` setting stands for.
+    """Return the mixture that a user's `weights` setting means.
 
     Args:
         spec: None or "uniform"; "proportional"; "temperature:TAU"; "unimax:EPOCHS:SAMPLES" for
-            uniform in a run of so many samples, but for domains that would be seen more than
-            EPOCHS times; "epoch_capped:EPOCHS:SAMPLES:SPEC" for another spec bounded alike
-            (temperature:2 where it is left out); a map; a `Mixture` or the path of a mixture file,
-            of which the average is taken; "last:PATH" for the last weights.
+            uniform, capping each domain at EPOCHS passes in a run of so many samples;
+            "epoch_capped:EPOCHS:SAMPLES:SPEC" for another spec with the same caps (SPEC defaults to
+            temperature:2); a map; a `Mixture` or the path of a mixture file (their average);
+            "last:PATH" for a file's last weights.
         sizes: domain -> number of samples, in the order of the data set.
-        key: name of the setting, for messages.
-        budget: samples of the run, for a spec that leaves them out ("unimax:4").
+        key: name of the setting, for error messages.
+        budget: samples of the run, for a spec without SAMPLES ("unimax:4").
 
     >>> resolve_weights("temperature:2", {"web": 100, "code": 25}).weights
     {'web': 0.6666666666666666, 'code': 0.3333333333333333}
@@ -248,7 +248,7 @@ def resolve_weights(
 def _bounded(spec: str, sizes: Mapping[str, int], key: str, budget: float | None) -> Mixture:
     rule, epochs, samples, start = [*spec.split(":", 3), "", "", ""][:4]
     try:
-        if start and rule == "unimax":  # which knows no other start than uniform
+        if start and rule == "unimax":  # it always starts from uniform
             raise ValueError
         bounds = float(samples) if samples or budget is None else budget, float(epochs)
     except ValueError:
@@ -262,38 +262,6 @@ def _bounded(spec: str, sizes: Mapping[str, int], key: str, budget: float | None
         return Mixture.epoch_capped(sizes, *bounds, start or "temperature:2")
     except InputError as error:
         raise InputError(f"{key}={spec!r}: {error}") from None
-
-
-def check_domains(given: Iterable[str], expected: Iterable[str], key: str) -> None:
-    """Raises unless both name the same domains, saying which to add or take out."""
-    given, expected = list(given), list(expected)
-    _known(given, expected, key)
-    known = set(given)
-    missing = [name for name in expected if name not in known]
-    if missing:
-        raise InputError(
-            f"{key} says nothing of {_list(missing)}: give every domain of {_list(expected)} a "
-            "weight (0 leaves it out)."
-        )
-
-
-def _known(given: Iterable[str], expected: Iterable[str], key: str) -> list[str]:
-    given, expected = list(given), list(expected)
-    known = set(expected)
-    for name in given:
-        if name not in known:
-            near = difflib.get_close_matches(str(name), expected, 1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise InputError(
-                f"{key} names the unknown domain {name!r}: {hint}the domains are {_list(expected)}."
-            )
-    return given
-
-
-def _list(names: Iterable[str], most: int = 12) -> str:
-    names = [repr(str(name)) for name in names]
-    more = [f"... ({len(names)} in all)"] if len(names) > most else []
-    return ", ".join(names[:most] + more)
 
 
 def _normalise(domains: tuple[str, ...], weights: Mapping[str, float], key: str) -> Array:
@@ -314,6 +282,6 @@ def _normalise(domains: tuple[str, ...], weights: Mapping[str, float], key: str)
     if array.max() == 0:
         raise InputError(f"{key} are all 0: give at least one domain a positive weight.")
     if abs(array.sum() - 1.0) <= 1e-15 * len(array):
-        return array  # already normalised: kept to the bit, so that files and states round-trip
+        return array  # normalised already: keep the bits, so that files and states round-trip
     array = array / array.max()  # so that neither huge nor tiny numbers overflow the sum
-    return settle(array / array.sum())
+    return sum_to_one(array / array.sum())

@@ -1,4 +1,4 @@
-"""Dropout and augmentation as functions of (seed, step, rank), so that a resume draws the same."""
+"""Dropout and augmentation as functions of (seed, step, rank), the same after a resume."""
 
 import random
 from collections.abc import Iterator
@@ -8,19 +8,20 @@ from typing import Any
 import numpy as np
 import torch
 
-_SPARE = np.random.MT19937(0)  # stands in for NumPy's, whose state takes long to save and restore
+# Used in place of NumPy's generator, whose state takes long to save and restore.
+_SPARE = np.random.MT19937(0)
 
 
 @contextmanager
 def private_randomness(device: torch.device) -> Iterator[None]:
-    """What happens inside leaves torch's global generators as they were."""
+    """Restore torch's global generators on exit."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices, device_type="cuda"):
         yield
 
 
 def seed_generators(device: torch.device, *numbers: int) -> None:
-    """Seeds the generators that a forward on `device` draws from, by a hash of the numbers."""
+    """Seed the generators that a forward on `device` draws from, by a hash of the numbers."""
     state = hash_numbers(*numbers)
     torch.default_generator.manual_seed(state)
     if device.type == "cuda":
@@ -31,10 +32,10 @@ def seed_generators(device: torch.device, *numbers: int) -> None:
 
 @contextmanager
 def seeded_everywhere(*numbers: int) -> Iterator[None]:
-    """The global generators of Python, NumPy and torch (on the CPU) are seeded by these numbers.
+    """Seed the global generators of Python, NumPy and torch (on the CPU); restore them on exit.
 
-    After, they are as they were, but that NumPy forgets the second one of a pair of Gaussians. For
-    others' code that draws from them, as augmentations do. Not to be nested.
+    For code of others that draws from them, as augmentations do. Only NumPy's stored second
+    Gaussian of a pair is not restored. Do not nest it.
 
     >>> with seeded_everywhere(0, 7):
     ...     first = random.random(), np.random.rand(), float(torch.rand(()))
@@ -43,7 +44,7 @@ def seeded_everywhere(*numbers: int) -> Iterator[None]:
     True
     """
     seed = hash_numbers(*numbers)
-    numpy: Any = np.random  # whose stubs lack the next two
+    numpy: Any = np.random  # its stubs lack the next two functions
     before = random.getstate(), numpy.get_bit_generator(), torch.default_generator.get_state()
     random.seed(seed)
     numpy.set_bit_generator(_SPARE)
@@ -58,7 +59,7 @@ def seeded_everywhere(*numbers: int) -> Iterator[None]:
 
 
 def hash_numbers(*numbers: int) -> int:
-    """64 bits; neighbouring numbers get unrelated ones (splitmix64)."""
+    """Return 64 bits; neighbouring numbers give unrelated bits (splitmix64)."""
     state = 0
     for number in numbers:
         state = (state + number + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF

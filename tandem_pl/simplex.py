@@ -9,7 +9,7 @@ Array = NDArray[np.float64]
 
 
 def project(point: ArrayLike, floor: float = 0.0, caps: ArrayLike | None = None) -> Array:
-    """Nearest point of A = {x : sum x = 1, floor <= x_m <= cap_m} in Euclidean distance.
+    """Return the nearest point of A = {x : sum x = 1, floor <= x_m <= cap_m} in Euclidean distance.
 
     The solution is x = clip(point - tau, floor, caps) for the one tau that makes it sum to 1.
     That sum is piecewise linear and falls with tau, with kinks at point - floor and point - caps:
@@ -24,7 +24,7 @@ def project(point: ArrayLike, floor: float = 0.0, caps: ArrayLike | None = None)
         [M] float64 weights.
 
     Raises:
-        InputError: where A is empty or the point is not finite.
+        InputError: A is empty, or the point is not finite.
 
     Source: the sort-and-threshold projection (Duchi et al., 2008), extended to caps.
 
@@ -50,18 +50,19 @@ def project(point: ArrayLike, floor: float = 0.0, caps: ArrayLike | None = None)
         else:
             right = half
     middle = z - 0.5 * (kinks[left] + kinks[right])
-    free = (middle > floor) & (middle < upper)  # the entries that move on this piece
+    free = (middle > floor) & (middle < upper)  # the entries that change on this piece
     tau = kinks[left]
     if free.any():
         fixed = np.where(middle <= floor, floor, upper)[~free].sum()
         tau = (z[free].sum() + fixed - 1.0) / free.sum()
-    return settle(np.clip(z - tau, floor, upper), floor, upper)
+    return sum_to_one(np.clip(z - tau, floor, upper), floor, upper)
 
 
-def settle(x: Array, floor: float = 0.0, caps: Array | None = None) -> Array:
-    """Gives the rounding error of a sum that should be 1 to the largest entry that can take it.
+def sum_to_one(x: Array, floor: float = 0.0, caps: Array | None = None) -> Array:
+    """Return weights [M] that sum to exactly 1, from weights that do up to rounding.
 
-    The others, which may be tiny, keep their bits.
+    The largest entry that has room between floor and cap takes the rounding error; the others,
+    which may be tiny, keep their bits.
     """
     gap = 1.0 - x.sum()
     upper = np.ones_like(x) if caps is None else caps
@@ -74,7 +75,7 @@ def settle(x: Array, floor: float = 0.0, caps: Array | None = None) -> Array:
 
 
 def check_feasible(size: int, floor: float, caps: Array) -> None:
-    """Raises where no weights satisfy the bounds, naming the setting to change."""
+    """Raise an error if no weights satisfy the bounds, naming the setting to change."""
     if not 0.0 <= floor <= 1.0 / size:
         raise InputError(
             f"floor={floor} leaves no mixture of {size} domains: "
@@ -93,7 +94,7 @@ def projected_step(
     floor: float = 0.0,
     caps: ArrayLike | None = None,
 ) -> Array:
-    """TANDEM's update: alpha <- Pi_A(alpha - eta * gradient), with an exact projection.
+    """Return TANDEM's update: alpha <- Pi_A(alpha - eta * gradient), with an exact projection.
 
     Args:
         weights: [M] the mixture now.
@@ -115,10 +116,10 @@ def exponentiated_step(
     floor: float = 0.0,
     caps: ArrayLike | None = None,
 ) -> Array:
-    """Mirror descent: alpha_m <- alpha_m exp(-eta gradient_m) / Z, then into the bounds.
+    """Return mirror descent's update: alpha_m exp(-eta gradient_m) / Z, projected into the bounds.
 
-    This is the rule of DoReMi and DoGE, offered for comparison; it is not TANDEM's. A domain of
-    weight 0 stays at 0 unless the floor lifts it.
+    This is the rule of DoReMi and DoGE, for comparison; it is not TANDEM's. A weight of 0 stays 0
+    unless the floor is higher.
     """
     alpha = np.asarray(weights, np.float64)
     step = -learning_rate * np.asarray(gradient, np.float64)
@@ -126,5 +127,8 @@ def exponentiated_step(
     grown = alpha * np.exp(step - step.max())
     grown = grown / grown.sum()
     if floor == 0.0 and caps is None:
-        return settle(grown)
+        return sum_to_one(grown)
     return project(grown, floor, caps)
+
+
+settle = sum_to_one

@@ -1,4 +1,4 @@
-"""Mixtures in closed form that keep every domain below a number of epochs. NumPy float64 only."""
+"""Mixtures in closed form that cap the number of epochs of every domain. NumPy float64 only."""
 
 import math
 
@@ -6,14 +6,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .errors import InputError
-from .simplex import Array, settle
+from .simplex import Array, sum_to_one
 
 
 def unimax(sizes: ArrayLike, budget: float, epochs: float) -> Array:
-    """UniMax (arXiv 2304.09151): uniform, except that no domain is seen more than `epochs` times.
+    """Return UniMax (arXiv 2304.09151): uniform, with at most `epochs` passes over each domain.
 
-    From the smallest domain to the largest, each gets an equal part of the budget that is left, or
-    `epochs` times its size where that is less.
+    From the smallest domain to the largest, each gets an equal part of the remaining budget, or
+    `epochs` times its size if that is less.
 
     Args:
         sizes: [M] samples of each domain.
@@ -24,7 +24,7 @@ def unimax(sizes: ArrayLike, budget: float, epochs: float) -> Array:
         [M] weights.
 
     Raises:
-        InputError: for numbers that are not positive, or where the caps cannot fill the budget.
+        InputError: a number that is not positive, or caps that cannot fill the budget.
 
     >>> unimax([10, 100, 1000], 300, 4).round(3).tolist()
     [0.133, 0.433, 0.433]
@@ -34,10 +34,10 @@ def unimax(sizes: ArrayLike, budget: float, epochs: float) -> Array:
 
 
 def epoch_capped(weights: ArrayLike, sizes: ArrayLike, budget: float, epochs: float) -> Array:
-    """Weights of which none passes p_m = `epochs` * size_m / budget.
+    """Return the weights with each capped at p_m = `epochs` * size_m / budget.
 
     What is cut off goes to the other domains in proportion to their weights, until none is above
-    its cap; where nothing is cut the weights stay as they are. From uniform weights this is UniMax.
+    its cap. Weights below all caps do not change. From uniform weights this is UniMax.
 
     Args:
         weights: [M] shares to start from, summing to 1.
@@ -49,7 +49,7 @@ def epoch_capped(weights: ArrayLike, sizes: ArrayLike, budget: float, epochs: fl
         [M] weights.
 
     Raises:
-        InputError: as `unimax`; also where the domains that have a weight cannot fill the budget.
+        InputError: as `unimax`; also if the domains with a weight cannot fill the budget.
 
     >>> epoch_capped([0.5, 0.5], [10, 1000], 100, 2).tolist()
     [0.2, 0.8]
@@ -77,4 +77,4 @@ def epoch_capped(weights: ArrayLike, sizes: ArrayLike, budget: float, epochs: fl
         if not over.any():
             break
         capped |= over
-    return settle(np.where(start > 0, result, 0.0))
+    return sum_to_one(np.where(start > 0, result, 0.0))

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from tandem_pl.episode import MixtureBatch
+from tandem_pl.modes import evaluating
 from tandem_pl.simplex import Array
 from tandem_pl.training.gradients import Gradient, domain_gradients, dot, mean_gradient, norm
-from tandem_pl.training.modes import evaluating
 
 from .gathering import from_first_rank
 

@@ -8,11 +8,11 @@ from lightning.pytorch import Trainer
 
 from tandem_pl.episode import MixtureData
 from tandem_pl.errors import InputError
+from tandem_pl.modes import evaluating
 from tandem_pl.randomness import private_randomness
 from tandem_pl.simplex import Array
 from tandem_pl.training.domain_losses import DomainLosses
 from tandem_pl.training.mixture_module import MixtureModule
-from tandem_pl.training.modes import evaluating
 
 
 class TargetEvaluation:

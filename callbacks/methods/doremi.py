@@ -19,10 +19,10 @@ from tandem_pl.callbacks.measures.gathering import gather_sum
 from tandem_pl.checks import check_choice, check_positive, check_share
 from tandem_pl.episode import MixtureBatch, Outputs
 from tandem_pl.errors import InputError
+from tandem_pl.modes import evaluating, keeping_buffers
 from tandem_pl.randomness import seed_generators
 from tandem_pl.simplex import Array
 from tandem_pl.training.micro_batches import split_batch
-from tandem_pl.training.modes import evaluating, keeping_buffers
 
 if TYPE_CHECKING:
     from tandem_pl.training.mixture_module import MixtureModule

@@ -19,10 +19,10 @@ from tandem_pl.callbacks.reweighting import ReweightingCallback
 from tandem_pl.checks import check_at_least, check_choice, check_positive
 from tandem_pl.episode import MEASURE, TRAIN, Handler, MixtureBatch, Outputs, Plan, Segment
 from tandem_pl.errors import InputError
+from tandem_pl.modes import evaluating
 from tandem_pl.simplex import Array
 from tandem_pl.training.gradients import Gradient, domain_gradients, dot
 from tandem_pl.training.mixture_module import MixtureModule
-from tandem_pl.training.modes import evaluating
 from tandem_pl.training.optimizer_settings import trainable
 
 HESSIANS = ("identity", "adam", "norm")

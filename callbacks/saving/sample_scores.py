@@ -20,8 +20,8 @@ from torch.utils.data import Dataset, Subset
 from tandem_pl.episode import TRAIN
 from tandem_pl.errors import InputError
 from tandem_pl.files import write_atomically
+from tandem_pl.modes import evaluating
 from tandem_pl.simplex import Array
-from tandem_pl.training.modes import evaluating
 
 
 @torch.no_grad()

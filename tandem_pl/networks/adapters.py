@@ -17,26 +17,25 @@ def lora(
     lora_config: dict[str, Any] | None = None,
     seed: int = 0,
 ) -> nn.Module:
-    """Freezes `network` and adds LoRA: every adapted weight W becomes W + alpha / rank B A.
+    """Freeze `network` and add LoRA: every adapted weight W becomes W + alpha / rank B A.
 
     A `TandemModule` of it holds the backbone once: proxy and reference are two sets of adapters.
     Hu et al. 2021, arXiv 2106.09685. Needs `pip install "tandem_pl[peft]"`.
 
     Args:
-        network: the backbone, for example `networks.causal_language_model(pretrained=...)`. It is
-            changed in place.
-        rank: r, of the matrices A [r, in] and B [out, r]. B starts at 0, so that at first nothing
-            changes.
+        network: the backbone, for example `causal_language_model(pretrained=...)`; changed in
+            place.
+        rank: r, of the matrices A [r, in] and B [out, r]. B starts at 0, so the network's outputs
+            do not change at first.
         alpha: scale of the adapters, as alpha / rank.
         dropout: on the adapters' input.
         target_modules: names of the layers to adapt, "all-linear", or None for `peft`'s choice for
             this architecture (the attention's projections).
         lora_config: more fields of `peft.LoraConfig`, such as {"use_rslora": true}.
-        seed: of A's random start; the global generator is left alone.
+        seed: of A's random start; the global generator does not change.
 
     Raises:
-        InputError: peft is not installed, a field that it does not know, or layers that are not
-            there.
+        InputError: peft is not installed, or a field or layers that do not exist.
     """
     try:
         from peft import LoraConfig, get_peft_model

@@ -1,13 +1,12 @@
-"""Networks that a configuration can name."""
+"""`causal_language_model`: networks of `transformers`, from a configuration or a folder."""
 
-import difflib
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from tandem_pl.errors import InputError
+from tandem_pl.errors import InputError, did_you_mean
 
 
 def causal_language_model(
@@ -21,23 +20,23 @@ def causal_language_model(
     allow_pickle: bool = False,
     seed: int = 0,
 ) -> nn.Module:
-    """A causal language model of `transformers`, with random or local pretrained weights.
+    """Return a causal language model of `transformers`, with random or local pretrained weights.
 
     Args:
         model_type: an architecture that `transformers` knows: "gpt_neox", "llama", "qwen2", ...
-            Not read with `pretrained`, whose folder says it.
+            Ignored with `pretrained`: the folder says it.
         config: fields of its configuration, hidden_size and num_hidden_layers at least; with
             `pretrained`, fields to change, such as attention_dropout.
         pretrained: a local folder with config.json and safetensors weights. Nothing is downloaded.
-        dtype: of the parameters; "auto" takes what the folder has. Keep float32 for training with
+        dtype: of the parameters; "auto" takes that of the folder. Keep float32 for training with
             `trainer.precision: bf16-mixed`, since small updates vanish in 16-bit parameters.
-        attention: "eager", "sdpa", "flash_attention_2", ...; None leaves it to transformers.
-        gradient_checkpointing: compute activations again in the backward: less memory, a third
-            more time.
+        attention: "eager", "sdpa", "flash_attention_2", ...; None for transformers' default.
+        gradient_checkpointing: recompute activations in the backward: less memory, a third more
+            time.
         trust_remote_code: whether code in the folder may run.
-        allow_pickle: whether weights may be in pickle files, which can run code, where there are
-            no safetensors.
-        seed: of the random initialisation; the global generator is left alone.
+        allow_pickle: whether weights may be in pickle files, which can run code, if there are no
+            safetensors.
+        seed: of the random initialisation; the global generator does not change.
 
     Raises:
         InputError: for an unknown model type or field, or a folder without a model.
@@ -66,11 +65,10 @@ def _initialised(model_type: str, config: dict[str, Any], more: dict[str, Any]) 
 
     known = sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
     if model_type not in known:
-        near = difflib.get_close_matches(model_type, known, 1)
-        hint = f"did you mean {near[0]!r}?" if near else "see transformers' model types."
+        hint = did_you_mean(model_type, known).strip() or "see transformers' model types."
         raise InputError(f"model_type={model_type!r} is not a causal language model: {hint}")
     if more["dtype"] == "auto":
-        raise InputError("dtype='auto' takes what a folder has: give pretrained, or a dtype.")
+        raise InputError("dtype='auto' takes the dtype of a folder: give pretrained, or a dtype.")
     plain = AutoConfig.for_model(model_type)
     _check_fields(config, plain, model_type)
     for key in ("hidden_size", "num_hidden_layers"):
@@ -131,12 +129,11 @@ def _pretrained(
 def _check_fields(config: dict[str, Any], settings: Any, where: str) -> None:
     for key in config:
         if not hasattr(settings, key):
-            near = difflib.get_close_matches(key, list(settings.to_dict()), 1)
-            hint = f"did you mean {near[0]!r}?" if near else "see its configuration class."
+            hint = did_you_mean(key, settings.to_dict()).strip() or "see its configuration class."
             raise InputError(f"config has {key!r}, which {where} does not know: {hint}")
 
 
 def _reason(error: Exception) -> str:
-    """The first line of what a library says, or of what made it say so."""
-    first = error.__cause__ if type(error).__name__.startswith("Strict") else None
-    return (str(first or error).strip() or type(error).__name__).splitlines()[0]
+    """Return the first line of a library's message, or of the error that caused it."""
+    cause = error.__cause__ if type(error).__name__.startswith("Strict") else None
+    return (str(cause or error).strip() or type(error).__name__).splitlines()[0]

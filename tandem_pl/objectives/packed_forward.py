@@ -1,12 +1,13 @@
-"""Laying a padded batch of sequences out for the forward, without changing any token's loss.
+"""Run a padded batch of sequences with less padding, without changing any token's loss.
 
 A padded batch is B rows of L tokens, each row a sample with padding at its end. Most of it may be
-padding. `pack` puts several samples into a row, kept apart by position ids that start again at 0;
-`buckets` sorts samples by length and cuts each group to its own longest.
+padding. `pack` puts several samples into a row, separated by position ids that start again at 0;
+`buckets` sorts samples by length and cuts each group to its longest sample.
 """
 
 import inspect
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 from weakref import WeakSet
 
@@ -14,17 +15,18 @@ import torch
 from torch import Tensor, nn
 
 from tandem_pl.errors import InputError
+from tandem_pl.modes import evaluating
 
 _KEEPS_APART: "WeakSet[Any]" = WeakSet()  # networks that passed `check_keeps_apart`
 
 
 class Packing(NamedTuple):
-    """Where the tokens of a padded batch [B, L] lie in packed rows [R, W], and back.
+    """The places of a padded batch's tokens [B, L] in packed rows [R, W], and back.
 
     Args:
-        taken: [R, W] int64, flat index in [B, L] of each place's token; 0 where the place is empty.
+        taken: [R, W] int64, flat index in [B, L] of each place's token; 0 for an empty place.
         filled: [R, W] bool, whether a place holds a token.
-        positions: [R, W] int64, position within the sample; an empty end counts from 0 too.
+        positions: [R, W] int64, position within the sample; empty places count from 0 too.
         places: [B, L] int64, flat index in [R, W] of each token; 0 at padding.
     """
 
@@ -35,9 +37,10 @@ class Packing(NamedTuple):
 
 
 def first_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """First-fit decreasing: the samples of each row, none of more than `capacity` tokens in sum.
+    """Return the samples of each row, at most `capacity` tokens a row, by first-fit decreasing.
 
-    The longest sample comes first (ties in the order given) and goes to the first row with room.
+    Samples are placed from the longest on (ties in the order given), each in the first row with
+    room.
 
     Example:
         >>> first_fit([2, 5, 3, 1], capacity=5)
@@ -85,7 +88,7 @@ def pack(lengths: Sequence[int], width: int) -> Packing:
 
 
 def buckets(lengths: Sequence[int]) -> list[list[int]]:
-    """Groups of samples by length: a group's shortest is more than half as long as its longest.
+    """Group samples by length: a group's shortest is more than half as long as its longest.
 
     Example:
         >>> buckets([3, 10, 7, 2, 4])
@@ -100,15 +103,15 @@ def buckets(lengths: Sequence[int]) -> list[list[int]]:
 
 
 def check_keeps_apart(network: Callable[..., Any], device: torch.device) -> None:
-    """Refuse a network that does not keep packed samples apart; looks once at each network.
+    """Raise an error for a network that does not separate packed samples; check each network once.
 
     Four packed tokens of one sample and four of another are run in eval mode: the second sample's
-    logits must stay as they are when the first sample's tokens change, and equal those of the
-    second sample alone.
+    logits must not change with the first sample's tokens, and must equal those of the second sample
+    alone.
 
     Args:
         network: what the objective is called with.
-        device: where its inputs shall be.
+        device: of its inputs.
 
     Raises:
         InputError: it takes no `position_ids`, or the samples of a row see one another.
@@ -125,17 +128,10 @@ def check_keeps_apart(network: Callable[..., Any], device: torch.device) -> None
         )
     tokens = torch.tensor([[0, 0, 0, 0, 0, 1, 1, 0], [1, 1, 1, 1, 0, 1, 1, 0]], device=device)
     positions = torch.arange(4, device=device).repeat(2, 2)
-    modules = list(network.modules()) if isinstance(network, nn.Module) else []
-    modes = [module.training for module in modules]
-    try:
-        for module in modules:
-            module.training = False
-        with torch.no_grad():
-            packed = logits_of(network(input_ids=tokens, position_ids=positions))[:, 4:]
-            alone = logits_of(network(input_ids=tokens[:, 4:], position_ids=positions[:, :4]))
-    finally:
-        for module, training in zip(modules, modes, strict=True):
-            module.training = training
+    mode = evaluating(network) if isinstance(network, nn.Module) else nullcontext()
+    with mode, torch.no_grad():
+        packed = logits_of(network(input_ids=tokens, position_ids=positions))[:, 4:]
+        alone = logits_of(network(input_ids=tokens[:, 4:], position_ids=positions[:, :4]))
     scale = float(alone.abs().max())
     moved = float((packed[0] - packed[1]).abs().max())
     differs = float((packed - alone).abs().max())
@@ -150,5 +146,5 @@ def check_keeps_apart(network: Callable[..., Any], device: torch.device) -> None
 
 
 def logits_of(output: Any) -> Tensor:
-    """The logits [B, L, V] of a network's output: the output itself, or its `.logits`."""
-    return output.logits if hasattr(output, "logits") else output
+    """Return the logits [B, L, V] of a network's output: the output itself, or its `.logits`."""
+    return getattr(output, "logits", output)

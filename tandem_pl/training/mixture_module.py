@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from tandem_pl.episode import MEASURE, TRAIN, WITHOUT_STEP, Handler, MixtureBatch, Outputs
 from tandem_pl.errors import InputError
+from tandem_pl.modes import evaluating, keeping_buffers
 from tandem_pl.networks.checks import check_images, check_vocabulary
 from tandem_pl.randomness import private_randomness, seed_generators
 
@@ -22,7 +23,6 @@ from .compiling import compile_in_place
 from .connection import find_planner
 from .frozen import drop_frozen, restore_frozen
 from .micro_batches import split_batch
-from .modes import evaluating, keeping_buffers
 from .norm_statistics import has_batch_norm
 from .optimizer_settings import keep_settings, trainable
 from .sample_weights import LossBasedWeights, weighted_sum

@@ -15,11 +15,11 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from tandem_pl.episode import PROBE, STATISTICS, MixtureBatch, Outputs
 from tandem_pl.errors import InputError
+from tandem_pl.modes import keeping_buffers
 
 from .collectives import sum_over_ranks
 from .micro_batches import split_batch
 from .mixture_module import MixtureModule
-from .modes import keeping_buffers
 from .norm_statistics import accumulating_statistics
 from .optimizer_settings import trainable
 from .sample_weights import LossBasedWeights, weighted_sum

@@ -30,9 +30,9 @@ from tandem_pl.compare.statistics import Estimate, estimate, paired
 from tandem_pl.datamodules.demo.digit_images import SIZES
 from tandem_pl.datamodules.demo.digits import REAL, LabelledImages
 from tandem_pl.files import write_atomically
+from tandem_pl.modes import evaluating
 from tandem_pl.plots import draw_mixture
 from tandem_pl.run_files import read_trajectory
-from tandem_pl.training.modes import evaluating
 
 NAME = "vision"
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"

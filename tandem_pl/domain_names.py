@@ -1,0 +1,38 @@
+"""Checks that a user's names of domains are those of the data."""
+
+from collections.abc import Iterable
+
+from .errors import InputError, did_you_mean
+
+
+def check_domains(given: Iterable[str], expected: Iterable[str], key: str) -> None:
+    """Raise an error unless both name the same domains, saying which to add or take out."""
+    given, expected = list(given), list(expected)
+    check_known(given, expected, key)
+    known = set(given)
+    missing = [name for name in expected if name not in known]
+    if missing:
+        raise InputError(
+            f"{key} says nothing of {list_names(missing)}: give every domain of "
+            f"{list_names(expected)} a weight (0 leaves it out)."
+        )
+
+
+def check_known(given: Iterable[str], expected: Iterable[str], key: str) -> list[str]:
+    """Return the given names; raise an error if one is not a domain of the data."""
+    given, expected = list(given), list(expected)
+    known = set(expected)
+    for name in given:
+        if name not in known:
+            raise InputError(
+                f"{key} names the unknown domain {name!r}: {did_you_mean(name, expected)}"
+                f"the domains are {list_names(expected)}."
+            )
+    return given
+
+
+def list_names(names: Iterable[str], most: int = 12) -> str:
+    """Return quoted names in one line; if there are many, the first ones and their number."""
+    quoted = [repr(str(name)) for name in names]
+    more = [f"... ({len(quoted)} in all)"] if len(quoted) > most else []
+    return ", ".join(quoted[:most] + more)
