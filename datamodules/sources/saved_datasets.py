@@ -1,9 +1,7 @@
-"""Hugging Face data sets: saved folders, files, and hub names where a configuration has one."""
+"""Hugging Face data sets: saved folders, files, and names on the hub."""
 
-import glob
-import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +9,9 @@ import numpy as np
 
 from tandem_pl.errors import InputError
 
-from .file_rows import CSV, JSON_LINES, PARQUET, suffix_of
+from .file_listing import match_files
+from .file_rows import CSV, JSON_LINES, PARQUET
+from .reading import Rows, check_columns, digest_files, suffix_of
 
 BUILDERS = {  # suffix -> the builder of `datasets` that reads such files
     **dict.fromkeys(JSON_LINES, "json"),
@@ -19,6 +19,41 @@ BUILDERS = {  # suffix -> the builder of `datasets` that reads such files
     **dict.fromkeys(CSV, "csv"),
 }
 HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
+FETCH_ROWS = 256  # rows decoded at once
+
+
+class DatasetRows:
+    """The rows of a `datasets.Dataset`, or some of them; memory-mapped, never loaded whole.
+
+    Args:
+        data: the data set.
+        name: what messages call it.
+        digest: stands for its content.
+        rows: the row numbers to read, shape `[rows]`; None for all.
+    """
+
+    def __init__(self, data: Any, name: str, digest: str, rows: np.ndarray | None = None) -> None:
+        self._data, self._name, self._digest, self._rows = data, name, digest, rows
+
+    def digest(self) -> str:
+        """Return what changes with the data set's files, or its fingerprint on the hub."""
+        return self._digest
+
+    def read(self, columns: Sequence[str]) -> Rows:
+        """Yield the rows, with the named columns only."""
+        check_columns(columns, self._data.column_names, f"dataset {self._name!r}")
+        data = self._data.select_columns(list(columns))
+        numbers = range(len(data)) if self._rows is None else self._rows
+        if self._rows is not None:
+            data = data.select(self._rows)
+        values = (
+            row
+            for batch in data.iter(batch_size=FETCH_ROWS)
+            for row in zip(*(batch[column] for column in columns), strict=True)
+        )
+        for number, row in zip(numbers, values, strict=True):
+            where = f"dataset {self._name!r}, row {number + 1}"
+            yield where, dict(zip(columns, row, strict=True))
 
 
 def open_dataset(
@@ -29,12 +64,12 @@ def open_dataset(
     Args:
         name: a folder written by `save_to_disk`; a file or glob pattern of JSON lines, Parquet or
             CSV, which `datasets` converts into its cache; or a name on the hub.
-        config: the hub data set's configuration.
-        split: the split to take, where there are several; slices such as `train[:10%]` are the
-            hub's.
+        config: the configuration of a data set on the hub.
+        split: the split to take if there are several; on the hub also a slice, such as
+            `train[:10%]`.
 
     Returns:
-        The `datasets.Dataset`, what messages call it, and a digest of its content.
+        The `datasets.Dataset`, what messages call it, and a digest that changes with its content.
 
     Raises:
         InputError: no such folder or name, no network, or several splits and none named.
@@ -53,18 +88,19 @@ def open_dataset(
     return _open_hub(name, config, split)
 
 
-def flat(data: Any, column: str) -> Any:
-    """The data set with its nested columns spelled out, where `column` is a field of one."""
+def flatten(data: Any, column: str) -> Any:
+    """Return the data set, with nested columns flattened if `column` is a field of one."""
     nested = column not in data.column_names and column.split(".")[0] in data.column_names
     return data.flatten() if nested else data
 
 
 def rows_by_domain(data: Any, column: str) -> dict[str, np.ndarray]:
-    """The row numbers of every domain, shape `[rows]` each; names sorted, 8 bytes a row in all.
+    """Return domain -> its row numbers, shape `[rows]`, sorted by name; 8 bytes a row in all.
 
-    Rows without a domain (null) are an `InputError`.
+    Raises:
+        InputError: a row has no domain (null).
     """
-    codes: dict[str, int] = {}
+    codes: dict[str, int] = {}  # domain -> its place in the order of first rows
     numbers = np.empty(len(data), dtype=np.int32)
     start = 0
     for batch in data.select_columns([column]).with_format("arrow").iter(batch_size=10_000):
@@ -78,15 +114,6 @@ def rows_by_domain(data: Any, column: str) -> dict[str, np.ndarray]:
             numbers[start + offset] = codes.setdefault(str(name), len(codes))
         start += len(names)
     return {name: np.flatnonzero(numbers == codes[name]) for name in sorted(codes)}
-
-
-def digest_files(files: Iterable[Path]) -> str:
-    """Changes with the files' names, sizes and times of change."""
-    digest = hashlib.blake2b(digest_size=16)
-    for path in files:
-        stat = path.stat()
-        digest.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
 
 
 def _open_saved(path: Path, name: str, split: str | None) -> tuple[Any, str, str]:
@@ -117,19 +144,19 @@ def _open_files(builder: str, path: Path, name: str, split: str | None) -> tuple
     from datasets import load_dataset
     from datasets.exceptions import DatasetGenerationError
 
-    files = sorted(glob.glob(str(path), recursive=True))
+    files = sorted(map(str, match_files(path)))
     if not files:
         raise InputError(f"dataset {name!r} matches no file; give a file, folder or hub name.")
     if split is not None:
-        raise InputError(f"dataset {name!r} is of files, without splits; leave split out.")
+        raise InputError(f"dataset {name!r}: files have no splits; leave split out.")
     options = {"sep": CSV[suffix_of(path)]} if builder == "csv" else {}
     try:
         data = load_dataset(builder, data_files=files, split="train", **options)
     except (DatasetGenerationError, OSError, ValueError) as error:
         reason = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
         raise InputError(
-            f"dataset {name!r} cannot be read as {builder} ({reason[0]}); mend the file, or give "
-            "each domain a file of its own, of which bad lines are named and can be skipped."
+            f"dataset {name!r} cannot be read as {builder} ({reason[0]}); correct the file, or "
+            "give each domain a file of its own: then bad lines are named and can be skipped."
         ) from error
     return data, name, digest_files(map(Path, files))
 
@@ -144,16 +171,16 @@ def _open_hub(name: str, config: str | None, split: str | None) -> tuple[Any, st
             [repr(name), *([repr(config)] if config else []), f"split={split or 'train'!r}"]
         )
         raise InputError(
-            f"dataset {name!r} is no folder here and the Hugging Face hub cannot be reached "
+            f"dataset {name!r} is not a folder here and the Hugging Face hub cannot be reached "
             f"({error}); on a machine with network run "
             f"`datasets.load_dataset({arguments}).save_to_disk(FOLDER)`, copy FOLDER here, and "
             "give dataset: FOLDER."
         ) from error
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(
-            f"dataset {name!r} is no folder here and cannot be loaded from the Hugging Face hub "
+            f"dataset {name!r} is not a folder here and cannot be loaded from the Hugging Face hub "
             f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}); "
-            "mend the name, config or split, or give a folder written by save_to_disk."
+            "correct the name, config or split, or give a folder written by save_to_disk."
         ) from error
     if not isinstance(data, Dataset):
         raise InputError(

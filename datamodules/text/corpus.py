@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from tandem_pl.datamodules.sources.sources import Source
+from tandem_pl.datamodules.sources.domains import Source
 from tandem_pl.errors import InputError
 
 from .documents import DROPPED, SPLIT_CODES, TARGET, TEST, TRAIN, read_texts, select_documents

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 
-from tandem_pl.datamodules.sources.sources import Source
+from tandem_pl.datamodules.sources.domains import Source
 from tandem_pl.errors import InputError
 
 TRAIN, TARGET, TEST, DROPPED = 0, 1, 2, 255

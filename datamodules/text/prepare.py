@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from tqdm import tqdm
 
-from tandem_pl.datamodules.sources.sources import check_given, open_domains
+from tandem_pl.datamodules.sources.domains import check_given, open_domains
 from tandem_pl.errors import InputError
 
 from .byte_level_bpe import train_bpe as train_byte_level_bpe

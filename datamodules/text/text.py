@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tandem_pl.datamodules.batching import ConfiguredDataModule
-from tandem_pl.datamodules.sources.sources import Source, check_given, open_domains
+from tandem_pl.datamodules.sources.domains import Source, check_given, open_domains
 from tandem_pl.errors import InputError
 
 from .documents import (

@@ -1,0 +1,188 @@
+"""Open the domains of a configuration: files of any kind, saved Hugging Face data sets, or the hub.
+
+`open_source` opens one domain and `open_domains` all of them. A `Source` gives its rows one at a
+time, as often as asked, so that a corpus need not fit in memory. Nothing is fetched from a network
+unless the source is a map whose `dataset` is the name of a data set on the hub.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from tandem_pl.checks import check_choice
+from tandem_pl.errors import InputError
+
+from .file_listing import list_files
+from .file_rows import FileRows
+from .reading import Row, RowError, check_columns
+from .saved_datasets import DatasetRows, flatten, open_dataset, rows_by_domain
+
+KEYS = ("path", "dataset", "config", "split", "column")
+
+#: A domain's source in a configuration: a path, folder or glob pattern, a list of these, or a map.
+SourceSpec = str | Sequence[str] | Mapping[str, Any]
+
+
+class Source:
+    r"""One domain's rows.
+
+    Args:
+        domain: the domain's name, for messages.
+        reader: reads the rows.
+        column: the domain's own text column; None if it names none.
+        corrupt: `"stop"` raises at a row that cannot be read; `"skip"` leaves it out and counts it.
+
+    Attributes:
+        skipped: rows or files left out in the last pass.
+        first_skipped: the message on the first of them.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> _ = (folder / "a.txt").write_text("one document")
+        >>> _ = (folder / "b.jsonl").write_text('{"text": "two"}\n{"text": "three"}\n')
+        >>> [row["text"] for _, row in open_source("demo", str(folder)).rows(["text"])]
+        ['one document', 'two', 'three']
+    """
+
+    def __init__(
+        self,
+        domain: str,
+        reader: FileRows | DatasetRows,
+        column: str | None = None,
+        corrupt: Literal["stop", "skip"] = "stop",
+    ) -> None:
+        check_choice("corrupt", corrupt, ("stop", "skip"))
+        self.domain = domain
+        self.column = column
+        self.skipped = 0
+        self.first_skipped: str | None = None
+        self._reader = reader
+        self._corrupt = corrupt
+
+    def rows(self, columns: Sequence[str]) -> Iterator[Row]:
+        """Yield all rows as `(where, row)`, with the named columns only.
+
+        `where` names the file and line, or the data set and row, for messages.
+
+        Raises:
+            InputError: a missing column; with `corrupt="stop"`, a row that cannot be read.
+        """
+        self.skipped, self.first_skipped = 0, None
+        for row in self._reader.read(columns):
+            if isinstance(row, RowError):
+                self.refuse(str(row))
+            else:
+                yield row
+
+    def refuse(self, message: str) -> None:
+        """Raise `InputError(message)`, or count a row that is left out."""
+        if self._corrupt == "stop":
+            raise InputError(message)
+        self.skipped += 1
+        self.first_skipped = self.first_skipped or message
+
+    def digest(self) -> str:
+        """Return what changes whenever the content may have changed."""
+        return self._reader.digest()
+
+
+def open_source(
+    domain: str,
+    source: SourceSpec,
+    encoding_errors: str = "raise",
+    corrupt: Literal["stop", "skip"] = "stop",
+) -> Source:
+    """Open one domain.
+
+    Args:
+        domain: the domain's name.
+        source: a file, folder, glob pattern or list of these: plain text (every file a row),
+            `.jsonl`, `.parquet` or `.csv`; or a map with `path` (such a file, folder, pattern or
+            list) or `dataset` (a folder written by `save_to_disk`, or a name on the Hugging Face
+            hub, with `config` and `split`), and `column` if its text column has another name than
+            that of the other domains.
+        encoding_errors: see `FileRows`.
+        corrupt: see `Source`.
+
+    Raises:
+        InputError: a source that does not exist or is not understood, or a hub name without
+            network.
+    """
+    spec = source if isinstance(source, Mapping) else {"path": source}
+    _check_keys(f"domain {domain!r}", spec)
+    reader: FileRows | DatasetRows
+    if "dataset" in spec:
+        reader = DatasetRows(*_open_dataset(spec))
+    else:
+        reader = FileRows(list_files(domain, spec["path"]), encoding_errors)
+    return Source(domain, reader, spec.get("column"), corrupt)
+
+
+def open_domains(
+    domains: Mapping[str, SourceSpec] | None = None,
+    dataset: str | Mapping[str, Any] | None = None,
+    domain_column: str = "domain",
+    encoding_errors: str = "raise",
+    corrupt: Literal["stop", "skip"] = "stop",
+) -> dict[str, Source]:
+    """Open all domains: a source each, or one data set with a domain column.
+
+    Args:
+        domains: domain -> source, see `open_source`; or give `dataset`.
+        dataset: the folder of a saved data set, JSON lines, Parquet or CSV, or a hub name; or a map
+            as `open_source` takes.
+        domain_column: column of `dataset` that names a row's domain, `meta.source` for a field
+            inside a column; the domains are sorted by name.
+        encoding_errors: see `FileRows`.
+        corrupt: see `Source`.
+
+    Raises:
+        InputError: neither or both of `domains` and `dataset`, or what `open_source` raises.
+    """
+    check_given(domains, dataset)
+    if domains:
+        return {
+            str(domain): open_source(str(domain), source, encoding_errors, corrupt)
+            for domain, source in domains.items()
+        }
+    spec = {"dataset": dataset} if isinstance(dataset, str) else dict(dataset or {})
+    _check_keys("dataset", spec)
+    if "dataset" not in spec:
+        raise InputError(
+            "dataset has no key 'dataset'; give a saved data set's folder or a hub name."
+        )
+    data, name, digest = _open_dataset(spec)
+    data = flatten(data, domain_column)
+    check_columns([domain_column], data.column_names, f"dataset {name!r}")
+    return {
+        domain: Source(domain, DatasetRows(data, name, digest, rows), spec.get("column"), corrupt)
+        for domain, rows in rows_by_domain(data, domain_column).items()
+    }
+
+
+def check_given(domains: Any, dataset: Any) -> None:
+    """Raise `InputError` unless exactly one of the two is given."""
+    if bool(domains) == bool(dataset):
+        raise InputError(
+            "give either domains (a source a domain) or dataset (one data set with a domain "
+            f"column), not {'both' if domains else 'neither'}."
+        )
+
+
+def _open_dataset(spec: Mapping[str, Any]) -> tuple[Any, str, str]:
+    return open_dataset(str(spec["dataset"]), spec.get("config"), spec.get("split"))
+
+
+def _check_keys(what: str, spec: Mapping[str, Any]) -> None:
+    for key in spec:
+        if key not in KEYS:
+            raise InputError(f"{what} has the unknown key {key!r}; use {', '.join(KEYS)}.")
+    if ("path" in spec) == ("dataset" in spec):
+        raise InputError(
+            f"{what} has {'both path and' if 'path' in spec else 'neither path nor'} "
+            "dataset; give one of them."
+        )
+    for key in ("config", "split"):
+        if "path" in spec and spec.get(key) is not None:
+            raise InputError(f"{what} has {key}, which goes with dataset, not path.")
