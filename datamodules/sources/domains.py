@@ -109,7 +109,7 @@ def open_source(
         InputError: a source that does not exist or is not understood, or a hub name without
             network.
     """
-    spec = source if isinstance(source, Mapping) else {"path": source}
+    spec: Mapping[str, Any] = source if isinstance(source, Mapping) else {"path": source}
     _check_keys(f"domain {domain!r}", spec)
     reader: FileRows | DatasetRows
     if "dataset" in spec:
