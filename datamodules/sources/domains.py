@@ -1,20 +1,20 @@
 """Open the domains of a configuration: files of any kind, saved Hugging Face data sets, or the hub.
 
-`open_source` opens one domain and `open_domains` all of them. A `Source` gives its rows one at a
-time, as often as asked, so that a corpus need not fit in memory. Nothing is fetched from a network
-unless the source is a map whose `dataset` is the name of a data set on the hub.
+Rows are read one at a time, as often as asked, so that a corpus need not fit in memory. Nothing is
+fetched from a network unless a source is a map whose `dataset` is the name of one on the hub.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 from tandem_pl.checks import check_choice
 from tandem_pl.errors import InputError
 
 from .file_listing import list_files
-from .file_rows import FileRows
-from .reading import Row, RowError, check_columns
-from .saved_datasets import DatasetRows, flatten, open_dataset, rows_by_domain
+from .file_rows import read_files
+from .reading import Row, RowError, Rows, check_columns, digest_files
+from .saved_datasets import flatten, open_dataset, read_dataset, rows_by_domain
 
 KEYS = ("path", "dataset", "config", "split", "column")
 
@@ -26,8 +26,9 @@ class Source:
     r"""One domain's rows.
 
     Args:
-        domain: the domain's name, for messages.
-        reader: reads the rows.
+        domain: the domain's name.
+        read: yields the rows with the given columns.
+        digest: returns what changes whenever the content may have changed.
         column: the domain's own text column; None if it names none.
         corrupt: `"stop"` raises at a row that cannot be read; `"skip"` leaves it out and counts it.
 
@@ -48,17 +49,16 @@ class Source:
     def __init__(
         self,
         domain: str,
-        reader: FileRows | DatasetRows,
+        read: Callable[[Sequence[str]], Rows],
+        digest: Callable[[], str],
         column: str | None = None,
         corrupt: Literal["stop", "skip"] = "stop",
     ) -> None:
         check_choice("corrupt", corrupt, ("stop", "skip"))
-        self.domain = domain
-        self.column = column
+        self.domain, self.column, self.digest = domain, column, digest
+        self._read, self._corrupt = read, corrupt
         self.skipped = 0
         self.first_skipped: str | None = None
-        self._reader = reader
-        self._corrupt = corrupt
 
     def rows(self, columns: Sequence[str]) -> Iterator[Row]:
         """Yield all rows as `(where, row)`, with the named columns only.
@@ -69,7 +69,7 @@ class Source:
             InputError: a missing column; with `corrupt="stop"`, a row that cannot be read.
         """
         self.skipped, self.first_skipped = 0, None
-        for row in self._reader.read(columns):
+        for row in self._read(columns):
             if isinstance(row, RowError):
                 self.refuse(str(row))
             else:
@@ -82,10 +82,6 @@ class Source:
         self.skipped += 1
         self.first_skipped = self.first_skipped or message
 
-    def digest(self) -> str:
-        """Return what changes whenever the content may have changed."""
-        return self._reader.digest()
-
 
 def open_source(
     domain: str,
@@ -97,12 +93,11 @@ def open_source(
 
     Args:
         domain: the domain's name.
-        source: a file, folder, glob pattern or list of these: plain text (every file a row),
-            `.jsonl`, `.parquet` or `.csv`; or a map with `path` (such a file, folder, pattern or
-            list) or `dataset` (a folder written by `save_to_disk`, or a name on the Hugging Face
-            hub, with `config` and `split`), and `column` if its text column has another name than
-            that of the other domains.
-        encoding_errors: see `FileRows`.
+        source: a file, folder, glob pattern or list of these, see `READERS` for the kinds; or a map
+            with `path` (the same) or `dataset` (a folder written by `save_to_disk`, or a name on
+            the Hugging Face hub, with `config` and `split`), and `column` if its text column has
+            another name than that of the other domains.
+        encoding_errors: see `read_files`.
         corrupt: see `Source`.
 
     Raises:
@@ -111,12 +106,15 @@ def open_source(
     """
     spec: Mapping[str, Any] = source if isinstance(source, Mapping) else {"path": source}
     _check_keys(f"domain {domain!r}", spec)
-    reader: FileRows | DatasetRows
+    check_choice("encoding_errors", encoding_errors, ("raise", "replace"))
+    column = spec.get("column")
     if "dataset" in spec:
-        reader = DatasetRows(*_open_dataset(spec))
-    else:
-        reader = FileRows(list_files(domain, spec["path"]), encoding_errors)
-    return Source(domain, reader, spec.get("column"), corrupt)
+        data, name, digest = _open_dataset(spec)
+        read = partial(read_dataset, data, name, None)
+        return Source(domain, read, lambda: digest, column, corrupt)
+    files = list_files(domain, spec["path"])
+    read = partial(read_files, files, encoding_errors)
+    return Source(domain, read, partial(digest_files, files), column, corrupt)
 
 
 def open_domains(
@@ -134,7 +132,7 @@ def open_domains(
             as `open_source` takes.
         domain_column: column of `dataset` that names a row's domain, `meta.source` for a field
             inside a column; the domains are sorted by name.
-        encoding_errors: see `FileRows`.
+        encoding_errors: see `read_files`.
         corrupt: see `Source`.
 
     Raises:
@@ -156,8 +154,14 @@ def open_domains(
     data = flatten(data, domain_column)
     check_columns([domain_column], data.column_names, f"dataset {name!r}")
     return {
-        domain: Source(domain, DatasetRows(data, name, digest, rows), spec.get("column"), corrupt)
-        for domain, rows in rows_by_domain(data, domain_column).items()
+        domain: Source(
+            domain,
+            partial(read_dataset, data, name, numbers),
+            lambda: digest,
+            spec.get("column"),
+            corrupt,
+        )
+        for domain, numbers in rows_by_domain(data, domain_column).items()
     }
 
 

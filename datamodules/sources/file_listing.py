@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tandem_pl.errors import InputError
 
-from .file_rows import PARQUET
+from .file_rows import BINARY
 from .reading import COMPRESSED
 
 
@@ -62,7 +62,7 @@ def _list_folder(folder: Path) -> list[Path]:
 
 
 def _is_binary(path: Path) -> bool:
-    if path.suffix.lower() in COMPRESSED | PARQUET:
+    if path.suffix.lower() in COMPRESSED | BINARY:
         return False
     try:
         with path.open("rb") as file:

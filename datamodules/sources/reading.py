@@ -40,8 +40,8 @@ def suffix_of(path: Path) -> str:
 def open_text(path: Path) -> TextIO:
     r"""Open a file, decompressed, as UTF-8 text.
 
-    Lines end with "\n" only, and line ends are kept. Each byte that is not UTF-8 becomes a lone
-    surrogate, so that one bad row does not stop the file: pass what you use to `check_text`.
+    Lines end with "\n" only, and line ends are kept. Bytes that are not UTF-8 become surrogates, so
+    that one bad row does not stop the file: pass the text that you use to `check_text`.
     """
     if path.suffix.lower() in COMPRESSED:
         import pyarrow as pa
@@ -90,6 +90,15 @@ def check_columns(columns: Sequence[str], present: Sequence[str], where: str) ->
                 f"{where} has no column {column!r}; it has {', '.join(map(repr, present))}: "
                 "name one of these."
             )
+
+
+def check_one_column(columns: Sequence[str], path: Path) -> None:
+    """Raise `InputError` if more than one column is asked of a file that is one text."""
+    if len(columns) != 1:
+        raise InputError(
+            f"{path} is a plain text file, which has one column, but "
+            f"{', '.join(map(repr, columns))} are needed; give JSON lines, Parquet or CSV."
+        )
 
 
 def digest_files(files: Iterable[Path]) -> str:

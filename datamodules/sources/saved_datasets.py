@@ -22,38 +22,25 @@ HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 FETCH_ROWS = 256  # rows decoded at once
 
 
-class DatasetRows:
-    """The rows of a `datasets.Dataset`, or some of them; memory-mapped, never loaded whole.
+def read_dataset(data: Any, name: str, numbers: np.ndarray | None, columns: Sequence[str]) -> Rows:
+    """Yield the rows of a memory-mapped `datasets.Dataset`, with the named columns only.
 
     Args:
         data: the data set.
         name: what messages call it.
-        digest: stands for its content.
-        rows: the row numbers to read, shape `[rows]`; None for all.
+        numbers: the row numbers to read, shape `[rows]`; None for all.
+        columns: names of the columns.
     """
-
-    def __init__(self, data: Any, name: str, digest: str, rows: np.ndarray | None = None) -> None:
-        self._data, self._name, self._digest, self._rows = data, name, digest, rows
-
-    def digest(self) -> str:
-        """Return what changes with the data set's files, or its fingerprint on the hub."""
-        return self._digest
-
-    def read(self, columns: Sequence[str]) -> Rows:
-        """Yield the rows, with the named columns only."""
-        check_columns(columns, self._data.column_names, f"dataset {self._name!r}")
-        data = self._data.select_columns(list(columns))
-        numbers = range(len(data)) if self._rows is None else self._rows
-        if self._rows is not None:
-            data = data.select(self._rows)
-        values = (
-            row
-            for batch in data.iter(batch_size=FETCH_ROWS)
-            for row in zip(*(batch[column] for column in columns), strict=True)
-        )
-        for number, row in zip(numbers, values, strict=True):
-            where = f"dataset {self._name!r}, row {number + 1}"
-            yield where, dict(zip(columns, row, strict=True))
+    check_columns(columns, data.column_names, f"dataset {name!r}")
+    data = data.select_columns(list(columns))
+    data = data if numbers is None else data.select(numbers)
+    rows = (
+        row
+        for batch in data.iter(batch_size=FETCH_ROWS)
+        for row in zip(*(batch[column] for column in columns), strict=True)
+    )
+    for number, row in zip(range(len(data)) if numbers is None else numbers, rows, strict=True):
+        yield f"dataset {name!r}, row {number + 1}", dict(zip(columns, row, strict=True))
 
 
 def open_dataset(
@@ -100,19 +87,17 @@ def rows_by_domain(data: Any, column: str) -> dict[str, np.ndarray]:
     Raises:
         InputError: a row has no domain (null).
     """
-    codes: dict[str, int] = {}  # domain -> its place in the order of first rows
+    codes: dict[str, int] = {}
     numbers = np.empty(len(data), dtype=np.int32)
-    start = 0
-    for batch in data.select_columns([column]).with_format("arrow").iter(batch_size=10_000):
-        names = batch.column(0).to_pylist()
-        for offset, name in enumerate(names):
-            if name is None:
-                raise InputError(
-                    f"row {start + offset + 1} of the data set has no value in column {column!r}; "
-                    "filter it out or name another domain_column."
-                )
-            numbers[start + offset] = codes.setdefault(str(name), len(codes))
-        start += len(names)
+    batches = data.select_columns([column]).with_format("arrow").iter(batch_size=10_000)
+    names = (name for batch in batches for name in batch.column(0).to_pylist())
+    for row, name in enumerate(names):
+        if name is None:
+            raise InputError(
+                f"row {row + 1} of the data set has no value in column {column!r}; filter it out "
+                "or name another domain_column."
+            )
+        numbers[row] = codes.setdefault(str(name), len(codes))
     return {name: np.flatnonzero(numbers == codes[name]) for name in sorted(codes)}
 
 

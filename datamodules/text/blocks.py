@@ -56,7 +56,7 @@ class BlockWriter:
 
     Args:
         path: the file to write; its folder is made.
-        vocab_size: decides the type of the stored ids.
+        vocab_size: decides the type of the ids in the file.
         block_size: tokens in a block.
 
     Attributes:
@@ -71,8 +71,7 @@ class BlockWriter:
         self._schema = pa.schema(
             {"input_ids": pa.list_(pa.from_numpy_dtype(self.dtype), block_size)}
         )
-        self._waiting: list[np.ndarray] = []
-        self._tokens_waiting = 0
+        self._rest = np.empty(0, self.dtype)
         self._digest = hashlib.blake2b(digest_size=16)
         names = ("documents", "tokens", "blocks", "dropped_tokens", "longest_document")
         self.counts: dict[str, Any] = dict.fromkeys(names, 0)
@@ -87,7 +86,7 @@ class BlockWriter:
         try:
             if kind is None:
                 self._flush()
-                self.counts["dropped_tokens"] = self._tokens_waiting
+                self.counts["dropped_tokens"] = len(self._rest)
                 self.counts["digest"] = self._digest.hexdigest()
                 self._writer.close()
                 self._file.close()
@@ -99,22 +98,18 @@ class BlockWriter:
         """Add documents, as `encode_documents` gives them."""
         self.counts["documents"] += len(lengths)
         self.counts["tokens"] += len(tokens)
-        longest = int(lengths.max(initial=0))
-        self.counts["longest_document"] = max(self.counts["longest_document"], longest)
-        self._waiting.append(tokens)
-        self._tokens_waiting += len(tokens)
-        if self._tokens_waiting >= max(BATCH_TOKENS, self.block_size):
+        longest = int(lengths.max(initial=self.counts["longest_document"]))
+        self.counts["longest_document"] = longest
+        self._rest = np.concatenate([self._rest, tokens], dtype=self.dtype, casting="unsafe")
+        if len(self._rest) >= max(BATCH_TOKENS, self.block_size):
             self._flush()
 
     def _flush(self) -> None:
-        if not self._waiting:
-            return
-        stream = np.concatenate(self._waiting, dtype=self.dtype, casting="unsafe")
-        whole = len(stream) // self.block_size * self.block_size
-        self._waiting, self._tokens_waiting = [stream[whole:]], len(stream) - whole
+        whole = len(self._rest) // self.block_size * self.block_size
+        stream, self._rest = self._rest[:whole], self._rest[whole:]
         if whole:
-            self._digest.update(stream[:whole].data)
-            column = pa.FixedSizeListArray.from_arrays(pa.array(stream[:whole]), self.block_size)
+            self._digest.update(stream.data)
+            column = pa.FixedSizeListArray.from_arrays(pa.array(stream), self.block_size)
             self._writer.write_batch(pa.record_batch([column], schema=self._schema))
             self.counts["blocks"] += whole // self.block_size
 

@@ -19,12 +19,11 @@ SPLIT_CODES = {"train": TRAIN, "target": TARGET, "test": TEST}
 
 
 def read_texts(source: Source, text_column: str = "text") -> Iterator[str]:
-    r"""Yield the documents of a source in order, without those of white space only.
+    """Yield the documents of a source in order, without those of white space only.
 
     Args:
         source: reads the rows.
-        text_column: column of the text, if the source does not name its own. A plain text file is
-            one document whatever the column; its line ends are kept as stored.
+        text_column: column of the text, if the source does not name its own.
 
     Raises:
         InputError: a missing column; a row that cannot be read or whose text is not a string,

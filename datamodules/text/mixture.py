@@ -1,9 +1,10 @@
 """Text of your own as a mixture: one source a domain, or one data set with a domain column."""
 
 import warnings
+from functools import partial
 from typing import Any, Literal
 
-from tandem_pl.datamodules.sources.domains import check_given, open_domains
+from tandem_pl.datamodules.sources.domains import Source, check_given, open_domains
 
 from .block_folder import Documents
 from .cached import CachedTextDataModule
@@ -64,38 +65,35 @@ class TextMixtureDataModule(CachedTextDataModule):
         super().__init__(**packing)
         check_given(domains, dataset)
         check_fractions(target_fraction, test_fraction)
-        self.domains = domains
-        self.dataset = dataset
-        self.domain_column = domain_column
-        self.text_column = text_column
-        self.target_fraction = target_fraction
-        self.test_fraction = test_fraction
-        self.split_seed = split_seed
-        self.encoding_errors = encoding_errors
-        self.corrupt = corrupt
+        self._open = partial(
+            open_domains, domains, dataset, domain_column, encoding_errors, corrupt
+        )
+        self._split = (target_fraction, test_fraction, split_seed)
+        self._text_column = text_column
+        self._settings = {
+            "domain_column": domain_column if dataset else None,
+            "text_column": text_column,
+            "target_fraction": target_fraction,
+            "test_fraction": test_fraction,
+            "split_seed": split_seed,
+            "encoding_errors": encoding_errors,
+            "corrupt": corrupt,
+        }
 
     def prepare_data(self) -> None:
         """Build the cache if it is not there yet."""
-        sources = open_domains(
-            self.domains, self.dataset, self.domain_column, self.encoding_errors, self.corrupt
-        )
+        sources = self._open()
         settings = {
             "sources": {domain: source.digest() for domain, source in sources.items()},
             "columns": {domain: source.column for domain, source in sources.items()},
-            "domain_column": self.domain_column if self.dataset else None,
-            "text_column": self.text_column,
-            "target_fraction": self.target_fraction,
-            "test_fraction": self.test_fraction,
-            "split_seed": self.split_seed,
-            "encoding_errors": self.encoding_errors,
-            "corrupt": self.corrupt,
+            **self._settings,
         }
-        corpus = Corpus(sources, self.text_column, count_cores())
-        self.build_once(settings, lambda: self._split(corpus))
+        self.build_once(settings, lambda: self._split_documents(sources))
 
-    def _split(self, corpus: Corpus) -> tuple[Documents, dict[str, int]]:
-        corpus.assign_splits(self.target_fraction, self.test_fraction, self.split_seed)
-        for domain, source in corpus.sources.items():
+    def _split_documents(self, sources: dict[str, Source]) -> tuple[Documents, dict[str, int]]:
+        corpus = Corpus(sources, self._text_column, count_cores())
+        corpus.assign_splits(*self._split)
+        for domain, source in sources.items():
             if source.skipped:
                 warnings.warn(
                     f"domain {domain!r}: {source.skipped} corrupt rows were left out; the first: "

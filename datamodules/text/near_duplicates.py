@@ -3,11 +3,10 @@
 A document's windows are its runs of `WINDOW` bytes, in lower case and with all white space made one
 space. A training document is dropped if half of its windows occur in held-out documents.
 
-Windows are compared exactly, by 64-bit hashes, and not through MinHash signatures: a test document
-within a long training document is found as well, nothing is missed by chance, and NumPy suffices.
-In a large corpus only the windows whose hash falls in 1 of 2^k are looked at, the same ones in
-every document, so that memory and time stay bounded; a document with fewer than `MIN_WINDOWS` of
-those counts as a duplicate only if it is an exact one.
+Windows are compared exactly, by 64-bit hashes, and not by MinHash: a test document within a long
+training document is found as well, and nothing is missed by chance. In a large corpus only the
+windows whose hash falls in 1 of 2^k are looked at, the same ones in every document, to bound memory
+and time; a document with fewer than `MIN_WINDOWS` of those is only dropped if it is an exact copy.
 """
 
 import hashlib
@@ -19,7 +18,7 @@ import numpy as np
 from tandem_pl.errors import InputError
 
 from .corpus import Corpus
-from .documents import DROPPED, SPLIT_CODES, SPLITS, TARGET, TEST, TRAIN
+from .documents import DROPPED, SPLIT_CODES, TARGET, TEST, TRAIN
 
 WINDOW = 50  # bytes
 MIN_WINDOWS = 4  # looked at in a document, to judge it
@@ -34,14 +33,14 @@ TABLE = np.frombuffer(  # a random number for each byte
 def drop_near_duplicates(
     corpus: Corpus, threshold: float, held_out_share: float
 ) -> dict[str, dict[str, int]]:
-    """Drop the documents that resemble those of another split; changes `corpus.codes`.
+    """Drop the documents that resemble those of another split, in `corpus.codes`.
 
     Test documents are kept before target documents, and both before training documents; then the
     held-out documents are dropped that the kept documents mostly cover.
 
     Args:
         corpus: the documents, with their splits.
-        threshold: share of its windows from which a document counts as a near-duplicate.
+        threshold: share of its windows from which a document is a near-duplicate.
         held_out_share: share of the corpus in the target and test splits, about.
 
     Returns:
@@ -52,29 +51,26 @@ def drop_near_duplicates(
     """
     shift = choose_shift(sum(corpus.characters.values()), held_out_share)
     sample = partial(sample_windows, shift=shift)
-    places = {d: np.flatnonzero((c == TARGET) | (c == TEST)) for d, c in corpus.codes.items()}
-    hashes, counts = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
+    held_out = {d: (codes == TARGET) | (codes == TEST) for d, codes in corpus.codes.items()}
+    found = [(np.empty(0, np.uint64), np.empty(0, np.int64))]
+    for domain, rows in held_out.items():
+        found += corpus.map(sample, domain, rows, "held-out text of")
+    hashes, counts = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    is_test = np.concatenate([corpus.codes[d][rows] == TEST for d, rows in held_out.items()])
+    index = HeldOutIndex(hashes, counts, is_test, threshold)
+    before = {domain: codes.copy() for domain, codes in corpus.codes.items()}
     for domain, codes in corpus.codes.items():
-        held_out = (codes == TARGET) | (codes == TEST)
-        for found, numbers in corpus.map(sample, domain, held_out, "held-out text of"):
-            hashes.append(found)
-            counts.append(numbers)
-    is_test = np.concatenate([corpus.codes[d][rows] == TEST for d, rows in places.items()])
-    index = HeldOutIndex(np.concatenate(hashes), np.concatenate(counts), is_test, threshold)
-    dropped = {domain: dict.fromkeys(SPLITS, 0) for domain in corpus.codes}
+        train = codes == TRAIN
+        judged = [index.judge(*part) for part in corpus.map(sample, domain, train, "comparing")]
+        codes[train] = np.where(np.concatenate([np.empty(0, bool), *judged]), DROPPED, TRAIN)
+    gone = index.finish()
+    dropped: dict[str, dict[str, int]] = {}
     for domain, codes in corpus.codes.items():
-        judged = [np.empty(0, dtype=bool)]
-        for found, numbers in corpus.map(sample, domain, codes == TRAIN, "comparing"):
-            judged.append(index.judge(found, numbers))
-        gone = np.flatnonzero(codes == TRAIN)[np.concatenate(judged)]
-        codes[gone] = DROPPED
-        dropped[domain]["train"] = len(gone)
-    held_out_dropped = np.split(index.finish(), np.cumsum([len(r) for r in places.values()])[:-1])
-    for (domain, rows), goes in zip(places.items(), held_out_dropped, strict=True):
-        codes = corpus.codes[domain]
-        for split in ("target", "test"):
-            dropped[domain][split] = int((codes[rows[goes]] == SPLIT_CODES[split]).sum())
-        codes[rows[goes]] = DROPPED
+        rows = np.flatnonzero(held_out[domain])
+        codes[rows[gone[: len(rows)]]] = DROPPED
+        gone = gone[len(rows) :]
+        lost = before[domain][codes != before[domain]]
+        dropped[domain] = {split: int((lost == code).sum()) for split, code in SPLIT_CODES.items()}
         for split, code in SPLIT_CODES.items():
             if not (codes == code).any():
                 raise InputError(
@@ -86,11 +82,7 @@ def drop_near_duplicates(
 
 
 def choose_shift(characters: int, held_out_share: float) -> int:
-    """Return the k for which 1 of 2^k windows is looked at.
-
-    Args:
-        characters: length of the whole corpus.
-        held_out_share: share of it in the target and test splits.
+    """Return the k for which 1 of 2^k windows is looked at, by the length of the corpus.
 
     Example:
         >>> choose_shift(10**6, 0.1), choose_shift(2 * 10**9, 0.1)
@@ -131,11 +123,9 @@ def window_hashes(data: np.ndarray) -> np.ndarray:
 
 
 def sample_windows(texts: Sequence[str], shift: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the windows of each text that are looked at.
+    """Return the hashes of the windows that are looked at, and how many each text has.
 
-    Returns:
-        Their hashes, uint64 of shape `[windows]`, text by text, and the number of each text's
-        windows, int64 of shape `[texts]`.
+    Shapes are uint64 `[windows]`, text by text, and int64 `[texts]`.
     """
     parts = [normalize(text) for text in texts]
     ends = np.cumsum([len(part) for part in parts])
@@ -159,10 +149,6 @@ class HeldOutIndex:
         counts: the number of each document's windows.
         is_test: whether each document is of the test split; the others are of the target split.
         threshold: share of its windows from which a document counts as a near-duplicate.
-
-    Attributes:
-        dropped: which of the held-out documents are dropped, bool of shape `[documents]`; target
-            documents that resemble test documents from the start, the others after `finish`.
     """
 
     def __init__(
@@ -175,8 +161,8 @@ class HeldOutIndex:
         owners = np.repeat(np.arange(len(counts)), counts)
         in_test, self._by_target, self._by_train = np.zeros((3, len(self._windows)), dtype=bool)
         in_test[self._places[is_test[owners]]] = True
-        self.dropped = ~is_test & self._mostly(in_test[self._places], counts)
-        kept_target = ~is_test & ~self.dropped
+        self._dropped = ~is_test & self._mostly(in_test[self._places], counts)
+        kept_target = ~is_test & ~self._dropped
         self._by_target[self._places[kept_target[owners]]] = True
         self._held_out = in_test | self._by_target
 
@@ -197,14 +183,14 @@ class HeldOutIndex:
         return resembles
 
     def finish(self) -> np.ndarray:
-        """Return `dropped`, with the held-out documents that the kept documents mostly cover.
+        """Return which held-out documents are dropped, bool of shape `[documents]`.
 
-        Target documents are held against training documents, test documents against both.
+        These are the target documents that resemble test documents, and those that the kept
+        documents mostly cover: training documents, and for test documents target documents too.
         """
         by_train = self._mostly(self._by_train[self._places], self._counts)
         by_any = self._mostly((self._by_train | self._by_target)[self._places], self._counts)
-        self.dropped = self.dropped | np.where(self._is_test, by_any, by_train)
-        return self.dropped
+        return self._dropped | np.where(self._is_test, by_any, by_train)
 
     def _mostly(self, hits: np.ndarray, counts: np.ndarray) -> np.ndarray:
         owners = np.repeat(np.arange(len(counts)), counts)

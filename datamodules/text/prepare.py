@@ -95,7 +95,8 @@ def prepare_corpus(
     check_at_least("block_size", block_size, 2)
     threads = workers or count_cores()
     check_at_least("workers", threads, 1)
-    _check_out(out, overwrite)
+    folder = Path(out).expanduser()
+    _check_out(folder, out, overwrite)
     if tokenizer and train_bpe:
         raise InputError(
             f"give either tokenizer ({tokenizer!r}) or train_bpe ({train_bpe}), not both."
@@ -107,7 +108,6 @@ def prepare_corpus(
     loaded = None if train_bpe else load_tokenizer(tokenizer or "bytes", hub=True)
     sources = open_domains(domains, dataset, domain_column, encoding_errors, corrupt)
     digests = {domain: source.digest() for domain, source in sources.items()}
-    folder = Path(out).expanduser()
     corpus = Corpus(sources, text_column, threads)
     with new_folder(folder, overwrite, done=MANIFEST) as scratch:
         corpus.assign_splits(target_fraction, test_fraction, split_seed)
@@ -165,8 +165,7 @@ def prepare_corpus(
     return read_manifest(folder)
 
 
-def _check_out(out: str, overwrite: bool) -> None:
-    folder = Path(out).expanduser()
+def _check_out(folder: Path, out: str, overwrite: bool) -> None:
     if folder.exists() and not overwrite:
         raise InputError(f"out={out!r} exists; give another folder, or --overwrite to replace it.")
     if folder.exists() and not (folder / MANIFEST).exists():

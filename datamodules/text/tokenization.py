@@ -42,8 +42,8 @@ class ByteTokenizer:
 
     Example:
         >>> tokenizer = ByteTokenizer()
-        >>> tokenizer.encode("né").tolist()
-        [110, 195, 169]
+        >>> [ids.tolist() for ids in tokenizer.encode_batch(["né"])]
+        [[110, 195, 169]]
         >>> tokenizer.decode([110, 195, 169, tokenizer.eos_token_id])
         'né'
     """
@@ -52,13 +52,9 @@ class ByteTokenizer:
     eos_token_id = 256
     fingerprint = "bytes"
 
-    def encode(self, text: str) -> np.ndarray:
-        """Return the token ids of one text, shape `[bytes]`."""
-        return np.frombuffer(text.encode("utf-8"), dtype=np.uint8)
-
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Return the token ids of every text, one array each."""
-        return [self.encode(text) for text in texts]
+        """Return the token ids of every text, see `Tokenizer`."""
+        return [np.frombuffer(text.encode("utf-8"), dtype=np.uint8) for text in texts]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of token ids, without end-of-text tokens; broken UTF-8 is U+FFFD."""
@@ -89,10 +85,6 @@ class HuggingFaceTokenizer:
             self._backend.no_padding()
             self._backend.encode_special_tokens = True
 
-    def encode(self, text: str) -> np.ndarray:
-        """Return the token ids of one text, shape `[tokens]`."""
-        return self.encode_batch([text])[0]
-
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Return the token ids of every text, see `Tokenizer`."""
         if self._backend is not None:
@@ -110,11 +102,8 @@ class HuggingFaceTokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of token ids, special tokens left out."""
-        return str(
-            self.tokenizer.decode(
-                [int(i) for i in ids], skip_special_tokens=True, clean_up_tokenization_spaces=False
-            )
-        )
+        options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+        return str(self.tokenizer.decode([int(i) for i in ids], **options))
 
     def __reduce__(self) -> tuple[Any, ...]:  # a pickled backend loses encode_special_tokens
         return type(self), (self.tokenizer, self.fingerprint)

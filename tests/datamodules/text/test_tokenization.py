@@ -19,7 +19,7 @@ def save_tokenizer(path, words=("a", "b", "<|endoftext|>")):
 @given(st.text())
 def test_bytes_round_trip(text):
     tokenizer = ByteTokenizer()
-    ids = tokenizer.encode(text)
+    [ids] = tokenizer.encode_batch([text])
     assert ids.tolist() == list(text.encode())
     assert tokenizer.decode([*ids, tokenizer.eos_token_id]) == text
 
