@@ -64,7 +64,7 @@ def write_splits(
     """Tokenize every domain once and write its three splits.
 
     Args:
-        folder: where to write.
+        folder: the folder to write to.
         documents: the documents to write, in order.
         tokenizer: gives the tokens.
         block_size: tokens in a block.
