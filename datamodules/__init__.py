@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from .demo.environment_instructions import EnvironmentInstructions as EnvironmentInstructions
     from .images.images import ImageMixtureDataModule as ImageMixtureDataModule
     from .mixture import MixtureDataModule as MixtureDataModule
+    from .text.mixture import TextMixtureDataModule as TextMixtureDataModule
     from .text.prepared import PreparedTextDataModule as PreparedTextDataModule
-    from .text.text import TextMixtureDataModule as TextMixtureDataModule
 
 __getattr__, __dir__, __all__ = lazy_names(
     __name__,
@@ -24,6 +24,6 @@ __getattr__, __dir__, __all__ = lazy_names(
         "InstructionMixtureDataModule": "chat.instructions",
         "MixtureDataModule": "mixture",
         "PreparedTextDataModule": "text.prepared",
-        "TextMixtureDataModule": "text.text",
+        "TextMixtureDataModule": "text.mixture",
     },
 )

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from tqdm import tqdm
 
-from tandem_pl.datamodules.sources.sources import Source, check_given, open_domains
+from tandem_pl.datamodules.sources.domains import Source, check_given, open_domains
 from tandem_pl.datamodules.text.documents import (
     DROPPED,
     SPLIT_CODES,

@@ -10,17 +10,17 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from tandem_pl.datamodules.batching import ConfiguredDataModule
-from tandem_pl.datamodules.text.packing import (
+from tandem_pl.datamodules.text.block_folder import (
     MANIFEST,
-    SPLITS,
     blocks_path,
-    new_folder,
     read_manifest,
     write_manifest,
 )
-from tandem_pl.datamodules.text.text import default_cache_dir
+from tandem_pl.datamodules.text.cached import default_cache_dir
+from tandem_pl.datamodules.text.documents import SPLITS
 from tandem_pl.datamodules.text.tokenization import load_tokenizer
 from tandem_pl.errors import InputError
+from tandem_pl.files import new_folder
 
 from .samples import PadToLongest, SampleWriter, TokenizedSamples
 from .templates import ConversationEncoder, Message
@@ -107,7 +107,7 @@ class ResponseDataModule(ConfiguredDataModule):
         name = hashlib.blake2b(json.dumps(settings).encode(), digest_size=12).hexdigest()
         folder = self.cache_dir / f"{type(self).__name__}-{name}"
         if not (folder / MANIFEST).exists():
-            with new_folder(folder) as scratch:
+            with new_folder(folder, done=MANIFEST) as scratch:
                 self._build(scratch, settings)
         self.cache_folder = folder
 

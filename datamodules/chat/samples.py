@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from tandem_pl.datamodules.text.packing import smallest_dtype
+from tandem_pl.datamodules.text.blocks import smallest_dtype
 
 from .templates import Rendered
 

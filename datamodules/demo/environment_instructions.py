@@ -11,11 +11,11 @@ from tqdm import tqdm
 
 from tandem_pl.datamodules.chat.sample_cache import Conversation, ResponseDataModule
 from tandem_pl.datamodules.chat.templates import pair
-from tandem_pl.datamodules.text.documents import document_key
-from tandem_pl.datamodules.text.packing import SPLITS
+from tandem_pl.datamodules.text.documents import SPLITS, document_key
 from tandem_pl.errors import InputError
 
-from .environment import (
+from .environment_tasks import CATEGORIES, TASKS, Example, Piece, Task
+from .installed_text import (
     DOMAINS,
     MAX_FILE_BYTES,
     NoveltyFilter,
@@ -23,7 +23,6 @@ from .environment import (
     list_candidates,
     read_candidate,
 )
-from .environment_tasks import CATEGORIES, TASKS, Example, Piece, Task
 
 #: Training samples a category. Three have plenty of samples, the others repeat in training.
 TRAIN_SAMPLES = {

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from tandem_pl.datamodules.batching import ConfiguredDataModule
-from tandem_pl.datamodules.text.text import default_cache_dir
+from tandem_pl.datamodules.text.cached import default_cache_dir
 from tandem_pl.episode import PROBE, TRAIN, TRIAL, MixtureBatch
 from tandem_pl.errors import InputError
 

@@ -2,12 +2,13 @@
 
 import glob
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from tandem_pl.errors import InputError
 
-from .file_rows import PARQUET, is_binary
+from .file_rows import BINARY
+from .reading import COMPRESSED
 
 
 def list_files(domain: str, source: str | Sequence[str]) -> list[Path]:
@@ -15,8 +16,8 @@ def list_files(domain: str, source: str | Sequence[str]) -> list[Path]:
 
     Args:
         domain: name of the domain, for the error messages.
-        source: a file, a folder (read recursively; hidden files, `__pycache__` and binary files
-            left out), a glob pattern (`**` crosses folders), or a list of these. `~` is expanded.
+        source: a file, a folder (read recursively, without hidden files, `__pycache__` and binary
+            files), a glob pattern (`**` crosses folders), or a list of these. `~` is expanded.
 
     Raises:
         InputError: an entry matches no file.
@@ -32,13 +33,7 @@ def list_files(domain: str, source: str | Sequence[str]) -> list[Path]:
     found: set[Path] = set()
     for entry in entries:
         path = Path(entry).expanduser()
-        if path.is_file():
-            matches: Iterable[Path] = [path]
-        elif path.is_dir():
-            matches = _walk(path)
-        else:
-            matches = (Path(p) for p in glob.glob(str(path), recursive=True))
-            matches = [p for p in matches if p.is_file()]
+        matches = _list_folder(path) if path.is_dir() else match_files(path)
         if not matches:
             raise InputError(
                 f"domain {domain!r}: {str(entry)!r} matches no file; "
@@ -50,10 +45,27 @@ def list_files(domain: str, source: str | Sequence[str]) -> list[Path]:
     return sorted(found)
 
 
-def _walk(folder: Path) -> list[Path]:
-    def wanted(path: Path) -> bool:
-        parts = path.relative_to(folder).parts
-        return not any(part.startswith(".") or part == "__pycache__" for part in parts)
+def match_files(path: Path) -> list[Path]:
+    """Return the files that a path or a glob pattern names, in no order."""
+    if path.is_file():
+        return [path]
+    return [Path(p) for p in glob.glob(str(path), recursive=True) if os.path.isfile(p)]
 
-    files = (path for path in folder.rglob("*") if wanted(path) and path.is_file())
-    return [path for path in files if path.suffix.lower() in PARQUET or not is_binary(path)]
+
+def _list_folder(folder: Path) -> list[Path]:
+    def is_wanted(path: Path) -> bool:
+        parts = path.relative_to(folder).parts
+        hidden = any(part.startswith(".") or part == "__pycache__" for part in parts)
+        return not hidden and path.is_file() and not _is_binary(path)
+
+    return [path for path in folder.rglob("*") if is_wanted(path)]
+
+
+def _is_binary(path: Path) -> bool:
+    if path.suffix.lower() in COMPRESSED | BINARY:
+        return False
+    try:
+        with path.open("rb") as file:
+            return b"\0" in file.read(8000)  # as git tells
+    except OSError:
+        return False  # the reader names the reason

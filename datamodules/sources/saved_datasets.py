@@ -1,9 +1,7 @@
-"""Hugging Face data sets: saved folders, files, and hub names where a configuration has one."""
+"""Hugging Face data sets: saved folders, files, and names on the hub."""
 
-import glob
-import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +9,9 @@ import numpy as np
 
 from tandem_pl.errors import InputError
 
-from .file_rows import CSV, JSON_LINES, PARQUET, suffix_of
+from .file_listing import match_files
+from .file_rows import CSV, JSON_LINES, PARQUET
+from .reading import Rows, check_columns, digest_files, suffix_of
 
 BUILDERS = {  # suffix -> the builder of `datasets` that reads such files
     **dict.fromkeys(JSON_LINES, "json"),
@@ -19,6 +19,28 @@ BUILDERS = {  # suffix -> the builder of `datasets` that reads such files
     **dict.fromkeys(CSV, "csv"),
 }
 HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
+FETCH_ROWS = 256  # rows decoded at once
+
+
+def read_dataset(data: Any, name: str, numbers: np.ndarray | None, columns: Sequence[str]) -> Rows:
+    """Yield the rows of a memory-mapped `datasets.Dataset`, with the named columns only.
+
+    Args:
+        data: the data set.
+        name: what messages call it.
+        numbers: the row numbers to read, shape `[rows]`; None for all.
+        columns: names of the columns.
+    """
+    check_columns(columns, data.column_names, f"dataset {name!r}")
+    data = data.select_columns(list(columns))
+    data = data if numbers is None else data.select(numbers)
+    rows = (
+        row
+        for batch in data.iter(batch_size=FETCH_ROWS)
+        for row in zip(*(batch[column] for column in columns), strict=True)
+    )
+    for number, row in zip(range(len(data)) if numbers is None else numbers, rows, strict=True):
+        yield f"dataset {name!r}, row {number + 1}", dict(zip(columns, row, strict=True))
 
 
 def open_dataset(
@@ -29,12 +51,12 @@ def open_dataset(
     Args:
         name: a folder written by `save_to_disk`; a file or glob pattern of JSON lines, Parquet or
             CSV, which `datasets` converts into its cache; or a name on the hub.
-        config: the hub data set's configuration.
-        split: the split to take, where there are several; slices such as `train[:10%]` are the
-            hub's.
+        config: the configuration of a data set on the hub.
+        split: the split to take if there are several; on the hub also a slice, such as
+            `train[:10%]`.
 
     Returns:
-        The `datasets.Dataset`, what messages call it, and a digest of its content.
+        The `datasets.Dataset`, what messages call it, and a digest that changes with its content.
 
     Raises:
         InputError: no such folder or name, no network, or several splits and none named.
@@ -53,40 +75,30 @@ def open_dataset(
     return _open_hub(name, config, split)
 
 
-def flat(data: Any, column: str) -> Any:
-    """The data set with its nested columns spelled out, where `column` is a field of one."""
+def flatten(data: Any, column: str) -> Any:
+    """Return the data set, with nested columns flattened if `column` is a field of one."""
     nested = column not in data.column_names and column.split(".")[0] in data.column_names
     return data.flatten() if nested else data
 
 
 def rows_by_domain(data: Any, column: str) -> dict[str, np.ndarray]:
-    """The row numbers of every domain, shape `[rows]` each; names sorted, 8 bytes a row in all.
+    """Return domain -> its row numbers, shape `[rows]`, sorted by name; 8 bytes a row in all.
 
-    Rows without a domain (null) are an `InputError`.
+    Raises:
+        InputError: a row has no domain (null).
     """
     codes: dict[str, int] = {}
     numbers = np.empty(len(data), dtype=np.int32)
-    start = 0
-    for batch in data.select_columns([column]).with_format("arrow").iter(batch_size=10_000):
-        names = batch.column(0).to_pylist()
-        for offset, name in enumerate(names):
-            if name is None:
-                raise InputError(
-                    f"row {start + offset + 1} of the data set has no value in column {column!r}; "
-                    "filter it out or name another domain_column."
-                )
-            numbers[start + offset] = codes.setdefault(str(name), len(codes))
-        start += len(names)
+    batches = data.select_columns([column]).with_format("arrow").iter(batch_size=10_000)
+    names = (name for batch in batches for name in batch.column(0).to_pylist())
+    for row, name in enumerate(names):
+        if name is None:
+            raise InputError(
+                f"row {row + 1} of the data set has no value in column {column!r}; filter it out "
+                "or name another domain_column."
+            )
+        numbers[row] = codes.setdefault(str(name), len(codes))
     return {name: np.flatnonzero(numbers == codes[name]) for name in sorted(codes)}
-
-
-def digest_files(files: Iterable[Path]) -> str:
-    """Changes with the files' names, sizes and times of change."""
-    digest = hashlib.blake2b(digest_size=16)
-    for path in files:
-        stat = path.stat()
-        digest.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
 
 
 def _open_saved(path: Path, name: str, split: str | None) -> tuple[Any, str, str]:
@@ -117,19 +129,19 @@ def _open_files(builder: str, path: Path, name: str, split: str | None) -> tuple
     from datasets import load_dataset
     from datasets.exceptions import DatasetGenerationError
 
-    files = sorted(glob.glob(str(path), recursive=True))
+    files = sorted(map(str, match_files(path)))
     if not files:
         raise InputError(f"dataset {name!r} matches no file; give a file, folder or hub name.")
     if split is not None:
-        raise InputError(f"dataset {name!r} is of files, without splits; leave split out.")
+        raise InputError(f"dataset {name!r}: files have no splits; leave split out.")
     options = {"sep": CSV[suffix_of(path)]} if builder == "csv" else {}
     try:
         data = load_dataset(builder, data_files=files, split="train", **options)
     except (DatasetGenerationError, OSError, ValueError) as error:
         reason = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
         raise InputError(
-            f"dataset {name!r} cannot be read as {builder} ({reason[0]}); mend the file, or give "
-            "each domain a file of its own, of which bad lines are named and can be skipped."
+            f"dataset {name!r} cannot be read as {builder} ({reason[0]}); correct the file, or "
+            "give each domain a file of its own: then bad lines are named and can be skipped."
         ) from error
     return data, name, digest_files(map(Path, files))
 
@@ -144,16 +156,16 @@ def _open_hub(name: str, config: str | None, split: str | None) -> tuple[Any, st
             [repr(name), *([repr(config)] if config else []), f"split={split or 'train'!r}"]
         )
         raise InputError(
-            f"dataset {name!r} is no folder here and the Hugging Face hub cannot be reached "
+            f"dataset {name!r} is not a folder here and the Hugging Face hub cannot be reached "
             f"({error}); on a machine with network run "
             f"`datasets.load_dataset({arguments}).save_to_disk(FOLDER)`, copy FOLDER here, and "
             "give dataset: FOLDER."
         ) from error
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(
-            f"dataset {name!r} is no folder here and cannot be loaded from the Hugging Face hub "
+            f"dataset {name!r} is not a folder here and cannot be loaded from the Hugging Face hub "
             f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}); "
-            "mend the name, config or split, or give a folder written by save_to_disk."
+            "correct the name, config or split, or give a folder written by save_to_disk."
         ) from error
     if not isinstance(data, Dataset):
         raise InputError(

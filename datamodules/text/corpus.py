@@ -1,107 +1,97 @@
-"""A corpus while it is prepared: its documents, their splits, and near-duplicates across these."""
+"""A corpus while it is prepared: its documents, and the split of each."""
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
-from tandem_pl.datamodules.sources.sources import Source
+from tandem_pl.datamodules.sources.domains import Source
 from tandem_pl.errors import InputError
 
-from .documents import DROPPED, SPLIT_CODES, TARGET, TEST, TRAIN, read_texts, select_documents
-from .near_duplicates import HeldOutIndex, sample_windows
-from .packing import SPLITS, batches
-from .workers import Workers
+from .block_folder import Documents, batches
+from .documents import DROPPED, assign_splits, document_keys, read_texts, select_documents
+from .threads import map_in_threads
+
+BPE_CHARACTERS = 50_000_000  # text that a tokenizer is trained on, at most
 
 
 class Corpus:
-    """The documents of all domains, and which split each falls in.
+    """The documents of all domains; the text is read again in every pass.
 
     Args:
-        sources: domain -> where its documents lie.
+        sources: domain -> its rows.
         text_column: column of the text.
+        threads: how many work on a pass.
 
     Attributes:
         codes: domain -> uint8 of shape `[documents]`, see `documents.SPLIT_CODES`.
+        characters: domain -> length of its text.
+        for_bpe: domain -> the documents that a tokenizer may be trained on, bool of shape
+            `[documents]`: about the same amount of text from each domain.
     """
 
-    def __init__(self, sources: Mapping[str, Source], text_column: str) -> None:
+    def __init__(self, sources: Mapping[str, Source], text_column: str, threads: int) -> None:
         self.sources = sources
         self.text_column = text_column
+        self.threads = threads
         self.codes: dict[str, np.ndarray] = {}
+        self.characters: dict[str, int] = {}
+        self.for_bpe: dict[str, np.ndarray] = {}
+
+    def assign_splits(self, target_fraction: float, test_fraction: float, seed: int) -> None:
+        """Read every document once and decide its split, see `documents.assign_splits`."""
+        keys: dict[str, np.ndarray] = {}
+        measure = partial(_keys_and_characters, seed=seed)
+        for domain, source in self.sources.items():
+            parts = [np.empty((0, 2), np.uint64)]
+            self.characters[domain] = 0
+            for found, characters in self.map(measure, domain, None, "reading"):
+                parts.append(found)
+                self.characters[domain] += characters
+            keys[domain] = np.concatenate(parts)
+            if not len(keys[domain]):
+                skipped = f" ({source.skipped} skipped: {source.first_skipped})"
+                raise InputError(
+                    f"domain {domain!r} has no documents{skipped if source.skipped else ''}; give "
+                    "it some text or leave it out."
+                )
+        self.codes = assign_splits(keys, target_fraction, test_fraction)
+        quota = BPE_CHARACTERS / len(keys)
+        self.for_bpe = {
+            # The second half of a key is as good as a random number.
+            domain: keys[domain][:, 1] < 2.0**64 * min(1.0, quota / self.characters[domain])
+            for domain in keys
+        }
+
+    def duplicates(self) -> dict[str, int]:
+        """Return the number of dropped documents of each domain."""
+        return {domain: int((codes == DROPPED).sum()) for domain, codes in self.codes.items()}
 
     def texts(self, domain: str, wanted: np.ndarray | None = None) -> Iterator[str]:
-        """A fresh pass over a domain's documents, or those for which `wanted` is true."""
+        """Yield a domain's documents, or those for which `wanted` is true."""
         texts = read_texts(self.sources[domain], self.text_column)
         return texts if wanted is None else select_documents(domain, texts, wanted)
 
+    def documents(self) -> Documents:
+        """Return the documents that were not dropped, to be written."""
+        return {
+            domain: (self.texts(domain, codes != DROPPED), codes[codes != DROPPED])
+            for domain, codes in self.codes.items()
+        }
+
     def map(
         self,
-        workers: Workers,
         function: Callable[[list[str]], Any],
         domain: str,
         wanted: np.ndarray | None,
         about: str,
     ) -> Iterator[Any]:
-        """Results of `function` on batches of the wanted documents, with a progress bar."""
+        """Yield the results of `function` on batches of the wanted documents, in order."""
         total = None if wanted is None else int(wanted.sum())
-        with tqdm(desc=f"{about} {domain}", total=total, unit=" documents", delay=1) as bar:
-            texts = batches(self.texts(domain, wanted))
-
-            def counted() -> Iterator[list[str]]:
-                for batch in texts:
-                    yield batch
-                    bar.update(len(batch))
-
-            yield from workers.map(function, counted())
+        texts = batches(self.texts(domain, wanted), f"{about} {domain}", total)
+        return map_in_threads(function, texts, self.threads)
 
 
-def drop_near_duplicates(
-    corpus: Corpus, workers: Workers, threshold: float, shift: int
-) -> dict[str, dict[str, int]]:
-    """Drop the documents that resemble those of another split; see `near_duplicates`.
-
-    Test documents are kept before target documents, and both before training documents; then
-    held-out documents go that the documents kept mostly cover. Changes `corpus.codes`.
-
-    Returns:
-        How many were dropped, by domain and split.
-
-    Raises:
-        InputError: nothing is left of a domain's split.
-    """
-    look = partial(sample_windows, shift=shift)
-    hashes, counts = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
-    for domain, codes in corpus.codes.items():
-        held_out = (codes == TARGET) | (codes == TEST)
-        for found, numbers in corpus.map(workers, look, domain, held_out, "held-out text of"):
-            hashes.append(found)
-            counts.append(numbers)
-    places = {d: np.flatnonzero((c == TARGET) | (c == TEST)) for d, c in corpus.codes.items()}
-    is_test = np.concatenate([corpus.codes[d][rows] == TEST for d, rows in places.items()])
-    index = HeldOutIndex(np.concatenate(hashes), np.concatenate(counts), is_test, threshold)
-    dropped = {domain: dict.fromkeys(SPLITS, 0) for domain in corpus.codes}
-    for domain, codes in corpus.codes.items():
-        train = np.flatnonzero(codes == TRAIN)
-        judged = [np.empty(0, dtype=bool)]
-        for found, numbers in corpus.map(workers, look, domain, codes == TRAIN, "comparing"):
-            judged.append(index.judge(found, numbers))
-        goes = train[np.concatenate(judged)]
-        codes[goes] = DROPPED
-        dropped[domain]["train"] = len(goes)
-    goes_too = np.split(index.finish(), np.cumsum([len(rows) for rows in places.values()])[:-1])
-    for (domain, rows), goes in zip(places.items(), goes_too, strict=True):
-        codes = corpus.codes[domain]
-        for split in ("target", "test"):
-            dropped[domain][split] = int((codes[rows[goes]] == SPLIT_CODES[split]).sum())
-        codes[rows[goes]] = DROPPED
-        for split, code in SPLIT_CODES.items():
-            if not (codes == code).any():
-                raise InputError(
-                    f"domain {domain!r} has no document left in its {split} split: "
-                    f"near_duplicate={threshold} dropped {dropped[domain][split]} that resemble "
-                    "other splits; raise it, set it to null, or give other documents."
-                )
-    return dropped
+def _keys_and_characters(texts: list[str], seed: int) -> tuple[np.ndarray, int]:
+    return document_keys(texts, seed), sum(map(len, texts))

@@ -5,28 +5,25 @@ keys are sorted to find duplicates; afterwards one.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
-from tandem_pl.datamodules.sources.sources import Source
+from tandem_pl.datamodules.sources.domains import Source
 from tandem_pl.errors import InputError
 
+SPLITS = ("train", "target", "test")
 TRAIN, TARGET, TEST, DROPPED = 0, 1, 2, 255
 #: The code of every split; documents that are in none have the code `DROPPED`.
 SPLIT_CODES = {"train": TRAIN, "target": TARGET, "test": TEST}
 
-#: Calling it starts a fresh pass over the documents of one domain.
-Reader = Callable[[], Iterator[str]]
-
 
 def read_texts(source: Source, text_column: str = "text") -> Iterator[str]:
-    r"""The documents of a source in order; those of nothing but white space are left out.
+    """Yield the documents of a source in order, without those of white space only.
 
     Args:
-        source: where the documents lie.
-        text_column: column of the text, where the source does not name its own. A plain text file
-            is one document whatever the column; its line ends are kept as stored.
+        source: reads the rows.
+        text_column: column of the text, if the source does not name its own.
 
     Raises:
         InputError: a missing column; a row that cannot be read or whose text is not a string,
@@ -38,14 +35,14 @@ def read_texts(source: Source, text_column: str = "text") -> Iterator[str]:
         if not isinstance(text, str):
             source.refuse(
                 f"{where} has a {column!r} of type {type(text).__name__}; every text must be a "
-                'string: mend that row or set corrupt to "skip".'
+                'string: correct that row or set corrupt to "skip".'
             )
         elif text.strip():
             yield text
 
 
 def document_key(text: str, seed: int) -> bytes:
-    """16 bytes that stand for a document: equal texts have equal keys, the seed orders them.
+    """Return 16 bytes that stand for a text: equal texts have equal keys, the seed orders them.
 
     Example:
         >>> document_key("a", 0) == document_key("a", 0) != document_key("a", 1)
@@ -55,7 +52,7 @@ def document_key(text: str, seed: int) -> bytes:
 
 
 def document_keys(texts: Iterable[str], seed: int) -> np.ndarray:
-    """`document_key` of every text as two numbers, uint64 of shape `[documents, 2]`.
+    """Return `document_key` of every text as two numbers, uint64 of shape `[documents, 2]`.
 
     Rows sort as the keys do.
     """
@@ -84,11 +81,15 @@ def assign_splits(
     Raises:
         InputError: a domain has fewer than three distinct documents.
     """
-    counts = [len(domain_keys) for domain_keys in keys.values()]
-    first = _first_of_equals(np.concatenate([np.empty((0, 2), np.uint64), *keys.values()]))
+    every = np.concatenate([np.empty((0, 2), np.uint64), *keys.values()])
+    order = np.lexsort((every[:, 1], every[:, 0]))  # stable: equal rows keep their order
+    first = np.ones(len(every), dtype=bool)
+    first[order[1:]] = np.any(every[order[1:]] != every[order[:-1]], axis=1)
     codes: dict[str, np.ndarray] = {}
-    for (domain, domain_keys), stop in zip(keys.items(), np.cumsum(counts), strict=True):
-        kept = np.flatnonzero(first[stop - len(domain_keys) : stop])
+    stop = 0
+    for domain, domain_keys in keys.items():
+        start, stop = stop, stop + len(domain_keys)
+        kept = np.flatnonzero(first[start:stop])
         if len(kept) < 3:
             raise InputError(
                 f"domain {domain!r} has {len(kept)} distinct documents ({len(domain_keys)} read) "
@@ -106,7 +107,7 @@ def assign_splits(
 
 
 def select_documents(domain: str, texts: Iterable[str], wanted: np.ndarray) -> Iterator[str]:
-    """The texts whose entry of `wanted` (bool of shape `[documents]`) is true.
+    """Yield the texts whose entry of `wanted` (bool of shape `[documents]`) is true.
 
     Raises:
         InputError: there are more or fewer texts than entries, so the source has changed.
@@ -124,7 +125,7 @@ def select_documents(domain: str, texts: Iterable[str], wanted: np.ndarray) -> I
 
 
 def check_fractions(target_fraction: float, test_fraction: float) -> None:
-    """Raises `InputError` where the splits' shares leave nothing for one of them."""
+    """Raise `InputError` if the splits' shares leave nothing for one of them."""
     for key, fraction in (
         ("target_fraction", target_fraction),
         ("test_fraction", test_fraction),
@@ -132,13 +133,3 @@ def check_fractions(target_fraction: float, test_fraction: float) -> None:
     ):
         if not 0 < fraction < 1:
             raise InputError(f"{key} is {fraction}; it must lie between 0 and 1, both excluded.")
-
-
-def _first_of_equals(keys: np.ndarray) -> np.ndarray:
-    # True for the first row of each value: lexsort is stable and keeps equal rows in order.
-    first = np.ones(len(keys), dtype=bool)
-    if len(keys):
-        order = np.lexsort((keys[:, 1], keys[:, 0]))
-        ranked = keys[order]
-        first[order[1:]] = np.any(ranked[1:] != ranked[:-1], axis=1)
-    return first

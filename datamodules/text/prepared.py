@@ -1,4 +1,4 @@
-"""A corpus that `tandem prepare` made, as a data module."""
+"""Data modules of packed blocks on disk, and the one that reads what `tandem prepare` wrote."""
 
 from pathlib import Path
 from typing import Any
@@ -8,15 +8,39 @@ import yaml
 from tandem_pl.datamodules.batching import ConfiguredDataModule
 from tandem_pl.errors import InputError
 
-from .packed_blocks import open_blocks
-from .packing import MANIFEST, read_manifest, summarize
+from .block_folder import MANIFEST, open_blocks, read_manifest, summarize
 
 
-class PreparedTextDataModule(ConfiguredDataModule):
+class PackedTextDataModule(ConfiguredDataModule):
+    """Base of data modules that serve a folder of packed blocks.
+
+    A sample is `{"input_ids": LongTensor[block_size]}`. A subclass says where the folder is.
+    """
+
+    def find_folder(self) -> Path:
+        """Return the folder of blocks."""
+        raise NotImplementedError
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open the blocks of every split and domain."""
+        folder = self.find_folder()
+        self.manifest = read_manifest(folder)
+        opened = open_blocks(folder, self.manifest)
+        self.train_sets = dict(opened["train"])
+        self.target_sets = dict(opened["target"])
+        self.test_sets = dict(opened["test"])
+        super().setup(stage)
+
+    def summary(self) -> list[dict[str, Any]]:
+        """Return one row a domain: documents, tokens and blocks; see `block_folder.summarize`."""
+        return summarize(read_manifest(self.find_folder()))
+
+
+class PreparedTextDataModule(PackedTextDataModule):
     """Blocks of tokens from a folder that `tandem prepare` wrote; nothing is built here.
 
-    A sample is `{"input_ids": LongTensor[block_size]}`. The folder may be moved or copied: its
-    content, and not its place, is what a checkpoint asks for again.
+    A sample is `{"input_ids": LongTensor[block_size]}`. The folder may be moved or copied: a
+    checkpoint asks for the same content and not for the same path.
 
     Args:
         manifest: `manifest.yaml` of the folder, or the folder.
@@ -24,21 +48,15 @@ class PreparedTextDataModule(ConfiguredDataModule):
 
     Attributes:
         vocab_size: ids lie in `[0, vocab_size)`; the network's `vocab_size` must be no smaller.
-        block_size: tokens a sample.
+        block_size: tokens in a sample.
         tokenizer_name: `"bytes"`, or the folder of the tokenizer, for `load_tokenizer`.
 
     Raises:
         InputError: no manifest there, or, in `setup`, blocks that are missing or cut short.
     """
 
-    def __init__(
-        self,
-        manifest: str,
-        **batching: Any,
-    ) -> None:
-        super().__init__(
-            **batching,
-        )
+    def __init__(self, manifest: str, **batching: Any) -> None:
+        super().__init__(**batching)
         path = Path(manifest).expanduser()
         self.folder = path if path.is_dir() else path.parent
         try:
@@ -63,17 +81,9 @@ class PreparedTextDataModule(ConfiguredDataModule):
             ) from error
         self.tokenizer_name = str(self.folder / folder) if folder else "bytes"
 
-    def setup(self, stage: str | None = None) -> None:
-        """Open the blocks of every split and domain."""
-        opened = open_blocks(self.folder, self.manifest)
-        self.train_sets = dict(opened["train"])
-        self.target_sets = dict(opened["target"])
-        self.test_sets = dict(opened["test"])
-        super().setup(stage)
-
-    def summary(self) -> list[dict[str, Any]]:
-        """One row a domain: documents, tokens and blocks; see `packing.summarize`."""
-        return summarize(self.manifest)
+    def find_folder(self) -> Path:
+        """Return the folder of the manifest."""
+        return self.folder
 
     def _identity(self) -> dict[str, Any]:
         # Equal numbers of blocks may hold other text.

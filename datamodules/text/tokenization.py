@@ -1,12 +1,11 @@
 """Tokenizers: the built-in bytes, and Hugging Face tokenizers, saved or from the hub.
 
-Both kinds offer the same few names (the `Tokenizer` protocol), which is all that packing needs.
+Both kinds have the few names of the `Tokenizer` protocol, which is all that packing needs.
 """
 
+import copy
 import hashlib
-import json
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,8 +13,6 @@ import numpy as np
 
 from tandem_pl.datamodules.sources.saved_datasets import HUB_NAME
 from tandem_pl.errors import InputError
-
-from .byte_level_bpe import WordEncoder, word_pattern
 
 # A bare tokenizer.json does not say which token ends a text; these are the usual names.
 END_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "[EOS]")
@@ -27,14 +24,17 @@ class Tokenizer(Protocol):
 
     vocab_size: int
     eos_token_id: int
-    #: Changes whenever the ids that a text is given may change.
+    #: Changes whenever the ids of a text may change.
     fingerprint: str
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Token ids of every text, one integer array each, without end-of-text token."""
+        """Return the token ids of every text, one integer array each, without end-of-text token.
+
+        What spells a special token in a text is cut like any other characters.
+        """
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of token ids."""
+        """Return the text of token ids, special tokens left out."""
 
 
 class ByteTokenizer:
@@ -42,8 +42,8 @@ class ByteTokenizer:
 
     Example:
         >>> tokenizer = ByteTokenizer()
-        >>> tokenizer.encode("né").tolist()
-        [110, 195, 169]
+        >>> [ids.tolist() for ids in tokenizer.encode_batch(["né"])]
+        [[110, 195, 169]]
         >>> tokenizer.decode([110, 195, 169, tokenizer.eos_token_id])
         'né'
     """
@@ -52,75 +52,17 @@ class ByteTokenizer:
     eos_token_id = 256
     fingerprint = "bytes"
 
-    def encode(self, text: str) -> np.ndarray:
-        """Token ids of one text, shape `[bytes]`."""
-        return np.frombuffer(text.encode("utf-8"), dtype=np.uint8)
-
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Token ids of every text, one array each."""
-        return [self.encode(text) for text in texts]
+        """Return the token ids of every text, see `Tokenizer`."""
+        return [np.frombuffer(text.encode("utf-8"), dtype=np.uint8) for text in texts]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of token ids; end-of-text tokens are left out, broken UTF-8 becomes U+FFFD."""
+        """Return the text of token ids, without end-of-text tokens; broken UTF-8 is U+FFFD."""
         return bytes(int(i) for i in ids if i < 256).decode("utf-8", errors="replace")
 
 
-class BackendTokenizer:
-    """A tokenizer of the `tokenizers` library, without `transformers`: light, and quick to pickle.
-
-    Text is only text: what spells a special token in it is cut like any other characters. Pickled
-    copies of one become one object in a process, so that a worker builds it once and keeps the
-    words that it has met.
-
-    Args:
-        state: JSON of the `tokenizers.Tokenizer`.
-        eos_token_id: ends a document.
-        fingerprint: see `Tokenizer`.
-    """
-
-    def __init__(self, state: str, eos_token_id: int, fingerprint: str) -> None:
-        from tokenizers import Tokenizer as Backend
-
-        self._state = state
-        self.backend = Backend.from_str(state)
-        self.backend.no_truncation()
-        self.backend.no_padding()
-        self.backend.encode_special_tokens = True
-        self.eos_token_id = eos_token_id
-        self.fingerprint = fingerprint
-        # Ids can have gaps, so the largest one counts and not how many there are.
-        self.vocab_size = 1 + max(self.backend.get_vocab().values())
-        self._words = WordEncoder(self.backend) if word_pattern(json.loads(state)) else None
-
-    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Token ids of every text, one array each, without any special token added."""
-        if self._words is None:
-            return self._encode(texts)
-        found = [self._words.encode(text) for text in texts]
-        return [
-            ids if ids is not None else self._encode([text])[0]
-            for ids, text in zip(found, texts, strict=True)
-        ]
-
-    def _encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        encoded = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [np.asarray(encoding.ids, dtype=np.uint32) for encoding in encoded]
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of token ids, special tokens left out."""
-        return str(self.backend.decode([int(i) for i in ids], skip_special_tokens=True))
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _unpickled, (self._state, self.eos_token_id, self.fingerprint)
-
-
-@lru_cache(maxsize=1)
-def _unpickled(state: str, eos_token_id: int, fingerprint: str) -> BackendTokenizer:
-    return BackendTokenizer(state, eos_token_id, fingerprint)
-
-
 class HuggingFaceTokenizer:
-    """A `transformers` tokenizer behind the names that packing needs.
+    """A `transformers` tokenizer with the names of `Tokenizer`.
 
     Args:
         tokenizer: the loaded tokenizer, with an end-of-text token.
@@ -128,59 +70,54 @@ class HuggingFaceTokenizer:
 
     Attributes:
         tokenizer: the `transformers` object, for chat templates and saving.
-        light: the same tokens without `transformers`, where the tokenizer is a fast one.
     """
 
     def __init__(self, tokenizer: Any, fingerprint: str) -> None:
         self.tokenizer = tokenizer
         self.fingerprint = fingerprint
         self.eos_token_id = int(tokenizer.eos_token_id)
+        # Ids can have gaps, so the largest one counts and not how many there are.
         self.vocab_size = 1 + max(tokenizer.get_vocab().values())
-        self.light: BackendTokenizer | None = None
+        self._backend: Any = None  # encodes about twice as fast as `transformers`
         if getattr(tokenizer, "is_fast", False):
-            state = tokenizer.backend_tokenizer.to_str()
-            self.light = BackendTokenizer(state, self.eos_token_id, fingerprint)
-
-    def encode(self, text: str) -> np.ndarray:
-        """Token ids of one text, shape `[tokens]`."""
-        return self.encode_batch([text])[0]
+            self._backend = copy.deepcopy(tokenizer.backend_tokenizer)
+            self._backend.no_truncation()
+            self._backend.no_padding()
+            self._backend.encode_special_tokens = True
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Token ids of every text, one array each, without any special token added.
-
-        Text is only text: what spells a special token in it is cut like any other characters.
-        """
-        if self.light is not None:
-            return self.light.encode_batch(texts)
-        # verbose=False: a document longer than the model's context is no mistake here.
+        """Return the token ids of every text, see `Tokenizer`."""
+        if self._backend is not None:
+            found = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+            return [np.asarray(encoding.ids, dtype=np.uint32) for encoding in found]
         encoded = self.tokenizer(
             list(texts),
             add_special_tokens=False,
             split_special_tokens=True,
             return_attention_mask=False,
             return_token_type_ids=False,
-            verbose=False,
+            verbose=False,  # a document may be longer than the model's context
         )
         return [np.asarray(ids, dtype=np.uint32) for ids in encoded["input_ids"]]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of token ids, special tokens left out."""
-        return str(
-            self.tokenizer.decode(
-                [int(i) for i in ids], skip_special_tokens=True, clean_up_tokenization_spaces=False
-            )
-        )
+        """Return the text of token ids, special tokens left out."""
+        options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+        return str(self.tokenizer.decode([int(i) for i in ids], **options))
+
+    def __reduce__(self) -> tuple[Any, ...]:  # a pickled backend loses encode_special_tokens
+        return type(self), (self.tokenizer, self.fingerprint)
 
 
 def load_tokenizer(name: str, hub: bool = False) -> ByteTokenizer | HuggingFaceTokenizer:
-    """Load a tokenizer from its name or place.
+    """Load a tokenizer from its name or path.
 
     Args:
         name: `"bytes"`; a folder written by `save_pretrained`; or a `tokenizer.json` file. A file
             beside a `tokenizer_config.json` is loaded as that folder; on its own, its end-of-text
             token is the first of `END_OF_TEXT` in its vocabulary.
-        hub: whether a name that is no path here may be one on the Hugging Face hub. Otherwise
-            nothing is ever downloaded.
+        hub: whether a name that is not a path may be one on the Hugging Face hub. Otherwise nothing
+            is ever downloaded.
 
     Raises:
         InputError: no such path, no tokenizer there, no end-of-text token, or no network.
@@ -192,30 +129,21 @@ def load_tokenizer(name: str, hub: bool = False) -> ByteTokenizer | HuggingFaceT
     if name == "bytes":
         return ByteTokenizer()
     path = Path(name).expanduser()
-    if not path.exists():
-        if hub and HUB_NAME.fullmatch(name) and path.suffix != ".json":  # a file is no hub name
-            tokenizer = _load_hub(name)
-            digest = hashlib.blake2b(str(sorted(tokenizer.get_vocab().items())).encode())
-            if getattr(tokenizer, "is_fast", False):
-                digest.update(tokenizer.backend_tokenizer.to_str().encode())
-            return _checked(tokenizer, name, digest.hexdigest()[:32])
+    if path.exists():
+        if path.is_file() and (path.parent / "tokenizer_config.json").exists():
+            path = path.parent
+        tokenizer, fingerprint = _load_path(name, path), _digest_path(path)
+    elif hub and HUB_NAME.fullmatch(name) and path.suffix != ".json":  # a file is not a hub name
+        tokenizer = _load_hub(name)
+        digest = hashlib.blake2b(str(sorted(tokenizer.get_vocab().items())).encode())
+        if getattr(tokenizer, "is_fast", False):
+            digest.update(tokenizer.backend_tokenizer.to_str().encode())
+        fingerprint = digest.hexdigest()[:32]
+    else:
         raise InputError(
             f'tokenizer {name!r} does not exist; give "bytes", a folder written by '
             "save_pretrained, or a tokenizer.json file (nothing is downloaded)."
         )
-    if path.is_file() and (path.parent / "tokenizer_config.json").exists():
-        path = path.parent
-    try:
-        tokenizer = _load_file(path) if path.is_file() else _load_folder(path)
-    except Exception as error:  # the readers of tokenizer files raise many kinds of exception
-        raise InputError(
-            f"tokenizer {name!r} cannot be loaded ({type(error).__name__}: {error}); "
-            "give a folder written by save_pretrained or a tokenizer.json file."
-        ) from error
-    return _checked(tokenizer, name, _digest(path))
-
-
-def _checked(tokenizer: Any, name: str, fingerprint: str) -> HuggingFaceTokenizer:
     if tokenizer.eos_token_id is None:
         raise InputError(
             f"tokenizer {name!r} has no end-of-text token; set its eos_token and save it again "
@@ -229,32 +157,36 @@ def _load_hub(name: str) -> Any:
 
     try:
         return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    except Exception as error:  # no network, no such name, no tokenizer there: all look alike
+    except Exception as error:  # no network, no such name, no tokenizer there: all raise the same
         raise InputError(
-            f"tokenizer {name!r} is no path here and cannot be loaded from the Hugging Face hub "
+            f"tokenizer {name!r} is not a path here and cannot be loaded from the Hugging Face hub "
             f"({type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''});"
             f" on a machine with network run `transformers.AutoTokenizer.from_pretrained({name!r})"
             ".save_pretrained(FOLDER)`, copy FOLDER here, and give tokenizer: FOLDER."
         ) from error
 
 
-def _load_file(path: Path) -> Any:
+def _load_path(name: str, path: Path) -> Any:
     from tokenizers import Tokenizer as Backend
-    from transformers import PreTrainedTokenizerFast
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    backend = Backend.from_file(str(path))
-    vocabulary = backend.get_vocab()
-    eos = next((token for token in END_OF_TEXT if token in vocabulary), None)
-    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=eos)
+    try:
+        if path.is_dir():
+            return AutoTokenizer.from_pretrained(
+                str(path), local_files_only=True, trust_remote_code=False
+            )
+        backend = Backend.from_file(str(path))
+        vocabulary = backend.get_vocab()
+        eos = next((token for token in END_OF_TEXT if token in vocabulary), None)
+        return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=eos)
+    except Exception as error:  # the readers of tokenizer files raise many kinds of exception
+        raise InputError(
+            f"tokenizer {name!r} cannot be loaded ({type(error).__name__}: {error}); "
+            "give a folder written by save_pretrained or a tokenizer.json file."
+        ) from error
 
 
-def _load_folder(path: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
-
-
-def _digest(path: Path) -> str:
+def _digest_path(path: Path) -> str:
     files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.is_file())
     digest = hashlib.blake2b(digest_size=16)
     for file in files:

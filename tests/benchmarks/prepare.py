@@ -66,18 +66,13 @@ def prepare_once(source: str, out: str, tokenizer: str, workers: int) -> None:
         out, {"text": source}, tokenizer=tokenizer, workers=workers, block_size=64
     )
     seconds = time.perf_counter() - start
-    own, others = (
-        resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    )
+    used = resource.getrusage(resource.RUSAGE_SELF)
     row = {
         "tokenizer": Path(tokenizer).name,
         "workers": workers,
         "seconds": round(seconds, 1),
-        "processor_seconds": round(
-            own.ru_utime + own.ru_stime + others.ru_utime + others.ru_stime, 1
-        ),
-        "peak_mb": round(own.ru_maxrss / 1e3),
-        "largest_worker_mb": round(others.ru_maxrss / 1e3),
+        "processor_seconds": round(used.ru_utime + used.ru_stime, 1),
+        "peak_mb": round(used.ru_maxrss / 1e3),
         "near_duplicates": sum(manifest["near_duplicates_dropped"]["text"].values()),
     }
     print(json.dumps(row))

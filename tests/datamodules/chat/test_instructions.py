@@ -16,8 +16,7 @@ from tandem_pl.datamodules import InstructionMixtureDataModule
 from tandem_pl.datamodules.chat.instructions import split_by_prompt
 from tandem_pl.datamodules.chat.samples import PadToLongest, SampleWriter, TokenizedSamples
 from tandem_pl.datamodules.chat.templates import Rendered
-from tandem_pl.datamodules.text.documents import DROPPED, document_keys
-from tandem_pl.datamodules.text.packing import SPLITS
+from tandem_pl.datamodules.text.documents import DROPPED, SPLITS, document_keys
 from tandem_pl.errors import InputError
 from tandem_pl.networks import causal_language_model
 from tandem_pl.objectives import CausalLanguageModeling

@@ -5,17 +5,15 @@ import pytest
 
 from tandem_pl.datamodules import EnvironmentCorpus
 from tandem_pl.datamodules.demo import environment
-from tandem_pl.datamodules.demo.environment import (
+from tandem_pl.datamodules.demo.environment import PRESETS, select
+from tandem_pl.datamodules.demo.installed_text import (
     DOMAINS,
-    PRESETS,
     NoveltyFilter,
     docstrings,
     domain_of,
     list_candidates,
     read_candidate,
-    select,
 )
-from tandem_pl.datamodules.text.packing import SPLITS
 from tandem_pl.errors import InputError
 
 BUDGETS = {"test": 1000, "target": 500, "train": 2000}
@@ -62,9 +60,9 @@ def test_the_same_packages_give_the_same_text():
             warnings.simplefilter("ignore")
             data = EnvironmentCorpus(train_bytes=options, target_bytes=3_000, test_bytes=3_000)
             documents, _dropped = data.documents()
-        made.append({s: {d: list(t) for d, t in documents[s].items()} for s in SPLITS})
+        made.append({d: (list(texts), codes.tolist()) for d, (texts, codes) in documents.items()})
     assert made[0] == made[1]
-    texts = [text for split in made[0].values() for part in split.values() for text in part]
+    texts = [text for part, _codes in made[0].values() for text in part]
     assert len(texts) == len(set(texts))
 
 
@@ -79,7 +77,7 @@ def test_the_test_text_does_not_depend_on_the_training_size():
 def test_a_scarce_domain_is_scaled_down_with_a_warning():
     budgets = {split: 10 * size for split, size in BUDGETS.items()}
     texts = unlike(12)
-    with pytest.warns(UserWarning, match="domain 'd' finds .* where 35000 are asked for"):
+    with pytest.warns(UserWarning, match="domain 'd' finds .* but 35000 are asked for"):
         splits, _ = select("d", texts, budgets)
     assert all(splits.values())
     assert sum(map(len, splits["train"])) > 0.4 * sum(map(len, texts))
@@ -134,11 +132,11 @@ def test_files_that_make_no_document(tmp_path):
 
 
 def test_options_that_cannot_be():
-    with pytest.raises(InputError, match="preset is 'tiny'; give one of 'restricted', 'abundant'"):
+    with pytest.raises(InputError, match="preset='tiny' must be one of 'restricted', 'abundant'"):
         EnvironmentCorpus("tiny")
     with pytest.raises(InputError, match="unknown domain 'wiki'; the domains are python, cpp"):
         EnvironmentCorpus(train_bytes={"wiki": 1000})
-    with pytest.raises(InputError, match="target_bytes is 0; give at least 200 bytes"):
+    with pytest.raises(InputError, match="target_bytes=0 must be at least 200"):
         EnvironmentCorpus(target_bytes=0)
 
 

@@ -13,7 +13,7 @@ from tandem_pl.datamodules import EnvironmentInstructions
 from tandem_pl.datamodules.demo import environment_instructions as module
 from tandem_pl.datamodules.demo.environment_instructions import make_examples, pieces, split_files
 from tandem_pl.datamodules.demo.environment_tasks import CATEGORIES, TASKS, Piece
-from tandem_pl.datamodules.text.packing import SPLITS
+from tandem_pl.datamodules.text.documents import SPLITS
 from tandem_pl.errors import InputError
 
 SIZES = {split: dict.fromkeys(CATEGORIES, 60) for split in SPLITS}

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tandem_pl.datamodules.sources.sources import open_source
+from tandem_pl.datamodules.sources.domains import open_source
 from tandem_pl.errors import InputError
 
 
@@ -26,7 +26,7 @@ def read(path, **options):
         ("a.jsonl", '["text"]', r"a\.jsonl, line 2 is not a JSON object"),
         ("a.jsonl", r'{"text": "\ud800"}', r"a\.jsonl, line 2 is not UTF-8 text"),
         ("a.jsonl", '{"text": "n\xe9"}', r"a\.jsonl, line 2 is not UTF-8 text \(byte 11\)"),
-        ("a.csv", "1,2,3", r"a\.csv, line 3 has 3 fields where the header has 1"),
+        ("a.csv", "1,2,3", r"a\.csv, line 3 has 3 fields but the header has 1"),
         ("a.csv", '"a"b', r"a\.csv, line 3 is not valid CSV"),
         ("a.csv", "n\xe9", r"a\.csv, line 3 is not UTF-8 text \(byte 1\)"),
     ],
@@ -50,9 +50,9 @@ def test_text_that_is_not_utf8(tmp_path):
         read(tmp_path)
     assert read(tmp_path, encoding_errors="replace") == ["n\ufffd"]
     assert read(tmp_path, corrupt="skip") == []
-    with pytest.raises(InputError, match="encoding_errors is 'ignore'"):
+    with pytest.raises(InputError, match="encoding_errors='ignore'"):
         read(tmp_path, encoding_errors="ignore")
-    with pytest.raises(InputError, match="corrupt is 'ignore'"):
+    with pytest.raises(InputError, match="corrupt='ignore'"):
         read(tmp_path, corrupt="ignore")
 
 

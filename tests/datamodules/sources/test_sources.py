@@ -6,8 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tandem_pl.datamodules.sources.domains import open_domains, open_source
 from tandem_pl.datamodules.sources.file_listing import list_files
-from tandem_pl.datamodules.sources.sources import open_domains, open_source
 from tandem_pl.errors import InputError
 
 

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tandem_pl.datamodules.sources.sources import open_source
+from tandem_pl.datamodules.sources.domains import open_source
 from tandem_pl.datamodules.text.documents import (
     DROPPED,
     SPLIT_CODES,

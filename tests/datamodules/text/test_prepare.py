@@ -8,9 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tandem_pl.datamodules import PreparedTextDataModule
-from tandem_pl.datamodules.text import packing, prepare
+from tandem_pl.datamodules.text import block_folder, blocks, prepare
+from tandem_pl.datamodules.text import corpus as corpus_passes
+from tandem_pl.datamodules.text.block_folder import read_manifest
 from tandem_pl.datamodules.text.byte_level_bpe import train_bpe
-from tandem_pl.datamodules.text.packing import SPLITS, read_manifest
+from tandem_pl.datamodules.text.documents import SPLITS
 from tandem_pl.datamodules.text.prepare import prepare_corpus
 from tandem_pl.datamodules.text.tokenization import load_tokenizer
 from tandem_pl.errors import InputError
@@ -70,7 +72,7 @@ def test_decoded_blocks_give_every_document_once(tokenizers, tmp_path_factory, k
         return
     # Of blocks of 2 tokens, no more is cut off a split than its last end of text.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(packing, "BATCH_CHARACTERS", 5)
+        patch.setattr(block_folder, "BATCH_CHARACTERS", 5)
         out = str(folder / "out")
         manifest = prepare_corpus(
             out, {"d": path}, block_size=2, split_seed=seed, **options, **FRACTIONS
@@ -87,7 +89,7 @@ def test_decoded_blocks_give_every_document_once(tokenizers, tmp_path_factory, k
 
 
 def test_the_folder_is_the_same_for_any_number_of_workers(corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr(packing, "BATCH_CHARACTERS", 500)
+    monkeypatch.setattr(block_folder, "BATCH_CHARACTERS", 500)
     found = []
     for workers in (1, 3):
         out = tmp_path / f"out{workers}"
@@ -155,8 +157,8 @@ def test_a_split_that_near_duplicates_empty(tmp_path):
 
 
 def test_a_document_longer_than_every_batch(corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr(packing, "BATCH_CHARACTERS", 100)
-    monkeypatch.setattr(packing, "BATCH_TOKENS", 64)
+    monkeypatch.setattr(block_folder, "BATCH_CHARACTERS", 100)
+    monkeypatch.setattr(blocks, "BATCH_TOKENS", 64)
     long = sentence(7, 20_000)
     texts = [long, *(sentence(i) for i in range(200, 230))]
     manifest = prepare_corpus(
@@ -171,7 +173,7 @@ def test_a_document_longer_than_every_batch(corpus, tmp_path, monkeypatch):
 
 
 def test_the_trained_tokenizer_hears_small_domains(tmp_path, monkeypatch):
-    monkeypatch.setattr(prepare, "BPE_CHARACTERS", 20_000)
+    monkeypatch.setattr(corpus_passes, "BPE_CHARACTERS", 20_000)
     large = [sentence(i, 60) for i in range(400)]
     small = ["zqx" * 3 + f" zqxzqx {i}" for i in range(200)]
     domains = {"large": write(tmp_path / "l.jsonl", large), "s": write(tmp_path / "s.jsonl", small)}
@@ -212,12 +214,12 @@ def test_corrupt_rows(corpus, tmp_path):
     ("options", "message"),
     [
         ({"tokenizer": "bytes", "train_bpe": 300}, "give either tokenizer .* or train_bpe"),
-        ({"train_bpe": 256}, "train_bpe is 256"),
-        ({"block_size": 1}, "block_size is 1"),
+        ({"train_bpe": 256}, "train_bpe=256 must be at least 257"),
+        ({"block_size": 1}, "block_size=1 must be at least 2"),
         ({"block_size": 99_999}, "fewer than one block of block_size 99999"),
         ({"near_duplicate": 0.0}, "near_duplicate is 0.0"),
         ({"test_fraction": 0.9}, r"target_fraction \+ test_fraction is 1.1"),
-        ({"workers": -1}, "workers is -1"),
+        ({"workers": -1}, "workers=-1 must be at least 1"),
         ({"text_column": "body"}, r"news\.jsonl, line 1 has no column 'body'; it has 'text'"),
         ({"domains": {"a": "absent.txt"}}, "domain 'a': 'absent.txt' matches no file"),
         ({"dataset": "x"}, "not both"),
@@ -251,7 +253,7 @@ def test_a_tokenizer_of_the_hub_without_network(corpus, tmp_path, monkeypatch):
 
 
 def test_a_full_disk_leaves_nothing(corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr(prepare, "blocks_path", lambda *names: Path("/dev/full"))
+    monkeypatch.setattr(block_folder, "blocks_path", lambda *names: Path("/dev/full"))
     with pytest.raises(InputError, match="out cannot be written: no space is left"):
         prepare_corpus(str(tmp_path / "out"), corpus, block_size=16, **FRACTIONS)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["code.jsonl", "news.jsonl"]

@@ -19,7 +19,7 @@ def save_tokenizer(path, words=("a", "b", "<|endoftext|>")):
 @given(st.text())
 def test_bytes_round_trip(text):
     tokenizer = ByteTokenizer()
-    ids = tokenizer.encode(text)
+    [ids] = tokenizer.encode_batch([text])
     assert ids.tolist() == list(text.encode())
     assert tokenizer.decode([*ids, tokenizer.eos_token_id]) == text
 
@@ -46,21 +46,14 @@ def test_a_tokenizer_folder_and_its_fingerprint(tmp_path):
     assert load_tokenizer(str(tmp_path / "t")).fingerprint != tokenizer.fingerprint
 
 
-def test_a_process_builds_a_pickled_tokenizer_once(tmp_path):
+def test_a_copy_in_another_process_gives_the_same_tokens(tmp_path):
     train_bpe(["the cat sat"] * 9, 270, tmp_path / "t")
-    tokenizer = load_tokenizer(str(tmp_path / "t")).light
-    copies = [pickle.loads(pickle.dumps(tokenizer)) for _ in range(2)]  # noqa: S301
-    assert copies[0] is copies[1]
+    tokenizer = load_tokenizer(str(tmp_path / "t"))
+    copy = pickle.loads(pickle.dumps(tokenizer))  # noqa: S301
     texts = ["the cat", "<|endoftext|>", ""]
-    for ids, expected in zip(
-        copies[0].encode_batch(texts), tokenizer.encode_batch(texts), strict=True
-    ):
+    for ids, expected in zip(copy.encode_batch(texts), tokenizer.encode_batch(texts), strict=True):
         assert ids.tolist() == expected.tolist()
-    assert copies[0].eos_token_id == tokenizer.eos_token_id
-    train_bpe(["other words"] * 9, 270, tmp_path / "u")
-    other = pickle.loads(pickle.dumps(load_tokenizer(str(tmp_path / "u")).light))  # noqa: S301
-    assert other is not copies[0]
-    assert other.decode(other.encode_batch(["other"])[0]) == "other"
+    assert copy.eos_token_id == tokenizer.eos_token_id
 
 
 def test_tokenizers_that_cannot_serve(tmp_path):

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from tandem_pl.datamodules import TextMixtureDataModule
-from tandem_pl.datamodules.text.packing import MANIFEST, SPLITS
-from tandem_pl.datamodules.text.text import default_cache_dir
+from tandem_pl.datamodules.text.block_folder import MANIFEST
+from tandem_pl.datamodules.text.cached import default_cache_dir
+from tandem_pl.datamodules.text.documents import SPLITS
 from tandem_pl.errors import InputError
 
 OPTIONS = {"block_size": 16, "target_fraction": 0.2, "test_fraction": 0.1}
@@ -143,7 +144,7 @@ def test_too_few_documents(corpus, tmp_path):
             {"domains": {"a": "x"}, "test_fraction": 0.5, "target_fraction": 0.5},
             r"target_fraction \+ test_fraction is 1.0",
         ),
-        ({"domains": {"a": "x"}, "block_size": 1}, "block_size is 1"),
+        ({"domains": {"a": "x"}, "block_size": 1}, "block_size=1 must be at least 2"),
         ({"domains": {"a": "x"}, "tokenizer": "absent"}, "tokenizer 'absent' does not exist"),
     ],
 )

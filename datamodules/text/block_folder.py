@@ -1,0 +1,160 @@
+"""A folder of packed blocks: `manifest.yaml`, and an Arrow file for each split and domain."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import pyarrow as pa
+import yaml
+from tqdm import tqdm
+
+from tandem_pl.errors import InputError
+
+from .blocks import BlockWriter, PackedBlocks, encode_documents
+from .documents import SPLIT_CODES, SPLITS
+from .threads import map_in_threads
+from .tokenization import Tokenizer
+
+MANIFEST = "manifest.yaml"
+BATCH_CHARACTERS = 1 << 20  # texts are tokenized together until they hold this many characters
+
+#: domain -> its documents, and the code of each one's split (uint8 of shape `[documents]`).
+Documents = Mapping[str, tuple[Iterable[str], np.ndarray]]
+
+
+def batches(texts: Iterable[str], about: str, total: int | None = None) -> Iterator[list[str]]:
+    """Yield texts in lists of about `BATCH_CHARACTERS`, under a progress bar.
+
+    Args:
+        texts: the texts; one that is longer ends its list.
+        about: the label of the progress bar.
+        total: how many texts there are, if that is known.
+    """
+    batch: list[str] = []
+    characters = 0
+    with tqdm(desc=about, total=total, unit=" documents", delay=1) as bar:
+        for text in texts:
+            batch.append(text)
+            characters += len(text)
+            if characters >= BATCH_CHARACTERS:
+                yield batch
+                bar.update(len(batch))
+                batch, characters = [], 0
+        if batch:
+            yield batch
+            bar.update(len(batch))
+
+
+def blocks_path(folder: Path, split: str, domain: str) -> Path:
+    """Return the file of a domain's split; any name of a domain makes a safe file name."""
+    return folder / split / f"{quote(domain, safe=' ')}.arrow"
+
+
+def write_splits(
+    folder: Path,
+    documents: Documents,
+    tokenizer: Tokenizer,
+    block_size: int,
+    threads: int,
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Tokenize every domain once and write its three splits.
+
+    Args:
+        folder: the folder to write to.
+        documents: the documents to write, in order.
+        tokenizer: gives the tokens.
+        block_size: tokens in a block.
+        threads: how many tokenize.
+
+    Returns:
+        `BlockWriter.counts` by split and domain.
+
+    Raises:
+        InputError: a split of a domain has fewer tokens than one block.
+    """
+    encode = partial(encode_documents, tokenizer=tokenizer)
+    splits: dict[str, dict[str, dict[str, Any]]] = {split: {} for split in SPLITS}
+    for domain, (texts, codes) in documents.items():
+        with ExitStack() as stack:
+            writers = {}
+            for split in SPLITS:
+                path = blocks_path(folder, split, domain)
+                writer = BlockWriter(path, tokenizer.vocab_size, block_size)
+                writers[split] = stack.enter_context(writer)
+            packed = batches(texts, f"packing {domain}", len(codes))
+            for tokens, lengths in map_in_threads(encode, packed, threads):
+                batch, codes = codes[: len(lengths)], codes[len(lengths) :]
+                for split, code in SPLIT_CODES.items():
+                    chosen = batch == code
+                    writers[split].write(tokens[np.repeat(chosen, lengths)], lengths[chosen])
+        for split, writer in writers.items():
+            counts = splits[split][domain] = writer.counts
+            if counts["blocks"] == 0:
+                raise InputError(
+                    f"domain {domain!r} has {counts['tokens']} tokens in its {split} split, "
+                    f"fewer than one block of block_size {block_size}; "
+                    "give a smaller block_size, a larger split or more documents."
+                )
+    return splits
+
+
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Write the manifest, the last file of a folder of blocks."""
+    with (folder / MANIFEST).open("w", encoding="utf-8") as file:
+        yaml.safe_dump(dict(manifest), file, sort_keys=False, allow_unicode=True)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return the manifest of a folder of blocks."""
+    return dict(yaml.safe_load((folder / MANIFEST).read_text(encoding="utf-8")))
+
+
+def open_blocks(folder: Path, manifest: Mapping[str, Any]) -> dict[str, dict[str, PackedBlocks]]:
+    """Return the blocks of every split and domain.
+
+    Raises:
+        InputError: a file is missing, or has not as many blocks as the manifest says.
+    """
+    opened: dict[str, dict[str, PackedBlocks]] = {split: {} for split in SPLITS}
+    for split in SPLITS:
+        for domain, counts in manifest["splits"][split].items():
+            path = blocks_path(folder, split, domain)
+            try:
+                blocks = PackedBlocks(path)
+            except (OSError, pa.ArrowInvalid) as error:
+                raise InputError(
+                    f"{path} cannot be read ({error}); copy the folder {folder} whole, or build it "
+                    "again."
+                ) from error
+            if len(blocks) != counts["blocks"]:
+                raise InputError(
+                    f"{path} has {len(blocks)} blocks but the manifest says {counts['blocks']}; "
+                    f"copy the folder {folder} whole, or build it again."
+                )
+            opened[split][domain] = blocks
+    return opened
+
+
+def summarize(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return one row a domain: `domain`, `duplicates_dropped`, and the counts of each split.
+
+    The names of counts are `train_documents`, `train_tokens`, `train_blocks`,
+    `train_dropped_tokens`, `train_longest_document`, and the same for `target` and `test`.
+    """
+    return [
+        {
+            "domain": domain,
+            "duplicates_dropped": manifest["duplicates_dropped"][domain],
+            **{
+                f"{split}_{name}": count
+                for split in SPLITS
+                for name, count in manifest["splits"][split][domain].items()
+                if name != "digest"
+            },
+        }
+        for domain in manifest["splits"]["train"]
+    ]

@@ -1,0 +1,101 @@
+"""The base of data modules that prepare their own text, once, in a cache folder."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tandem_pl.checks import check_at_least
+from tandem_pl.files import new_folder
+
+from .block_folder import MANIFEST, Documents, write_manifest, write_splits
+from .prepared import PackedTextDataModule
+from .threads import count_cores
+from .tokenization import load_tokenizer
+
+CACHE_FORMAT = 2  # raise it when the same settings give other blocks
+
+
+def default_cache_dir() -> Path:
+    """Return `$TANDEM_CACHE`, or `tandem_pl` in `$XDG_CACHE_HOME`, or `~/.cache/tandem_pl`."""
+    if os.environ.get("TANDEM_CACHE"):
+        return Path(os.environ["TANDEM_CACHE"]).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tandem_pl"
+
+
+class CachedTextDataModule(PackedTextDataModule):
+    """Base of data modules that build a folder of blocks in a cache.
+
+    A subclass implements `prepare_data` with `build_once`. The folder is named by a fingerprint of
+    the settings and the tokenizer, so that any change of them builds another one.
+
+    Args:
+        tokenizer: `"bytes"`, or a saved tokenizer's folder or `tokenizer.json`.
+        block_size: tokens in a sample.
+        cache_dir: folder of the caches; null for `default_cache_dir`.
+        batching: see `ConfiguredDataModule`.
+    """
+
+    def __init__(
+        self,
+        tokenizer: str = "bytes",
+        block_size: int = 128,
+        cache_dir: str | None = None,
+        **batching: Any,
+    ) -> None:
+        super().__init__(**batching)
+        check_at_least("block_size", block_size, 2)
+        self.tokenizer = load_tokenizer(tokenizer)
+        self.tokenizer_name = tokenizer
+        self.vocab_size = self.tokenizer.vocab_size
+        self.block_size = block_size
+        self.cache_dir = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
+        self.cache_folder: Path | None = None
+
+    def build_once(
+        self, settings: dict[str, Any], make: Callable[[], tuple[Documents, dict[str, int]]]
+    ) -> None:
+        """Set `cache_folder`, and build the folder if it is not there yet.
+
+        Args:
+            settings: all that decides which text falls in which split, as plain JSON values.
+            make: returns the documents, and the duplicates dropped by domain.
+        """
+        settings = {
+            "format": CACHE_FORMAT,
+            "kind": type(self).__name__,
+            "tokenizer": self.tokenizer.fingerprint,
+            "block_size": self.block_size,
+            **settings,
+        }
+        name = hashlib.blake2b(json.dumps(settings).encode(), digest_size=12).hexdigest()
+        folder = self.cache_dir / f"{type(self).__name__}-{name}"
+        if not (folder / MANIFEST).exists():
+            documents, duplicates = make()
+            with new_folder(folder, done=MANIFEST) as scratch:
+                splits = write_splits(
+                    scratch, documents, self.tokenizer, self.block_size, count_cores()
+                )
+                manifest = {
+                    "tokenizer_name": self.tokenizer_name,
+                    "settings": settings,
+                    "duplicates_dropped": duplicates,
+                    "block_size": self.block_size,
+                    "vocab_size": self.vocab_size,
+                    "splits": splits,
+                }
+                write_manifest(scratch, manifest)
+        self.cache_folder = folder
+
+    def find_folder(self) -> Path:
+        """Return the cache folder; build it if no other process has."""
+        self.prepare_data()
+        assert self.cache_folder is not None
+        return self.cache_folder
+
+    def _identity(self) -> dict[str, Any]:
+        # Equal numbers of blocks may hold other text.
+        assert self.cache_folder is not None
+        return {**super()._identity(), "cache": self.cache_folder.name}

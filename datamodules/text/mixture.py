@@ -1,0 +1,103 @@
+"""Text of your own as a mixture: one source a domain, or one data set with a domain column."""
+
+import warnings
+from functools import partial
+from typing import Any, Literal
+
+from tandem_pl.datamodules.sources.domains import Source, check_given, open_domains
+
+from .block_folder import Documents
+from .cached import CachedTextDataModule
+from .corpus import Corpus
+from .documents import check_fractions
+from .threads import count_cores
+
+
+class TextMixtureDataModule(CachedTextDataModule):
+    """Blocks of tokens from your own text, split by document into train, target and test.
+
+    A sample is `{"input_ids": LongTensor[block_size]}`. A document falls in one split whole, the
+    same one whenever the documents, fractions and `split_seed` are the same; texts met twice are
+    dropped, in and across domains (the first domain keeps them).
+
+    Args:
+        domains: domain -> a path, folder, glob pattern or list of these: plain text (every file a
+            document), `.jsonl`, `.parquet` or `.csv`; or a map with `path` or `dataset`, and
+            `column`, see `sources.domains.open_source`. Give this or `dataset`.
+        dataset: folder of a data set written by `Dataset.save_to_disk`, JSON lines, Parquet or CSV,
+            or a name on the Hugging Face hub, with a domain column; or a map with `dataset`,
+            `config` and `split`.
+        domain_column: column of `dataset` that names a document's domain.
+        text_column: column of `dataset`, JSON lines, Parquet and CSV files that holds the text.
+        target_fraction: share of every domain's documents for the target split.
+        test_fraction: share for the test split.
+        split_seed: decides which documents fall in which split; `seed` only orders the batches, so
+            runs of several seeds share one split and one cache.
+        encoding_errors: `"raise"` or `"replace"`, for text files that are not UTF-8.
+        corrupt: `"stop"` or `"skip"`, for rows that cannot be read; skipped ones are counted in a
+            warning.
+        packing: tokenizer, block_size, cache_dir and the options of batches, see
+            `CachedTextDataModule`.
+
+    Raises:
+        InputError: neither or both of `domains` and `dataset`, a bad fraction, and, when the cache
+            is built, a source that cannot be read or has too few documents.
+
+    Example:
+        >>> data = TextMixtureDataModule({"books": "books/*.txt", "code": ["src", "lib"]})
+        >>> data.vocab_size
+        257
+    """
+
+    def __init__(
+        self,
+        domains: dict[str, str | list[str] | dict[str, Any]] | None = None,
+        dataset: str | dict[str, Any] | None = None,
+        domain_column: str = "domain",
+        text_column: str = "text",
+        target_fraction: float = 0.05,
+        test_fraction: float = 0.05,
+        split_seed: int = 0,
+        encoding_errors: str = "raise",
+        corrupt: Literal["stop", "skip"] = "stop",
+        **packing: Any,
+    ) -> None:
+        super().__init__(**packing)
+        check_given(domains, dataset)
+        check_fractions(target_fraction, test_fraction)
+        self._open = partial(
+            open_domains, domains, dataset, domain_column, encoding_errors, corrupt
+        )
+        self._split = (target_fraction, test_fraction, split_seed)
+        self._text_column = text_column
+        self._settings = {
+            "domain_column": domain_column if dataset else None,
+            "text_column": text_column,
+            "target_fraction": target_fraction,
+            "test_fraction": test_fraction,
+            "split_seed": split_seed,
+            "encoding_errors": encoding_errors,
+            "corrupt": corrupt,
+        }
+
+    def prepare_data(self) -> None:
+        """Build the cache if it is not there yet."""
+        sources = self._open()
+        settings = {
+            "sources": {domain: source.digest() for domain, source in sources.items()},
+            "columns": {domain: source.column for domain, source in sources.items()},
+            **self._settings,
+        }
+        self.build_once(settings, lambda: self._split_documents(sources))
+
+    def _split_documents(self, sources: dict[str, Source]) -> tuple[Documents, dict[str, int]]:
+        corpus = Corpus(sources, self._text_column, count_cores())
+        corpus.assign_splits(*self._split)
+        for domain, source in sources.items():
+            if source.skipped:
+                warnings.warn(
+                    f"domain {domain!r}: {source.skipped} corrupt rows were left out; the first: "
+                    f"{source.first_skipped}",
+                    stacklevel=2,
+                )
+        return corpus.documents(), corpus.duplicates()
