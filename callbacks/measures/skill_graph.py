@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
+from tandem_pl.domain_names import check_domains, check_texts
 from tandem_pl.errors import InputError
-from tandem_pl.mixture import check_domains
+from tandem_pl.files import read_text
 from tandem_pl.simplex import Array, exponentiated_step
+from tandem_pl.yaml_files import read_yaml
 
 
 def skill_it_weights(graph: Array, losses: Array, learning_rate: float) -> Array:
@@ -83,12 +84,11 @@ def read_graph(given: Any, domains: Sequence[str], targets: Sequence[str]) -> Ar
     name = "graph" if not isinstance(given, str) else f"graph={given!r}"
     content = _file_content(given) if isinstance(given, str) else given
     if isinstance(content, Mapping):
-        content = {str(row): values for row, values in content.items()}
-        check_domains(content, domains, name)
+        check_domains(check_texts(content, name), domains, name)
         for row, values in content.items():
             if not isinstance(values, Mapping):
                 raise InputError(f"{name}[{row!r}] must be a map of target domain to number.")
-            check_domains(map(str, values), targets, f"{name}[{row!r}]")
+            check_domains(check_texts(values, f"{name}[{row!r}]"), targets, f"{name}[{row!r}]")
         content = [[dict(content[row])[column] for column in targets] for row in domains]
     try:
         graph = np.array(content, np.float64)
@@ -108,10 +108,10 @@ def read_graph(given: Any, domains: Sequence[str], targets: Sequence[str]) -> Ar
 
 def _file_content(path: str) -> Any:
     try:
-        text = Path(path).read_text(encoding="utf-8")
         if not path.lower().endswith(".csv"):
-            return yaml.safe_load(text)
-        rows = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines()) if row]
+            return read_yaml(path)
+        lines = read_text(path).splitlines()
+        rows = [[cell.strip() for cell in row] for row in csv.reader(lines) if row]
         try:
             return [[float(cell) for cell in row] for row in rows]
         except ValueError:
@@ -120,6 +120,8 @@ def _file_content(path: str) -> Any:
                 row[0]: {k: float(v) for k, v in zip(header[1:], row[1:], strict=True)}
                 for row in body
             }
+    except InputError:
+        raise
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(

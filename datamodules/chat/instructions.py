@@ -137,7 +137,7 @@ class InstructionMixtureDataModule(ResponseDataModule):
         """The options that decide the samples and splits, and a digest of every source."""
         self._sources = self.sources()
         return {
-            "sources": {domain: source.digest() for domain, source in self._sources.items()},
+            "sources": {d: source.digest(self._columns()) for d, source in self._sources.items()},
             "domain_column": self.domain_column if self.dataset else None,
             "prompt_columns": None if self.messages_column else self.prompt_columns,
             "response_column": None if self.messages_column else self.response_column,
@@ -160,6 +160,11 @@ class InstructionMixtureDataModule(ResponseDataModule):
             for _, messages in read:
                 texts = (prompt_of(messages), json.dumps(messages))
                 keys.append(document_keys(texts, self.split_seed))
+            if not keys and source.skipped:
+                raise InputError(
+                    f"domain {domain!r} has no sample that can be used ({source.skipped} skipped; "
+                    f"the first: {source.first_skipped})."
+                )
             stacked = np.stack(keys) if keys else np.empty((0, 2, 2), np.uint64)
             prompts[domain], samples[domain] = stacked[:, 0], stacked[:, 1]
         codes = split_by_prompt(prompts, samples, self.target_fraction, self.test_fraction)
@@ -187,13 +192,16 @@ class InstructionMixtureDataModule(ResponseDataModule):
                 "start again."
             )
 
+    def _columns(self) -> list[str]:
+        pair = [*self.prompt_columns, self.response_column]
+        return pair if self.messages_column is None else [self.messages_column]
+
     def _read(self, source: Source) -> Iterator[tuple[str, list[Message]]]:
         """The conversations of a source in order, the unfit ones refused."""
+        columns = self._columns()
         if self.messages_column is None:
-            columns = [*self.prompt_columns, self.response_column]
             convert = partial(from_columns, columns=columns)
         else:
-            columns = [self.messages_column]
             convert = partial(from_messages, column=self.messages_column)
         for where, row in source.rows(columns):
             try:

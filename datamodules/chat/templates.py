@@ -18,6 +18,7 @@ import numpy as np
 
 from tandem_pl.datamodules.text.tokenization import HuggingFaceTokenizer, Tokenizer
 from tandem_pl.errors import InputError
+from tandem_pl.files import read_text
 
 Message = Mapping[str, Any]
 GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
@@ -200,7 +201,7 @@ def load_template(tokenizer: Tokenizer, chat_template: str | None) -> str | None
             f"chat_template {chat_template!r} is neither a file nor a Jinja template; give the "
             "path of a .jinja file, the template itself, or null for the tokenizer's own."
         )
-    return path.read_text(encoding="utf-8")
+    return read_text(path)
 
 
 def render(

@@ -2,12 +2,12 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tandem_pl.checks import check_at_least
+from tandem_pl.datamodules.sources.cache_folder import default_cache_dir as default_cache_dir
 from tandem_pl.files import new_folder
 
 from .block_folder import MANIFEST, Documents, write_manifest, write_splits
@@ -16,13 +16,6 @@ from .threads import count_cores
 from .tokenization import load_tokenizer
 
 CACHE_FORMAT = 2  # raise it when the same settings give other blocks
-
-
-def default_cache_dir() -> Path:
-    """Return `$TANDEM_CACHE`, or `tandem_pl` in `$XDG_CACHE_HOME`, or `~/.cache/tandem_pl`."""
-    if os.environ.get("TANDEM_CACHE"):
-        return Path(os.environ["TANDEM_CACHE"]).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tandem_pl"
 
 
 class CachedTextDataModule(PackedTextDataModule):

@@ -5,6 +5,8 @@ from typing import Any, NoReturn
 
 from tandem_pl.errors import InputError
 
+from . import yaml_options  # noqa: F401  (jsonargparse reads names as they are typed)
+
 
 class Parser(argparse.ArgumentParser):
     """For verbs with a handful of options; `cli` prints what it raises.

@@ -14,6 +14,7 @@ from tandem_pl.errors import InputError
 from tandem_pl.export.formats import FORMATS, Blend, Schedule, placeholder, without_zeros
 from tandem_pl.files import write_atomically
 from tandem_pl.mixture import Mixture, check_domains
+from tandem_pl.yaml_files import read_yaml
 
 from .arguments import Parser
 
@@ -187,7 +188,7 @@ def read_paths(paths: str | None) -> str | dict[str, str] | None:
     if paths is None or "{domain}" in paths:
         return paths
     try:
-        content = yaml.safe_load(Path(paths).read_text(encoding="utf-8"))
+        content = read_yaml(paths, texts=True)
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         content = None
     if not isinstance(content, dict):
@@ -195,7 +196,7 @@ def read_paths(paths: str | None) -> str | dict[str, str] | None:
             f"--paths={paths!r} is neither a template with {{domain}} nor a YAML file with a map "
             "of domain to path."
         )
-    return {str(name): str(path) for name, path in content.items()}
+    return {name: str(path) for name, path in content.items()}
 
 
 def _places(

@@ -155,10 +155,11 @@ def main(arguments: Sequence[str]) -> None:
     budget = options.pop("budget")
     if budget is not None and budget < 1:
         raise InputError(f"budget is {budget}; give the training tokens of a run, at least 1.")
-    from tandem_pl.datamodules.text.prepare import prepare_corpus
+    from tandem_pl.datamodules.text.prepare import prepare_corpus, read_as_table
 
     manifest = prepare_corpus(**options)
     out = options["out"].rstrip("/")
+    sys.stdout.write("\n" + read_as_table(manifest) + "\n")
     sys.stdout.write("\n" + table(manifest, budget) + "\n")
     for remark in remarks(manifest):
         sys.stdout.write(remark + "\n")

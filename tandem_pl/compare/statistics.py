@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import yaml
+
+from tandem_pl.yaml_files import read_yaml
 
 from .cells import FINAL, LEARN, Cell, reference_label
 from .config import Comparison, Entry
@@ -190,7 +191,7 @@ def _reason(cells: Mapping[str, Cell], runs: Mapping[str, dict[str, Any] | None]
 def _read_result(cell: Cell) -> dict[str, Any] | None:
     if not cell.result.exists():
         return None
-    return yaml.safe_load(cell.result.read_text(encoding="utf-8"))
+    return read_yaml(cell.result)
 
 
 def _exp(loss: float) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import html
 import io
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ import yaml
 from tandem_pl.files import write_atomically
 from tandem_pl.mixture import Mixture
 from tandem_pl.plots import MOST_DOMAINS, draw_mixture, draw_signal
+from tandem_pl.yaml_files import read_yaml
 
 from .run import EPOCHS_LIMIT, Row, Run, stability
 from .words import agreement, explain, headline, percent, plus_minus, verdict
@@ -179,11 +181,9 @@ def _facts(run: Run) -> str:
     parts = [f"method {about.get('method', 'unknown')}", f"{len(run.mixture)} domains"]
     parts.append(f"{run.updates} updates")
     planned: Any = None
-    try:
-        text = (run.folder / "config.yaml").read_text(encoding="utf-8")
-        planned = yaml.safe_load(text)["trainer"]["max_steps"]
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
-        pass  # a run without the command line has no config.yaml
+    # A run without the command line has no config.yaml.
+    with contextlib.suppress(OSError, yaml.YAMLError, KeyError, TypeError):
+        planned = read_yaml(run.folder / "config.yaml")["trainer"]["max_steps"]
     known = isinstance(planned, int) and planned > 0
     parts.append(f"the last at step {run.steps[-1]}" + (f" of {planned}" if known else ""))
     kept = {key: value for key, value in run.settings.items() if value is not None}
