@@ -165,7 +165,7 @@ def file_names(names: Iterable[str]) -> dict[str, str]:
         usable = file.strip(". ") and len(file) <= MOST_CHARACTERS and not DEVICES.fullmatch(file)
         if not usable or file.lower() in taken:
             digest = hashlib.blake2b(name.encode(), digest_size=8).hexdigest()
-            start = re.sub("%.?$", "", file[: MOST_CHARACTERS // 3]).strip(". ")
+            start = re.sub("%.?$", "", file[: MOST_CHARACTERS // 3]).strip(". ").replace(".", "_")
             file = f"{start}-{digest}"
         taken.add(file.lower())
         found[name] = file

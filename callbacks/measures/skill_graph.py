@@ -106,6 +106,12 @@ def read_graph(given: Any, domains: Sequence[str], targets: Sequence[str]) -> Ar
     return graph
 
 
+def _check_once(path: str, names: Sequence[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"graph={path!r} names {name!r} twice; keep one.")
+
+
 def _file_content(path: str) -> Any:
     try:
         if not path.lower().endswith(".csv"):
@@ -116,6 +122,8 @@ def _file_content(path: str) -> Any:
             return [[float(cell) for cell in row] for row in rows]
         except ValueError:
             header, *body = rows
+            _check_once(path, header[1:])
+            _check_once(path, [row[0] for row in body])
             return {
                 row[0]: {k: float(v) for k, v in zip(header[1:], row[1:], strict=True)}
                 for row in body

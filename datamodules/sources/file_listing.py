@@ -162,7 +162,7 @@ def once(paths: Iterable[Path]) -> list[Path]:
             found[real] = path
         else:
             linked.append((real, path))
-    for real, path in linked:
+    for real, path in sorted(linked, key=lambda pair: (pair[1].is_symlink(), pair[1])):
         found.setdefault(real, path)
     return sorted(found.values())
 
