@@ -81,16 +81,22 @@ def expand_user(path: str | os.PathLike[str]) -> Path:
 
 
 def match_files(path: Path) -> list[Path]:
-    """Return the files that a path or a glob pattern names, in no order.
+    """Return the files that a path or a glob pattern names, see `match_paths`."""
+    found = match_paths(path)
+    return [p for p in found if (not p.is_dir() if p == path else p.is_file())]
+
+
+def match_paths(path: Path) -> list[Path]:
+    """Return the files and folders that a path or a glob pattern names, in no order.
 
     The longest beginning of a pattern that exists is taken as it is named.
     """
     if os.path.lexists(path):
-        return [path] if not path.is_dir() else []
+        return [path]
     parts, base = path.parts, Path()
     for place, part in enumerate(parts):
         if not os.path.lexists(base / part):
-            return [Path(p) for p in _match(base, parts[place:]) if os.path.isfile(p)]
+            return [Path(found) for found in _match(base, parts[place:])]
         base /= part
     return []
 
