@@ -27,6 +27,7 @@ from tandem_pl.training.connection import check_parts, connect
 from tandem_pl.training.mixture_module import MixtureModule
 
 from .declared_state import DeclaredState
+from .episode_end import finish_episode
 from .record import Record
 
 Update = tuple[Array, dict[str, float]]  # the next weights [M], and named values to log
@@ -246,7 +247,8 @@ class ReweightingCallback(DeclaredState, Callback):
         self._write(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the run's files, and print the result."""
+        """Finish the last episode if it can be, write the run's files, and print the result."""
+        finish_episode(self, trainer, pl_module)
         self._write(trainer)
         if self._folder is not None:
             table = mixture_table(self.mixture, self.trajectory[0])

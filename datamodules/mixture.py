@@ -143,6 +143,16 @@ class MixtureDataModule(LightningDataModule):
         """The present episode's plan."""
         return self.sampler.plan if self.sampler is not None else []
 
+    def rest_of_plan(self) -> Plan:
+        """Return the segments that are left of the present episode's plan."""
+        return self.sampler.rest_of_plan() if self.sampler is not None else []
+
+    def rest_of_episode(self) -> Iterator[MixtureBatch]:
+        """Yield this rank's batches that are left of the present episode, on the CPU."""
+        assert self.sampler is not None
+        samples = self._samples(self.train_sets, self.target_sets, self.ranks()[0])
+        yield from map(samples.__getitem__, self.sampler)
+
     def static_batches(self) -> int:
         """Return the number of batches in an epoch of given weights."""
         total = sum(self.domain_sizes().values())

@@ -120,6 +120,12 @@ class MixtureData(Protocol):
     def begin_episode(self, plan: Plan) -> None:
         """Take the plan of the next episode."""
 
+    def rest_of_plan(self) -> Plan:
+        """Return the segments that are left of the present episode's plan."""
+
+    def rest_of_episode(self) -> Iterator[MixtureBatch]:
+        """Yield this rank's batches that are left of the present episode, on the CPU."""
+
     def static_batches(self) -> int:
         """Return the number of batches in an epoch of given weights."""
 

@@ -7,6 +7,7 @@ cursors and the plan, the same on every rank, for any number of workers, and aft
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -174,6 +175,15 @@ class MixtureBatchSampler:
         self._ahead = {at: cursors for at, cursors in self._ahead.items() if at > step}
         self.position += step + 1 - self.step
         self.step = step + 1
+
+    def rest_of_plan(self) -> list[Segment]:
+        """Return the segments with batches that were not consumed, and how many of them."""
+        rest, done = [], self.position
+        for segment in self.plan:
+            if segment.batches > done:
+                rest.append(replace(segment, batches=segment.batches - done))
+            done = max(done - segment.batches, 0)
+        return rest
 
     def __len__(self) -> int:
         return sum(segment.batches for segment in self.plan)
