@@ -23,11 +23,13 @@ def compare(
 ) -> None:
     """Learn a mixture by each method, train a fresh network with it, and test it, for each seed.
 
+    Finished runs are kept, so the same command continues.
+
     Args:
         config: YAML file of the comparison, such as configs/compare_restricted.yaml.
         folder: where its runs and tables go.
-        methods: run only these, and the baseline.
-        seeds: run only these.
+        methods: run only these, such as `--methods tandem dga`, and the baseline.
+        seeds: run only these, such as `--seeds 0 1`.
         workers: number of runs at a time.
         overwrite: run cells again if their settings have changed.
 

@@ -32,7 +32,7 @@ def report(
         samples: length of the final run in samples, if the data has no tokens.
         tokens_per_domain: tokens that the final run has of each domain, if its data is not this
             run's: a corpus folder, its manifest.yaml, or a YAML map of domain to tokens.
-        seeds: folders of runs that repeat this one with other seeds.
+        seeds: folders of runs that repeat this one, such as `--seeds RUN2 RUN3`.
         format: html (one file) or md (pictures beside it); by default what `out` ends with.
         out: file to write; by default RUN/report.html.
     """

@@ -49,7 +49,7 @@ def draw_differences(comparison: Comparison, runs: Runs) -> Figure:
     axes.set_yticks(range(len(order)), [network_name(key) for key in order], fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel(
-        f"mean test perplexity less that of {comparison.baseline} (left: better)\n"
+        f"mean test perplexity minus that of {comparison.baseline} (left: better)\n"
         f"dots: seeds; lines: {100 * CONFIDENCE:.0f} % interval of the paired difference",
         fontsize=8,
     )

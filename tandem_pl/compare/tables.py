@@ -38,8 +38,8 @@ def opening(comparison: Comparison, runs: Runs) -> str:
     """Return what was run, and how to read the tables."""
     count = len(comparison.seeds)
     text = (
-        f"{count} seed{'s' if count > 1 else ''}, {comparison.steps} batches a run. Averages weigh "
-        f"the domains alike; ± is the standard deviation over seeds. Differences are to "
+        f"{count} seed{'s' if count > 1 else ''}, {comparison.steps} batches a run. Averages "
+        f"count all domains the same; ± is the standard deviation over seeds. Differences are to "
         f"{comparison.baseline}, seed by seed, with a {100 * CONFIDENCE:.0f} % Student t interval; "
         "bold ones have an interval without 0. Cost is in plain runs (one proxy step, forward and "
         "backward, counts 1), all runs that a row needs together; minutes are measured, and "

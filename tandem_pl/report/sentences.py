@@ -58,7 +58,7 @@ def verdict(result: Stability, run: Run) -> str:
     """Return the stability in one sentence with its rule, and what follows from it."""
     numbers = (
         f"the means of the third and the fourth quarter differ by {percent(result.moved)} of the "
-        f"data, and the weights stray by {percent(result.stray)} within a quarter"
+        f"data, and the weights fluctuate by {percent(result.fluctuation)} within a quarter"
     )
     return {
         "given": "The weights were given, not learned: there is nothing to settle.",

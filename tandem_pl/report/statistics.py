@@ -35,13 +35,13 @@ class Stability(NamedTuple):
     """`verdict` is "settled", "drifting", "noisy", "given" or "too short to judge".
 
     `moved` is half the sum of the domains' |drift|: the share of the data that moved between the
-    third and the fourth quarter. `stray` is half the sum of the weights' standard deviations
+    third and the fourth quarter. `fluctuation` is half the sum of the weights' standard deviations
     within these quarters.
     """
 
     verdict: str
     moved: float
-    stray: float
+    fluctuation: float
 
 
 def batch_means(values: Array) -> list[Interval]:
@@ -99,16 +99,16 @@ def stability(run: Run) -> Stability:
     """
     third, fourth = last_quarters(run.weights)
     moved = 0.5 * float(np.abs(fourth.mean(axis=0) - third.mean(axis=0)).sum())
-    stray = 0.5 * float(np.sqrt((third.var(axis=0) + fourth.var(axis=0)) / 2).sum())
+    fluctuation = 0.5 * float(np.sqrt((third.var(axis=0) + fourth.var(axis=0)) / 2).sum())
     if not run.learned:
         verdict = "given"
     elif len(third) + len(fourth) < LEAST_JUDGED:
         verdict = "too short to judge"
-    elif moved > MOVED and moved > stray:
+    elif moved > MOVED and moved > fluctuation:
         verdict = "drifting"
     else:
-        verdict = "noisy" if moved > MOVED or stray > NOISY else "settled"
-    return Stability(verdict, moved, stray)
+        verdict = "noisy" if moved > MOVED or fluctuation > NOISY else "settled"
+    return Stability(verdict, moved, fluctuation)
 
 
 def last_quarters(weights: Array) -> tuple[Array, Array]:

@@ -116,7 +116,7 @@ def test_noise_alone_is_called_chance_95_times_in_100():
 
 
 @pytest.mark.parametrize(
-    ("weights", "expected", "moved", "stray"),
+    ("weights", "expected", "moved", "fluctuation"),
     [
         (np.full((81, 2), 0.5), "settled", 0.0, 0.0),
         (line(0.5, 0.9), "drifting", 0.1, None),  # half of the run moves .2, its quarters' means .1
@@ -129,12 +129,12 @@ def test_noise_alone_is_called_chance_95_times_in_100():
         (np.full((33, 2), 0.5), "settled", 0.0, 0.0),
     ],
 )
-def test_stability_of_known_trajectories(weights, expected, moved, stray):
+def test_stability_of_known_trajectories(weights, expected, moved, fluctuation):
     result = stability(make_run(weights))
     assert result.verdict == expected
     assert result.moved == pytest.approx(moved, abs=0.006)
-    if stray is not None:
-        assert result.stray == pytest.approx(stray, abs=0.003)
+    if fluctuation is not None:
+        assert result.fluctuation == pytest.approx(fluctuation, abs=0.003)
     said = verdict(result, make_run(weights))
     assert said.lower().startswith(("still " if expected == "drifting" else "") + expected)
 
