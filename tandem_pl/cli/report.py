@@ -74,13 +74,10 @@ def read_tokens(path: str | None, mixture: Mixture) -> dict[str, float] | None:
         if isinstance(content, dict) and isinstance(content.get("splits"), dict):
             content = {name: row["tokens"] for name, row in content["splits"]["train"].items()}
         sizes = {str(name): float(tokens) for name, tokens in content.items()}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError, KeyError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"--tokens_per_domain={path!r} cannot be read: {reason}.") from None
-    except (TypeError, ValueError):
+    except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"--tokens_per_domain={path!r} is neither a corpus's manifest.yaml nor a map of domain "
-            "to a number of tokens, such as web: 1.0e+9."
+            f"--tokens_per_domain={path!r} cannot be read as a corpus's manifest.yaml or a map of "
+            f"domain to tokens, such as web: 1.0e+9: {str(error).splitlines()[0]}."
         ) from None
     known = {name: size for name, size in sizes.items() if name in mixture.domains}
     check_domains(known, mixture.domains, f"--tokens_per_domain={path}")

@@ -237,7 +237,7 @@ def test_a_report_of_a_run_that_left_rows_out(whole):
     page = build_page(run_of, summarize_domains(run_of))
     assert "11 updates" in page.facts
     notes = " ".join(page.notes)
-    assert "one update in 4 of the weights, and of Δ means over 8 updates" in notes
+    assert "the weights of one update in 4, and means of Δ over 8 updates" in notes
     assert "measured 0.13 samples of a domain" in notes
     assert "Δ is known" not in notes
     assert len(page.table) == 2 * MOST_DOMAINS

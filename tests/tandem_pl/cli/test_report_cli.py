@@ -109,7 +109,10 @@ MISTAKES = {
     "both lengths": (["--tokens", "1", "--samples", "1"], "keep one"),
     "format": (["--format", "pdf"], "--format pdf is unknown: use html or md"),
     "sizes alone": (["--tokens_per_domain", "x"], "needs --tokens"),
-    "no sizes": (["--tokens", "1", "--tokens_per_domain", "x"], "'x' cannot be read"),
+    "no sizes": (
+        ["--tokens", "1", "--tokens_per_domain", "x"],
+        "'x' cannot be read as a corpus's manifest.yaml or a map",
+    ),
     "no map": (["--tokens", "1", "--tokens_per_domain", "m.yaml"], "unknown"),
 }
 
