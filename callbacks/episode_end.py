@@ -31,8 +31,8 @@ def finish_episode(
         )
         if callback.signal_name is not None:  # a method that measures
             rank_zero_info(
-                f"the run ended {steps - missing} of {steps} steps into an episode, so that one made "
-                f"no update of the weights: let max_steps be a multiple of {steps}."
+                f"the run ended {steps - missing} of {steps} steps into an episode, whose update "
+                f"of the weights was not made: let max_steps be a multiple of {steps}."
             )
         return
     precision = trainer.precision_plugin

@@ -1,10 +1,12 @@
 """A folder of packed blocks: `manifest.yaml`, and an Arrow file for each split and domain."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import numpy as np
@@ -14,10 +16,13 @@ from tqdm import tqdm
 
 from tandem_pl.errors import InputError
 
-from .blocks import BlockWriter, PackedBlocks, encode_documents
+from .blocks import BlockWriter, encode_documents
 from .documents import SPLIT_CODES, SPLITS
 from .threads import map_in_threads
 from .tokenization import Tokenizer
+
+if TYPE_CHECKING:
+    from .packed_blocks import PackedBlocks
 
 MANIFEST = "manifest.yaml"
 BATCH_CHARACTERS = 1 << 20  # texts are tokenized together until they hold this many characters
@@ -119,6 +124,8 @@ def open_blocks(folder: Path, manifest: Mapping[str, Any]) -> dict[str, dict[str
     Raises:
         InputError: a file is missing, or has not as many blocks as the manifest says.
     """
+    from .packed_blocks import PackedBlocks  # imports torch, which `tandem prepare` does not need
+
     opened: dict[str, dict[str, PackedBlocks]] = {split: {} for split in SPLITS}
     for split in SPLITS:
         for domain, counts in manifest["splits"][split].items():

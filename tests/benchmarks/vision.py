@@ -20,13 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 import yaml
 from common import Record, Row, finish, machine, plot
 from torch.nn import functional as F
 
 from tandem_pl.cli.lightning_cli import TandemCLI
-from tandem_pl.compare.statistics import Estimate, estimate, paired
+from tandem_pl.compare.statistics import Estimate, estimate
 from tandem_pl.datamodules.demo.digit_images import SIZES
 from tandem_pl.datamodules.demo.digits import REAL, LabelledImages
 from tandem_pl.files import write_atomically
@@ -121,12 +122,12 @@ def spread(numbers: Estimate, scale: float = 1.0, sign: str = "") -> str:
 def table(rows: Sequence[Row]) -> str:
     """Markdown: accuracy and loss over the seeds, best first, and what the learned weights gain."""
 
-    def by_seed(name: str, key: str) -> dict[int, float]:
-        return {row["seed"]: row[key] for row in rows if row["weights"] == name}
+    def by_seed(name: str, key: str) -> pd.Series:
+        return pd.Series({row["seed"]: row[key] for row in rows if row["weights"] == name})
 
     names = sorted(
         {row["weights"] for row in rows},
-        key=lambda n: -estimate([*by_seed(n, "accuracy").values()]).mean,
+        key=lambda n: -by_seed(n, "accuracy").mean(),
     )
     lines = [
         "| weights | test accuracy, % | test loss, nats | tandem's accuracy above it, points "
@@ -136,12 +137,12 @@ def table(rows: Sequence[Row]) -> str:
     for name in names:
         accuracy, loss = by_seed(name, "accuracy"), by_seed(name, "loss")
         gain = [
-            spread(paired(by_seed(LEARNED, key), other), scale, "+") if name != LEARNED else ""
+            spread(estimate(by_seed(LEARNED, key) - other), scale, "+") if name != LEARNED else ""
             for key, other, scale in (("accuracy", accuracy, 100), ("loss", loss, 1))
         ]
         cells = [
-            spread(estimate([*accuracy.values()]), 100),
-            spread(estimate([*loss.values()])),
+            spread(estimate(accuracy), 100),
+            spread(estimate(loss)),
             *gain,
         ]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
@@ -195,7 +196,9 @@ def main(argv: Sequence[str] | None = None) -> Record:
     print(f"\n{table(rows)}\n\n| domain | uniform | learned | by seed |\n|---|---|---|---|")
     for name, values in weights.items():
         each = ", ".join(f"{value:.3f}" for value in values)
-        print(f"| {name} | {1 / len(weights):.3f} | {spread(estimate(values))} | {each} |")
+        print(
+            f"| {name} | {1 / len(weights):.3f} | {spread(estimate(pd.Series(values)))} | {each} |"
+        )
     picture, curve = draw(folder, options.seeds)
     print(f"\nwritten to {picture}")
     shares = [

@@ -41,7 +41,7 @@ def test_numbers_are_exact_and_comments_are_comments(name):
     text = written(name, weights={"a": 0.1 + 0.2, "b": 1 - (0.1 + 0.2)}, paths={"a": "x", "b": "y"})
     assert "0.30000000000000004" in text
     assert text.endswith("\n")
-    if FORMATS[name].suffix == ".yaml":
+    if name not in ("megatron", "json", "csv"):
         comments = [line for line in text.splitlines() if line.startswith("#")]
         assert "shares of samples" in comments[1]
         assert isinstance(yaml.safe_load(text), dict)

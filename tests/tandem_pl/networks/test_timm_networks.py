@@ -15,7 +15,8 @@ from tandem_pl import InputError
 from tandem_pl.callbacks import MovingAverage
 from tandem_pl.cli import main
 from tandem_pl.datamodules import MixtureDataModule
-from tandem_pl.export.network import export_network, export_run
+from tandem_pl.export.checkpoint import export_run
+from tandem_pl.export.network import export_network
 from tandem_pl.networks.timm_networks import timm_network
 
 TINY = "wrn_10_1_silu"

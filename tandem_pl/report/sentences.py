@@ -1,61 +1,64 @@
-"""What `report` found, in sentences that say no more than the numbers do."""
+"""Sentences of a report, which claim no more than the numbers show."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-from .run import EPOCHS_LIMIT, Row, Run, Stability
+from .domains import EPOCHS_LIMIT, DomainSummary
+from .run import Run
+from .statistics import Stability
 
 
-def explain(row: Row, run: Run) -> str:
-    """One sentence on a domain: which way, how far, and what the numbers say of the reason."""
+def explain(domain: DomainSummary, run: Run) -> str:
+    """Return one sentence on a domain: which way, how far, and what the numbers say of why."""
     floor = float(run.settings.get("floor") or 0)
-    cap = (run.settings.get("caps") or {}).get(row.name)
-    change = row.average - row.start
-    level = abs(change) <= row.spread
+    cap = (run.settings.get("caps") or {}).get(domain.name)
+    change = domain.average - domain.start
+    level = abs(change) <= domain.spread
     if not run.learned:
-        text = f"given at {percent(row.average)}, not learned"
+        text = f"given at {percent(domain.average)}, not learned"
     elif level:
-        text = f"about level at {percent(row.average)}, having moved by less than it fluctuates"
+        text = f"about level at {percent(domain.average)}, having moved by less than it fluctuates"
     else:
-        times = f" (×{row.average / row.start:.2g})" if row.start > 0 else ""
-        way = "up" if change > 0 else "down"
-        text = f"{way} from {percent(row.start)} to {percent(row.average)}{times}"
+        times = f" (×{domain.average / domain.start:.2g})" if domain.start > 0 else ""
+        direction = "up" if change > 0 else "down"
+        text = f"{direction} from {percent(domain.start)} to {percent(domain.average)}{times}"
     reasons = []
-    if run.learned and row.way is not None and not math.isnan(row.way.half):
-        way = "lowered" if row.way.mean < 0 else "raised"
-        size = f"{plus_minus(abs(row.way.mean), row.way.half)} nats an episode"
-        if row.way.distinct:
-            reasons.append(f"relative to the average domain, target data {way} its loss by {size}")
+    delta = domain.driving
+    if run.learned and delta is not None and not math.isnan(delta.half):
+        if delta.distinct:
+            verb = "lowered" if delta.mean < 0 else "raised"
+            size = f"{plus_minus(abs(delta.mean), delta.half)} nats an episode"
+            reasons.append(f"relative to the average domain, target data {verb} its loss by {size}")
         else:
-            gap = f"its Δ, {plus_minus(row.way.mean, row.way.half)} nats next to the average's"
+            gap = f"its Δ, {plus_minus(delta.mean, delta.half)} nats next to the average's"
             reasons.append(gap if level else f"{gap}, does not rule out chance")
-    if run.learned and row.last <= floor + 1e-9:
+    if run.learned and domain.last <= floor + 1e-9:
         reasons.append(f"it is held at the floor of {percent(floor)}" if floor else "it ended at 0")
-    if cap is not None and row.last >= cap - 1e-9:
+    if cap is not None and domain.last >= cap - 1e-9:
         reasons.append(f"it is held at its cap of {percent(cap)}")
-    if row.epochs is not None and row.epochs > EPOCHS_LIMIT:
-        reasons.append(f"its data was seen {row.epochs:.1f} times in this run")
+    if domain.epochs is not None and domain.epochs > EPOCHS_LIMIT:
+        reasons.append(f"its data was seen {domain.epochs:.1f} times in this run")
     return "; ".join([text, *reasons]) + "."
 
 
-def headline(rows: Sequence[Row], run: Run, most: int = 5) -> str:
-    """What to train with, the largest shares first; of more than 8 domains the first five."""
-    order = sorted(rows, key=lambda row: -row.average)
+def headline(domains: Sequence[DomainSummary], most: int = 5) -> str:
+    """Return what to train with, the largest shares first; of more than 8 domains the first 5."""
+    order = sorted(domains, key=lambda domain: -domain.average)
     most = len(order) if len(order) <= 8 else most
-    parts = [f"{row.name} {percent(row.average)}" for row in order[:most]]
+    parts = [f"{domain.name} {percent(domain.average)}" for domain in order[:most]]
     if len(order) > most:
-        rest = sum(row.average for row in order[most:])
+        rest = sum(domain.average for domain in order[most:])
         parts.append(f"{len(order) - most} others {percent(rest)}")
     return "Train with " + ", ".join(parts) + "."
 
 
 def verdict(result: Stability, run: Run) -> str:
-    """The stability in one sentence with its rule, and what follows from it."""
+    """Return the stability in one sentence with its rule, and what follows from it."""
     numbers = (
         f"the means of the third and the fourth quarter differ by {percent(result.moved)} of the "
-        f"data, and the weights stray by {percent(result.stray)} within a quarter"
+        f"data, and the weights fluctuate by {percent(result.fluctuation)} within a quarter"
     )
     return {
         "given": "The weights were given, not learned: there is nothing to settle.",
@@ -69,9 +72,9 @@ def verdict(result: Stability, run: Run) -> str:
     }[result.verdict]
 
 
-def agreement(rows: Sequence[Row], runs: int) -> str:
-    """How far apart the average weights of repeated runs are, in one sentence."""
-    spreads = {row.name: row.seeds[1] for row in rows if row.seeds is not None}
+def agreement(domains: Sequence[DomainSummary], runs: int) -> str:
+    """Return one sentence on how far apart the average weights of repeated runs are."""
+    spreads = {d.name: d.seeds[1] for d in domains if d.seeds is not None}
     widest = max(spreads, key=lambda name: spreads[name])
     usual = sum(spreads.values()) / len(spreads)
     return (
@@ -81,7 +84,7 @@ def agreement(rows: Sequence[Row], runs: int) -> str:
 
 
 def percent(share: float) -> str:
-    """A share as people write it.
+    """Write a share in percent.
 
     >>> percent(0.3478), percent(0.00042), percent(0.0)
     ('34.8 %', '0.042 %', '0.0 %')
@@ -91,7 +94,7 @@ def percent(share: float) -> str:
 
 
 def plus_minus(mean: float, half: float) -> str:
-    """A mean and its interval, with as many digits as the interval has meaning.
+    """Write a mean and its interval, with two digits of the interval.
 
     >>> plus_minus(-0.012345, 0.004321), plus_minus(0.5, math.nan)
     ('-0.0123 ± 0.0043', '0.5')
@@ -103,7 +106,7 @@ def plus_minus(mean: float, half: float) -> str:
 
 
 def number(value: float) -> str:
-    """A round number, short.
+    """Write a round number briefly.
 
     >>> number(1e9), number(250000), number(1500)
     ('1e9', '2.5e5', '1500')
