@@ -190,8 +190,13 @@ class MixtureDataModule(LightningDataModule):
         if batch.phase != EVALUATE:
             assert self.sampler is not None
             self.sampler.consume(batch.step)
+        batch = self.transform_on_device(batch)
         module = getattr(self.trainer, "lightning_module", None)
         return batch if module is None or hasattr(module, "phase_step") else batch.samples
+
+    def transform_on_device(self, batch: MixtureBatch) -> MixtureBatch:
+        """Return the batch that the module gets, such as with mixed images; by default as it is."""
+        return batch
 
     # ---- loaders ----
 
