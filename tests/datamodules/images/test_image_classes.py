@@ -10,7 +10,7 @@ from image_helpers import (
     write_folder,
 )
 
-from tandem_pl.datamodules.images.image_splits import hold_out, open_splits
+from tandem_pl.datamodules.images.splits import hold_out, open_splits
 
 # ---- classes ----
 

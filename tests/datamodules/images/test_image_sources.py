@@ -18,8 +18,8 @@ from image_helpers import (
 from PIL import Image
 
 from tandem_pl.datamodules import ImageMixtureDataModule
-from tandem_pl.datamodules.images.image_decoding import read_image
-from tandem_pl.datamodules.images.image_sources import DatasetImages
+from tandem_pl.datamodules.images.decoding import read_image
+from tandem_pl.datamodules.images.sources import DatasetImages
 
 # ---- sources ----
 
@@ -248,7 +248,7 @@ def test_bad_sources(tmp_path) -> None:
         refused(words, setup_of({"a": str(source)}))
     refused("unknown key 'columns'", setup_of({"a": {"path": "x", "columns": 1}}))
     refused("needs one of path and dataset", setup_of({"a": {"image": "x"}}))
-    refused("with which image does not go", setup_of({"a": {"path": minus, "image": "x"}}))
+    refused("which takes no image", setup_of({"a": {"path": minus, "image": "x"}}))
 
 
 def test_bad_data_sets(tmp_path, monkeypatch) -> None:

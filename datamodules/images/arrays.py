@@ -1,4 +1,4 @@
-"""Images and labels in one `.npz` file, mapped into memory where it is not compressed."""
+"""Images and labels in one `.npz` file, memory-mapped unless it is compressed."""
 
 from __future__ import annotations
 
@@ -10,61 +10,54 @@ import numpy as np
 
 from tandem_pl.errors import InputError
 
-KEYS = ("image", "label")  # with or without an s
+KEYS = ("image", "label")  # names of the arrays, with or without an s
 LOCAL_HEADER = struct.Struct("<26xHH")  # of a zip member: the lengths of its name and extra field
+WRITE_IT = "write it by np.savez(path, images=..., labels=...)."
 
 
 def load_arrays(path: Path, where: str) -> tuple[np.ndarray, np.ndarray, list[str] | None]:
-    """Reads `images` (or `image`), `labels` (or `label`) and, if there are some, `classes`.
+    """Read the arrays `images` (or `image`), `labels` (or `label`) and optionally `classes`.
 
-    What `np.savez` wrote is memory-mapped; what `np.savez_compressed` wrote is held in memory.
+    Images that `np.savez` wrote are memory-mapped; those of `np.savez_compressed` are in memory.
 
     Args:
         path: the file.
-        where: what messages call it.
+        where: the file's name in error messages.
 
     Returns:
         Images uint8 [N, H, W] or [N, H, W, C], labels int64 [N], and class names or None.
 
     Raises:
-        InputError: no such file, a missing array, or one of another shape or type.
+        InputError: the file cannot be read, or an array is missing or has another shape or type.
     """
     try:
         opened = np.load(path, allow_pickle=False)
         if isinstance(opened, np.ndarray):
             raise ValueError("it is one array, as np.save writes it")
         with opened as file:
-            found = {key: next((k for k in (f"{key}s", key) if k in file), "") for key in KEYS}
-            for key, name in found.items():
-                if not name:
-                    raise InputError(
-                        f"{where}: {path} has no array '{key}s' (its arrays are "
-                        f"{', '.join(map(repr, file.files))}): write it by "
-                        "np.savez(path, images=..., labels=...)."
-                    )
-            labels = file[found["label"]]
+            image, label = (_find(key, file.files, f"{where}: {path}") for key in KEYS)
+            labels = file[label]
             names = file["classes"].ravel().astype(str).tolist() if "classes" in file else None
-            images = _mapped(path, f"{found['image']}.npy")
-            images = file[found["image"]] if images is None else images
+            images = _map_member(path, f"{image}.npy")
+            images = file[image] if images is None else images
+    except InputError:
+        raise
     except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
-        if isinstance(error, InputError):
-            raise
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise InputError(
-            f"{where}: {path} cannot be read ({reason}): write it by "
-            "np.savez(path, images=..., labels=...)."
-        ) from error
-    _check(images, labels, f"{where}: {path}")
-    if names is not None and len(labels) and not 0 <= labels.min() <= labels.max() < len(names):
-        bad = int(np.flatnonzero((labels < 0) | (labels >= len(names)))[0])
-        raise InputError(
-            f"{where}: label {labels[bad]} of image {bad} in {path} is outside 0 to "
-            f"{len(names) - 1}, the places in its array 'classes': mend it."
-        )
+        raise InputError(f"{where}: {path} cannot be read ({reason}): {WRITE_IT}") from error
+    _check(images, labels, names, f"{where}: {path}")
     return images, labels.astype(np.int64), names
 
 
-def _check(images: np.ndarray, labels: np.ndarray, where: str) -> None:
+def _find(key: str, names: list[str], where: str) -> str:
+    for name in (f"{key}s", key):
+        if name in names:
+            return name
+    found = ", ".join(map(repr, names))
+    raise InputError(f"{where} has no array '{key}s' (its arrays are {found}): {WRITE_IT}")
+
+
+def _check(images: np.ndarray, labels: np.ndarray, names: list[str] | None, where: str) -> None:
     channels = images.shape[3] if images.ndim == 4 else 1
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or channels not in (1, 3, 4):
         raise InputError(
@@ -76,10 +69,20 @@ def _check(images: np.ndarray, labels: np.ndarray, where: str) -> None:
             f"{where}: labels are {labels.dtype} of shape {labels.shape} for {len(images)} images: "
             "store a class number for each, [N]."
         )
+    if names is not None:
+        bad = np.flatnonzero((labels < 0) | (labels >= len(names)))
+        if len(bad):
+            raise InputError(
+                f"{where}: label {labels[bad[0]]} of image {bad[0]} is outside 0 to "
+                f"{len(names) - 1}, the positions in the array 'classes': correct it."
+            )
 
 
-def _mapped(path: Path, member: str) -> np.ndarray | None:
-    """A member that is stored as it is, memory-mapped; None where it is compressed."""
+def _map_member(path: Path, member: str) -> np.ndarray | None:
+    """Return an array of the file as a memory map, or None if it is compressed.
+
+    `np.load(mmap_mode=...)` does not map the members of an `.npz` file.
+    """
     with zipfile.ZipFile(path) as archive, path.open("rb") as file:
         info = archive.getinfo(member)
         if info.compress_type != zipfile.ZIP_STORED:

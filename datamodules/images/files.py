@@ -1,0 +1,116 @@
+"""Image files in folders that have a subfolder for each class."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from tandem_pl.errors import InputError
+
+SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test", "testing"}
+
+
+class PathList:
+    """Paths relative to a folder, in two arrays, which loader workers share without a copy.
+
+    Args:
+        root: the folder.
+        names: the paths, with "/" between folders.
+
+    Example:
+        >>> paths = PathList("data", ["cat/1.png", "dog/2.png"])
+        >>> len(paths), paths[1]
+        (2, 'data/dog/2.png')
+    """
+
+    def __init__(self, root: str, names: Iterable[str]) -> None:
+        encoded = [os.fsencode(name) for name in names]
+        self.root = root
+        self.ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
+        self.bytes = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, number: int) -> str:
+        start = self.ends[number - 1] if number else 0
+        name = self.bytes[start : self.ends[number]].tobytes()
+        return os.path.join(self.root, os.fsdecode(name))
+
+
+def sort_names(names: Iterable[str]) -> list[str]:
+    """Sort class names: as numbers if all are numbers, else by character.
+
+    Example:
+        >>> sort_names({"10", "9"}), sort_names({"10", "nine"})
+        (['9', '10'], ['10', 'nine'])
+    """
+    names = list(names)
+    numbers = all(name.isascii() and name.isdigit() for name in names)
+    return sorted(names, key=lambda name: (int(name), name)) if numbers else sorted(names)
+
+
+def list_class_folder(root: Path, where: str) -> tuple[np.ndarray, list[str], PathList]:
+    """List the images in the subfolders of a folder, sorted by class and path.
+
+    Images are the files with a suffix that Pillow reads, except hidden ones.
+
+    Args:
+        root: the folder.
+        where: the folder's name in error messages.
+
+    Returns:
+        The class of every image int64 [N], class names, and paths.
+
+    Raises:
+        InputError: there is no subfolder, a folder cannot be read, or the subfolders are splits.
+    """
+    try:
+        with os.scandir(root) as entries:
+            names = sort_names(e.name for e in entries if e.is_dir() and e.name[0] != ".")
+        _check_classes(names, root, where)
+        files = [sorted(_list_images(os.path.join(root, name), name)) for name in names]
+    except OSError as error:
+        raise InputError(
+            f"{where} cannot be listed ({error.strerror}: {error.filename}): correct its "
+            "permissions or give another folder."
+        ) from error
+    labels = np.repeat(np.arange(len(names)), [len(some) for some in files])
+    return labels, names, PathList(str(root), (name for some in files for name in some))
+
+
+def _check_classes(names: list[str], root: Path, where: str) -> None:
+    if not names:
+        raise InputError(
+            f"{where} is the folder {str(root)!r}, which has no subfolder: give one with a "
+            "subfolder of images for each class, or a table of paths and labels."
+        )
+    if SPLIT_NAMES.issuperset(name.lower() for name in names):
+        raise InputError(
+            f"{where} is the folder {str(root)!r}, whose subfolders {', '.join(names)} look like "
+            f"splits and not classes: give one of them, such as {str(root / names[0])!r}."
+        )
+
+
+def _list_images(folder: str, prefix: str) -> Iterator[str]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name[0] == ".":
+                continue
+            name = f"{prefix}/{entry.name}"
+            if os.path.splitext(entry.name)[1].lower() in _image_suffixes():
+                if entry.is_file():
+                    yield name
+            elif entry.is_dir():
+                yield from _list_images(entry.path, name)
+
+
+@cache
+def _image_suffixes() -> frozenset[str]:
+    known = Image.registered_extensions()
+    return frozenset(suffix for suffix, kind in known.items() if kind in Image.OPEN)

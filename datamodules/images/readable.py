@@ -1,0 +1,84 @@
+"""Find the images of a source that can be decoded, and remember the others."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from tandem_pl.errors import InputError
+from tandem_pl.files import write_atomically
+
+from .decoding import UnreadableImageError
+from .sources import ImageSource
+
+CHUNK = 256  # images that a thread checks in one task
+
+#: Number of the image, and the message that says why it cannot be used.
+Bad = tuple[int, str]
+
+
+def find_readable(
+    source: ImageSource, channels: int, convert: bool, threads: int, cache_dir: Path
+) -> np.ndarray:
+    """Return the numbers of the images that can be decoded, int64, in order.
+
+    Every image is decoded once. The bad ones are stored in `cache_dir` until the source's stamp
+    changes, and counted in a warning that names the first.
+
+    Args:
+        source: the images. A source without a stamp has no unreadable image, and is not checked.
+        channels: see `read_image`.
+        convert: see `read_image`.
+        threads: how many threads decode.
+        cache_dir: folder of the caches.
+    """
+    stamp = source.stamp()
+    if stamp is None:
+        return np.arange(len(source))
+    name = f"unreadable-{stamp}-{channels}-{'any' if convert else 'own'}.json"
+    file = cache_dir / "images" / name
+    try:
+        bad = list(json.loads(file.read_bytes()))
+    except (OSError, ValueError):
+        bad = _decode_all(source, channels, convert, threads)
+        _store(file, bad)
+    if bad:
+        warnings.warn(
+            f"{source.where}: {len(bad)} of {len(source)} images were left out, as they cannot be "
+            f"used; the first: {bad[0][1]}",
+            stacklevel=2,
+        )
+    return np.delete(np.arange(len(source)), [number for number, _ in bad])
+
+
+def _decode_all(source: ImageSource, channels: int, convert: bool, threads: int) -> list[Bad]:
+    def check(start: int) -> list[Bad]:
+        bad = []
+        for number in range(start, min(start + CHUNK, len(source))):
+            try:
+                source.read(number, channels, convert)
+            except UnreadableImageError as error:
+                bad.append((number, str(error)))
+            bar.update()
+        return bad
+
+    with (
+        tqdm(total=len(source), desc=f"checking {source.where}", unit=" images", delay=1) as bar,
+        ThreadPoolExecutor(max(threads, 1)) as pool,
+    ):
+        chunks = pool.map(check, range(0, len(source), CHUNK))
+        return [bad for chunk in chunks for bad in chunk]
+
+
+def _store(file: Path, bad: list[Bad]) -> None:
+    try:
+        write_atomically(file, json.dumps(bad).encode())
+    except OSError as error:
+        raise InputError(
+            f"{file} cannot be written ({error.strerror}): choose another cache_dir."
+        ) from error
