@@ -69,13 +69,12 @@ class Augmentation:
         _check_range("crop_scale", self.crop_scale, " and at most 1", 1.0)
         _check_range("crop_ratio", self.crop_ratio)
         check_at_least("crop_padding", self.crop_padding, 0)
-        jitter = [self.color_jitter or 0] * 3
-        if isinstance(self.color_jitter, Sequence):
-            jitter = list(self.color_jitter)
-        if len(jitter) not in (3, 4) or min(jitter) < 0 or max(jitter[3:], default=0) > MOST_HUE:
+        jitter = 0.0 if self.color_jitter is None else self.color_jitter
+        parts = list(jitter) if isinstance(jitter, Sequence) else [jitter] * 3
+        if len(parts) not in (3, 4) or min(parts) < 0 or max(parts[3:], default=0) > MOST_HUE:
             raise InputError(
                 f"color_jitter={self.color_jitter!r} must be a number, or three or four of them, "
-                f"from 0 on; the fourth, of hue, is at most {MOST_HUE}."
+                f"at least 0; the fourth, of hue, is at most {MOST_HUE}."
             )
 
 
@@ -102,22 +101,27 @@ def resolve_frame(
     """
     if channels not in (1, 3):
         raise InputError(f"channels={channels} must be 1 (grey) or 3 (red, green and blue).")
-    defaults = {"input_size": (3, 224, 224), "mean": "imagenet", "std": "imagenet"}
-    defaults |= {"interpolation": "bicubic", "crop_pct": 0.875 if random_crop == "resized" else 1.0}
+    defaults: dict[str, Any] = {
+        "input_size": (3, 224, 224),
+        "mean": "imagenet",
+        "std": "imagenet",
+        "interpolation": "bicubic",
+        "crop_pct": 0.875 if random_crop == "resized" else 1.0,
+    }
     if like is not None:
         defaults |= _network_settings(like)
-    image_size = defaults["input_size"][-1] if image_size is None else image_size
-    crop_pct = defaults["crop_pct"] if crop_pct is None else crop_pct
-    interpolation = interpolation or defaults["interpolation"]
-    check_at_least("image_size", image_size, SMALLEST)
-    if not 0 < crop_pct <= 1:
-        raise InputError(f"crop_pct={crop_pct} must be above 0 and at most 1.")
-    check_choice("interpolation", interpolation, INTERPOLATIONS)
+    size = defaults["input_size"][-1] if image_size is None else image_size
+    check_at_least("image_size", size, SMALLEST)
+    pct = defaults["crop_pct"] if crop_pct is None else crop_pct
+    if not 0 < pct <= 1:
+        raise InputError(f"crop_pct={pct} must be above 0 and at most 1.")
+    resampling = interpolation or defaults["interpolation"]
+    check_choice("interpolation", resampling, INTERPOLATIONS)
     means = _statistic("mean", mean, defaults, channels)
     stds = _statistic("std", std, defaults, channels)
     if min(stds) <= 0:
         raise InputError(f"std={std!r} must be above 0.")
-    return Frame(image_size, means, stds, interpolation, crop_pct)
+    return Frame(size, means, stds, resampling, pct)
 
 
 def training_transform(frame: Frame, augmentation: Augmentation) -> Transform:

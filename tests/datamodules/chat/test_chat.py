@@ -218,9 +218,9 @@ def test_chats_that_cannot_be_used(messages, problem):
 
 
 def test_settings_that_cannot_be_used():
-    with pytest.raises(InputError, match=r"prompt_template is 'Q:'; it must hold \{prompt\}"):
+    with pytest.raises(InputError, match=r"prompt_template is 'Q:'; it must have \{prompt\}"):
         ConversationEncoder(ByteTokenizer(), prompt_template="Q:")
-    with pytest.raises(InputError, match="turns is 'first'"):
+    with pytest.raises(InputError, match="turns='first' must be"):
         ConversationEncoder(ByteTokenizer(), turns="first")
     with pytest.raises(InputError, match="needs a Hugging Face tokenizer"):
         ConversationEncoder(ByteTokenizer(), chat_template=CHATML)

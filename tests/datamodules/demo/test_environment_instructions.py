@@ -11,8 +11,10 @@ import yaml
 from tandem_pl.cli import main
 from tandem_pl.datamodules import EnvironmentInstructions
 from tandem_pl.datamodules.demo import environment_instructions as module
-from tandem_pl.datamodules.demo.environment_instructions import make_examples, pieces, split_files
-from tandem_pl.datamodules.demo.environment_tasks import CATEGORIES, TASKS, Piece
+from tandem_pl.datamodules.demo import task_examples
+from tandem_pl.datamodules.demo.pieces import PIECE_CHARACTERS, PIECE_LINES, Piece, cut_pieces
+from tandem_pl.datamodules.demo.task_examples import make_examples, split_files
+from tandem_pl.datamodules.demo.tasks import CATEGORIES, TASKS
 from tandem_pl.datamodules.text.packing import SPLITS
 from tandem_pl.errors import InputError
 
@@ -93,7 +95,7 @@ class Adder(Base):
 )
 def test_rules_on_functions_and_classes(name, given, response):
     (task,) = (task for task in TASKS if task.name == name)
-    units = pieces("python", SOURCE, "demo", random.Random(0), parse=True)
+    units = cut_pieces("python", SOURCE, "demo", random.Random(0), parse=True)
     (piece,) = units[task.unit] if task.unit == "class" else units["function"][:1]
     if task.unit == "function":
         piece = next(p for p in units["function"] if p.node.name == "add_one")
@@ -117,7 +119,7 @@ def test_examples_too_long_or_empty_are_left_out():
 
 
 def test_splits_have_different_files():
-    files = [module.Path(str(i)) for i in range(50)]
+    files = [Path(str(i)) for i in range(50)]
     splits = split_files(files)
     assert sorted(chain(*splits.values())) == sorted(files)
     assert all(splits.values())
@@ -125,12 +127,12 @@ def test_splits_have_different_files():
 
 def test_every_line_of_a_file_is_in_one_piece_at_most():
     text = "\n".join(f"line {i} {'x' * (i * 7 % 60)}" * (i % 3 > 0) for i in range(90))
-    rows = pieces("readmes", text, "demo", random.Random(0))["lines"]
+    rows = cut_pieces("readmes", text, "demo", random.Random(0))["lines"]
     lines = [line for piece in rows for line in piece.text.split("\n") if line]
     assert len(lines) == len(set(lines))
     assert set(lines) <= set(text.split("\n"))
-    assert max(len(piece.text) for piece in rows) <= module.PIECE_CHARACTERS
-    assert all(len([x for x in p.text.split("\n") if x]) <= module.PIECE_LINES for p in rows)
+    assert max(len(piece.text) for piece in rows) <= PIECE_CHARACTERS
+    assert all(len([x for x in p.text.split("\n") if x]) <= PIECE_LINES for p in rows)
 
 
 @pytest.fixture(scope="module")
@@ -160,8 +162,8 @@ def test_the_same_packages_give_the_same_samples(monkeypatch, tmp_path):
             for j in range(6)
         )
         path.write_text("\n".join(functions))
-    empty = {kind: [] for kind in module.DOMAINS}
-    monkeypatch.setattr(module, "list_candidates", lambda seed: empty | {"python": some})
+    empty = {kind: [] for kind in task_examples.DOMAINS}
+    monkeypatch.setattr(task_examples, "list_candidates", lambda seed: empty | {"python": some})
     random.seed(1)
     state = random.getstate()
     first, repeats = make_examples(SIZES, seed=3)
