@@ -7,12 +7,12 @@ from typing import Any, Literal
 import numpy as np
 from tqdm import tqdm
 
+from tandem_pl.checks import check_fractions
 from tandem_pl.datamodules.sources.sources import Source, check_given, open_domains
 from tandem_pl.datamodules.text.documents import (
     DROPPED,
     SPLIT_CODES,
     assign_splits,
-    check_fractions,
     document_keys,
 )
 from tandem_pl.errors import InputError

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import StackDataset
 
 from tandem_pl.checks import check_at_least
 from tandem_pl.datamodules.batching import ConfiguredDataModule
@@ -19,27 +18,6 @@ from .digit_images import CLASSES, SIZES, Images, load_digits, make_domain, stra
 
 REAL = "real"
 SPLIT_OPTIONS = ("split_seed", "real_per_class", "target_per_class")
-
-
-class LabelledImages(Dataset):
-    """Images [N, C, H, W] float32 and classes [N] int64, in memory.
-
-    A sample is {"image": [C, H, W], "label": int}.
-    """
-
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
-        self.images, self.labels = images, labels
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"image": self.images[index], "label": int(self.labels[index])}
-
-    def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
-        """Return several samples with one look-up."""
-        pairs = zip(self.images[indices], self.labels[indices].tolist(), strict=True)
-        return [{"image": image, "label": label} for image, label in pairs]
 
 
 class DigitsMixtureDataModule(ConfiguredDataModule):
@@ -140,6 +118,6 @@ class DigitsMixtureDataModule(ConfiguredDataModule):
         return {**super()._identity(), **{key: getattr(self, key) for key in SPLIT_OPTIONS}}
 
 
-def _normalise(images: Images, mean: float, std: float) -> LabelledImages:
-    pixels = (images.pixels - mean)[:, None] / std
-    return LabelledImages(torch.from_numpy(pixels).float(), torch.from_numpy(images.labels))
+def _normalise(images: Images, mean: float, std: float) -> StackDataset:
+    pixels = torch.from_numpy((images.pixels - mean)[:, None] / std).float()
+    return StackDataset(image=pixels, label=images.labels.tolist())

@@ -10,7 +10,6 @@ import numpy as np
 
 from tandem_pl.errors import InputError
 
-KEYS = ("image", "label")  # names of the arrays, with or without an s
 LOCAL_HEADER = struct.Struct("<26xHH")  # of a zip member: the lengths of its name and extra field
 WRITE_IT = "write it by np.savez(path, images=..., labels=...)."
 
@@ -20,44 +19,28 @@ def load_arrays(path: Path, where: str) -> tuple[np.ndarray, np.ndarray, list[st
 
     Images that `np.savez` wrote are memory-mapped; those of `np.savez_compressed` are in memory.
 
-    Args:
-        path: the file.
-        where: the file's name in error messages.
-
     Returns:
         Images uint8 [N, H, W] or [N, H, W, C], labels int64 [N], and class names or None.
 
     Raises:
         InputError: the file cannot be read, or an array is missing or has another shape or type.
     """
+    where = f"{where}: {path}"
     try:
         opened = np.load(path, allow_pickle=False)
         if isinstance(opened, np.ndarray):
             raise ValueError("it is one array, as np.save writes it")
         with opened as file:
-            image, label = (_find(key, file.files, f"{where}: {path}") for key in KEYS)
+            image, label = (_find(key, file.files, where) for key in ("image", "label"))
             labels = file[label]
             names = file["classes"].ravel().astype(str).tolist() if "classes" in file else None
-            images = _map_member(path, f"{image}.npy")
-            images = file[image] if images is None else images
+            mapped = _map_member(path, f"{image}.npy")
+            images = file[image] if mapped is None else mapped
     except InputError:
         raise
     except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise InputError(f"{where}: {path} cannot be read ({reason}): {WRITE_IT}") from error
-    _check(images, labels, names, f"{where}: {path}")
-    return images, labels.astype(np.int64), names
-
-
-def _find(key: str, names: list[str], where: str) -> str:
-    for name in (f"{key}s", key):
-        if name in names:
-            return name
-    found = ", ".join(map(repr, names))
-    raise InputError(f"{where} has no array '{key}s' (its arrays are {found}): {WRITE_IT}")
-
-
-def _check(images: np.ndarray, labels: np.ndarray, names: list[str] | None, where: str) -> None:
+        raise InputError(f"{where} cannot be read ({reason}): {WRITE_IT}") from error
     channels = images.shape[3] if images.ndim == 4 else 1
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or channels not in (1, 3, 4):
         raise InputError(
@@ -69,13 +52,15 @@ def _check(images: np.ndarray, labels: np.ndarray, names: list[str] | None, wher
             f"{where}: labels are {labels.dtype} of shape {labels.shape} for {len(images)} images: "
             "store a class number for each, [N]."
         )
-    if names is not None:
-        bad = np.flatnonzero((labels < 0) | (labels >= len(names)))
-        if len(bad):
-            raise InputError(
-                f"{where}: label {labels[bad[0]]} of image {bad[0]} is outside 0 to "
-                f"{len(names) - 1}, the positions in the array 'classes': correct it."
-            )
+    return images, labels.astype(np.int64), names
+
+
+def _find(key: str, names: list[str], where: str) -> str:
+    for name in (f"{key}s", key):
+        if name in names:
+            return name
+    found = ", ".join(map(repr, names))
+    raise InputError(f"{where} has no array '{key}s' (its arrays are {found}): {WRITE_IT}")
 
 
 def _map_member(path: Path, member: str) -> np.ndarray | None:

@@ -13,6 +13,7 @@ from .files import sort_names
 from .sources import ImageSource
 
 LISTED = 8  # names in a message
+SOME_ONLY = "give classes: [...] (or their number) if a domain may have only some of them."
 
 
 def find_classes(
@@ -33,23 +34,16 @@ def find_classes(
     if classes is not None:
         names = [str(c) for c in (range(classes) if isinstance(classes, int) else classes)]
         _check_unique(names, "classes has")
-        if len(names) < 2:
-            raise InputError(
-                f"classes={classes!r} must name at least 2 classes, or be their number."
-            )
-        return names
-    first = next((source for source in sources if source.names is not None), sources[0])
-    if first.names is None:
-        names = [str(n) for n in range(1 + max(int(s.labels.max(initial=-1)) for s in sources))]
+        what = f"classes={classes!r} has {len(names)}"
     else:
-        names = list(first.names)
-    for source in sources:
-        _check_same(source, names, first)
+        first = next((source for source in sources if source.names is not None), sources[0])
+        highest = max(int(source.labels.max(initial=-1)) for source in sources)
+        names = list(map(str, range(highest + 1)) if first.names is None else first.names)
+        for source in sources:
+            _check_same(source, names, first)
+        what = f"{first.where} has {len(names)} class ({_some(names)})"
     if len(names) < 2:
-        raise InputError(
-            f"{sources[0].where} has {len(names)} class ({_some(names)}), and there must be at "
-            "least 2: give folders or labels of more, or name all as classes: [...]."
-        )
+        raise InputError(f"{what}: there must be at least 2 classes.")
     return names
 
 
@@ -59,10 +53,9 @@ def class_numbers(source: ImageSource, classes: Sequence[str]) -> np.ndarray:
     Raises:
         InputError: a class that is not in `classes`, or a number out of range.
     """
+    _check_range(source, len(classes if source.names is None else source.names))
     if source.names is None:
-        _check_range(source, len(classes))
         return source.labels
-    _check_range(source, len(source.names))
     position = {name: number for number, name in enumerate(classes)}
     numbers = np.array([position.get(name, -1) for name in source.names], np.int64)[source.labels]
     unknown = np.unique(source.labels[numbers < 0]).tolist()
@@ -102,12 +95,12 @@ def _check_same(source: ImageSource, classes: Sequence[str], first: ImageSource)
         whose = "the other domains" if source is first else first.where
         raise InputError(
             f"{source.where} {' and '.join(differences)} {whose}: correct its folders or labels, "
-            "or give classes: [...] (or their number) if a domain may hold some of them only."
+            f"or {SOME_ONLY}"
         )
     if not counts.all():
+        empty = names[int(counts.argmin())]
         raise InputError(
-            f"{source.where} has no image of the class {names[int(counts.argmin())]!r}: give it "
-            "some, or give classes: [...] if a domain may hold some of them only."
+            f"{source.where} has no image of the class {empty!r}: give it some, or {SOME_ONLY}"
         )
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tandem_pl.checks import check_at_least, check_choice
+from tandem_pl.checks import check_choice
 from tandem_pl.datamodules.text.text import default_cache_dir
 from tandem_pl.errors import InputError
 
@@ -17,8 +17,7 @@ from .batches import AugmentedImageDataModule, ImageSet
 from .classes import class_numbers, find_classes
 from .readable import find_readable
 from .sources import ImageSource
-from .splits import hold_out as split_by_class
-from .splits import open_splits
+from .splits import HoldOut, open_splits, split_by_class
 from .table import SPLITS, open_table
 
 PROBED = 32  # domains of a split of which one image is decoded at the start
@@ -40,21 +39,7 @@ class ImageMixtureDataModule(AugmentedImageDataModule):
       `{dataset: NAME, split: train}`, with the columns `image` and `label`.
 
     If there are only training images, `hold_out` takes target and test images out of the domains
-    that the network is for. In a configuration:
-
-        data:
-          class_path: tandem_pl.datamodules.ImageMixtureDataModule
-          init_args:
-            train:
-              real: data/photos                 # data/photos/CLASS/*.jpg
-              diffusion: data/diffusion.npz
-              web: {dataset: data/web.parquet, image: picture, label: category}
-            hold_out: [real]                    # 5 % each for target and test
-            image_size: 64
-            auto_augment: rand-m9-mstd0.5-inc1
-            mixup: 0.2
-            batch_size: 128
-            num_workers: 4
+    that the network is for.
 
     Training and measuring use the training transform, which the network learns with; validation
     and test use the plain one, also of target data. Random augmentations are a function of `seed`,
@@ -69,7 +54,7 @@ class ImageMixtureDataModule(AugmentedImageDataModule):
             target or test), which fills all domains.
         root: folder that paths in the table are relative to; None for the table's folder.
         hold_out: training domains of which a part of every class becomes target data (unless
-            target data is given) and test data (likewise), and is not trained on.
+            target data is given) and test data (in the same way), and is not trained on.
         target_fraction: share of every class that becomes target data.
         test_fraction: share that becomes test data.
         split_seed: decides which images are held out.
@@ -117,17 +102,9 @@ class ImageMixtureDataModule(AugmentedImageDataModule):
         if root is not None and table is None:
             raise InputError(f"root={root!r} goes with table: write whole paths instead.")
         check_choice("corrupt", corrupt, ("stop", "skip"))
-        fractions = {"target": target_fraction, "test": test_fraction}
-        both = {"target_fraction + test_fraction": target_fraction + test_fraction}
-        for key, share in ({f"{part}_fraction": f for part, f in fractions.items()} | both).items():
-            if not 0 < share < 1:
-                raise InputError(f"{key}={share} must lie between 0 and 1, both excluded.")
-        check_at_least("split_seed", split_seed, 0)
         self.specs = {"train": train or {}, "target": target or {}, "test": test or {}}
         self.table, self.root = table, root
-        self.hold_out = list(hold_out or ())
-        self.fractions = fractions
-        self.split_seed = split_seed
+        self.hold_out = HoldOut(hold_out or (), target_fraction, test_fraction, split_seed)
         self.asked_classes = classes
         self.corrupt = corrupt
         self.cache_dir = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
@@ -171,36 +148,18 @@ class ImageMixtureDataModule(AugmentedImageDataModule):
         if self.table is not None:
             sources = open_table(self.table, self.root)
         else:
-            sources = open_splits(self.specs, self.hold_out)
+            sources = open_splits(self.specs, self.hold_out.domains)
         everything = [source for domains in sources.values() for source in domains.values()]
         self._classes = find_classes(everything, self.asked_classes)
-        held = self._held_fractions(sources)
+        held = self.hold_out.fractions(sources)
         sets: dict[str, dict[str, ImageSet]] = {split: {} for split in SPLITS}
         for split, domains in sources.items():
             for name, source in domains.items():
-                is_held = split == "train" and name in self.hold_out
+                is_held = split == "train" and name in self.hold_out.domains
                 for part, images in self._parts(source, held if is_held else {}).items():
                     sets[split if part == "train" else part][name] = images
         self._sets = sets
         return sets
-
-    # ---- parts ----
-
-    def _held_fractions(self, sources: Mapping[str, Mapping[str, ImageSource]]) -> dict[str, float]:
-        """Return the share of every part that has no data of its own."""
-        for name in self.hold_out:
-            if name not in sources["train"]:
-                raise InputError(
-                    f"hold_out names {name!r}, which is no training domain: use "
-                    f"{', '.join(map(repr, sources['train']))}."
-                )
-        fractions = {part: share for part, share in self.fractions.items() if not sources[part]}
-        if self.hold_out and not fractions:
-            raise InputError(
-                f"hold_out={self.hold_out} has nothing to do, as target and test are given: leave "
-                "it out, or leave one of them out."
-            )
-        return fractions
 
     def _parts(self, source: ImageSource, fractions: Mapping[str, float]) -> dict[str, ImageSet]:
         """Return the data sets that one source gives: "train", and those that are held out."""
@@ -213,7 +172,7 @@ class ImageMixtureDataModule(AugmentedImageDataModule):
         parts = {"train": np.arange(len(rows))}
         if fractions:
             parts = split_by_class(
-                labels[rows], fractions, self.split_seed, source.where, self._classes
+                labels[rows], fractions, self.hold_out.seed, source.where, self._classes
             )
         options = (self.training_transform, self.channels, self.convert)
         return {
@@ -248,7 +207,7 @@ class ImageMixtureDataModule(AugmentedImageDataModule):
             InputError: the checkpoint is of other data, or was trained with another split than the
                 one that holds out the images to evaluate.
         """
-        evaluating = self.sampler is None and self.hold_out and state
+        evaluating = self.sampler is None and self.hold_out.domains and state
         if evaluating and state["identity"].get("images") != self._identity()["images"]:
             raise InputError(
                 "the checkpoint was made of other images or another split, so images that are "

@@ -18,14 +18,6 @@ class UnreadableImageError(InputError):
 
     PyTorch raises an error of a loader worker again with the whole traceback as its message. The
     constructor keeps only the sentence.
-
-    Example:
-        >>> try:
-        ...     raise UnreadableImageError("a.png is cut short: replace it.")
-        ... except UnreadableImageError as error:
-        ...     text = f"Caught in worker 0: UnreadableImageError: {error}"
-        >>> str(UnreadableImageError(text))
-        'a.png is cut short: replace it.'
     """
 
     def __init__(self, message: str) -> None:

@@ -75,14 +75,14 @@ def mix(
     device, dtype = images.device, torch.promote_types(images.dtype, torch.float32)
     height, width = images.shape[-2:]
     partner = partners(domains.cpu().numpy(), random)
-    kept, cut = draw_lambda(partner, mixing, random)
+    kept, cut = _draw_lambda(partner, mixing, random)
     edges = boxes(np.where(cut, kept, 1.0), height, width, random)
     top, bottom, left, right = edges
     kept = np.where(cut, 1 - (bottom - top) * (right - left) / (height * width), kept)
 
     others = torch.from_numpy(partner).to(device)
     blend = torch.from_numpy(np.where(cut, 1.0, kept)).to(device, images.dtype)
-    inside = in_boxes(torch.from_numpy(edges).to(device), height, width)
+    inside = _in_boxes(torch.from_numpy(edges).to(device), height, width)
     own = blend[:, None, None].masked_fill(inside, 0.0)[:, None]  # share of each pixel that is kept
     mixed = torch.where(own == 1, images, images * own + images[others] * (1 - own))
     share = torch.from_numpy(kept).to(device, dtype)[:, None]
@@ -115,40 +115,17 @@ def partners(domains: np.ndarray, random: np.random.Generator) -> np.ndarray:
     return found
 
 
-def draw_lambda(
-    partner: np.ndarray, mixing: Mixing, random: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Draw how much of itself every sample keeps, and whether the rest is a pasted box.
-
-    Args:
-        partner: int64 [B]; a sample that is its own partner keeps all.
-        mixing: the settings.
-        random: draws.
-
-    Returns:
-        Lambda, float64 [B], and whether the sample gets cutmix, bool [B].
-    """
-    size = len(partner)
-    cut = random.random(size) < (mixing.cutmix > 0) * (0.5 if mixing.mixup > 0 else 1.0)
-    mixed = (random.random(size) < mixing.probability) & (partner != np.arange(size))
-    kept = np.ones(size)
-    for chosen, alpha in ((~cut, mixing.mixup), (cut, mixing.cutmix)):
-        if alpha > 0:
-            kept = np.where(chosen & mixed, random.beta(alpha, alpha, size), kept)
-    return kept, cut
-
-
 def boxes(kept: np.ndarray, height: int, width: int, random: np.random.Generator) -> np.ndarray:
     """Draw boxes to paste, of the share `1 - kept` of the image, and cut them at its edge.
 
     Args:
         kept: lambda [B].
-        height: of the images, in pixels.
-        width: of the images, in pixels.
+        height: pixels of the images.
+        width: pixels of the images.
         random: draws the centres.
 
     Returns:
-        Top, bottom, left and right, int64 [4, B]; bottom and right are not inside.
+        Top, bottom, left and right, int64 [4, B]; bottom and right are outside.
 
     Example:
         >>> top, bottom, _, _ = boxes(np.array([1.0, 0.75]), 4, 4, np.random.default_rng(0))
@@ -164,7 +141,24 @@ def boxes(kept: np.ndarray, height: int, width: int, random: np.random.Generator
     return np.stack(edges)
 
 
-def in_boxes(edges: Tensor, height: int, width: int) -> Tensor:
+def _draw_lambda(
+    partner: np.ndarray, mixing: Mixing, random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw lambda, float64 [B], and whether a sample gets cutmix, bool [B].
+
+    Lambda is the share that a sample keeps; a sample that is its own partner keeps all.
+    """
+    size = len(partner)
+    cut = random.random(size) < (mixing.cutmix > 0) * (0.5 if mixing.mixup > 0 else 1.0)
+    mixed = (random.random(size) < mixing.probability) & (partner != np.arange(size))
+    kept = np.ones(size)
+    for chosen, alpha in ((~cut, mixing.mixup), (cut, mixing.cutmix)):
+        if alpha > 0:
+            kept = np.where(chosen & mixed, random.beta(alpha, alpha, size), kept)
+    return kept, cut
+
+
+def _in_boxes(edges: Tensor, height: int, width: int) -> Tensor:
     """Return whether each pixel is in the box of its image, bool [B, height, width]."""
     top, bottom, left, right = edges[:, :, None, None]
     rows = torch.arange(height, device=edges.device)[None, :, None]

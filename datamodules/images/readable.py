@@ -46,7 +46,12 @@ def find_readable(
         bad = list(json.loads(file.read_bytes()))
     except (OSError, ValueError):
         bad = _decode_all(source, channels, convert, threads)
-        _store(file, bad)
+        try:
+            write_atomically(file, json.dumps(bad).encode())
+        except OSError as error:
+            raise InputError(
+                f"{file} cannot be written ({error.strerror}): choose another cache_dir."
+            ) from error
     if bad:
         warnings.warn(
             f"{source.where}: {len(bad)} of {len(source)} images were left out, as they cannot be "
@@ -73,12 +78,3 @@ def _decode_all(source: ImageSource, channels: int, convert: bool, threads: int)
     ):
         chunks = pool.map(check, range(0, len(source), CHUNK))
         return [bad for chunk in chunks for bad in chunk]
-
-
-def _store(file: Path, bad: list[Bad]) -> None:
-    try:
-        write_atomically(file, json.dumps(bad).encode())
-    except OSError as error:
-        raise InputError(
-            f"{file} cannot be written ({error.strerror}): choose another cache_dir."
-        ) from error

@@ -1,6 +1,6 @@
-"""The kinds of places that a domain's images and labels come from.
+"""The sources of a domain's images and labels: files, arrays, or a `datasets` data set.
 
-A source decodes an image only on request. It holds labels and paths as arrays of numbers, which
+A source decodes an image only on request. It has labels and paths in arrays of numbers, which
 loader workers share without a copy.
 """
 
@@ -138,9 +138,6 @@ class DatasetImages(ImageSource):
         stamp: a digest of its content.
         image: column of images, or of encoded bytes.
         label: column of class names or numbers.
-
-    Raises:
-        InputError: a column is missing or of another type, or a row has no label.
     """
 
     def __init__(
@@ -198,7 +195,8 @@ def open_source(where: str, spec: ImageSpec) -> ImageSource:
     path = str(given.get("path", given.get("dataset")))
     place = Path(path).expanduser()
     suffix = place.suffix.lower()
-    if "path" in given and place.is_dir() and not any((place / name).exists() for name in SAVED):
+    is_folder = "path" in given and place.is_dir()
+    if is_folder and not any((place / name).exists() for name in SAVED):
         files = parquet_files(place)
         if not files:
             _refuse_columns(where, given, "a folder of images")
@@ -207,7 +205,7 @@ def open_source(where: str, spec: ImageSpec) -> ImageSource:
     elif suffix == ".npz":
         _refuse_columns(where, given, "an .npz file")
         return ImageArrays(where, *load_arrays(place, where))
-    elif "path" in given and not place.is_dir() and suffix not in PARQUET:
+    elif "path" in given and not is_folder and suffix not in PARQUET:
         raise InputError(
             f"{where} is {path!r}, which is no folder, .npz or Parquet file (looked from "
             f"{os.getcwd()}): give one, or a hub name as {{dataset: NAME, split: train}}."
@@ -215,6 +213,11 @@ def open_source(where: str, spec: ImageSpec) -> ImageSource:
     data, name, stamp = open_dataset(path, given.get("config"), given.get("split"))
     columns = given.get("image", "image"), given.get("label", "label")
     return DatasetImages(where, data, name, stamp, *columns)
+
+
+def _refuse_columns(where: str, given: Mapping[str, Any], what: str) -> None:
+    for key in given.keys() - {"path", "dataset"}:
+        raise InputError(f"{where} is {what}, which takes no {key}: leave it out.")
 
 
 def as_map(spec: ImageSpec) -> dict[str, Any]:
@@ -225,12 +228,6 @@ def as_map(spec: ImageSpec) -> dict[str, Any]:
 def parquet_files(folder: Path) -> list[Path]:
     """Return the Parquet files of a folder, sorted."""
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in PARQUET)
-
-
-def _refuse_columns(where: str, given: Mapping[str, Any], what: str) -> None:
-    for key in given:
-        if key not in ("path", "dataset"):
-            raise InputError(f"{where} is {what}, which takes no {key}: leave it out.")
 
 
 def _digest(parts: Iterable[Any]) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from tandem_pl.checks import check_at_least, check_fractions
 from tandem_pl.errors import InputError
 
 from .sources import ImageSource, ImageSpec, as_map, open_source, parquet_files
@@ -69,7 +71,49 @@ def _locations(spec: ImageSpec) -> set[str]:
     return {str((place / str(given.get("split") or "")).resolve()) for place in paths}
 
 
-def hold_out(
+@dataclass(frozen=True)
+class HoldOut:
+    """Training domains that give a part of every class to target and test data.
+
+    Args:
+        domains: their names.
+        target_fraction: share of every class that becomes target data.
+        test_fraction: share that becomes test data.
+        seed: decides which images.
+    """
+
+    domains: Sequence[str]
+    target_fraction: float
+    test_fraction: float
+    seed: int
+
+    def __post_init__(self) -> None:
+        check_fractions(self.target_fraction, self.test_fraction)
+        check_at_least("split_seed", self.seed, 0)
+
+    def fractions(self, sources: Mapping[str, Mapping[str, ImageSource]]) -> dict[str, float]:
+        """Return part -> fraction, for target and test if they have no data of their own.
+
+        Raises:
+            InputError: a domain is not in `sources["train"]`, or both have data.
+        """
+        for name in self.domains:
+            if name not in sources["train"]:
+                raise InputError(
+                    f"hold_out names {name!r}, which is no training domain: use "
+                    f"{', '.join(map(repr, sources['train']))}."
+                )
+        shares = {"target": self.target_fraction, "test": self.test_fraction}
+        shares = {part: share for part, share in shares.items() if not sources[part]}
+        if self.domains and not shares:
+            raise InputError(
+                f"hold_out={list(self.domains)} has nothing to do, as target and test are given: "
+                "leave it out, or leave one of them out."
+            )
+        return shares
+
+
+def split_by_class(
     labels: np.ndarray,
     fractions: Mapping[str, float],
     seed: int,
@@ -92,7 +136,8 @@ def hold_out(
         InputError: there is no image, or a class has too few to have one in every part.
 
     Example:
-        >>> parts = hold_out(np.array([0, 1] * 10), {"test": 0.2}, 0, "train['real']", ["a", "b"])
+        >>> labels = np.array([0, 1] * 10)
+        >>> parts = split_by_class(labels, {"test": 0.2}, 0, "train['real']", ["a", "b"])
         >>> len(parts["train"]), sorted((parts["test"] % 2).tolist())
         (16, [0, 0, 1, 1])
     """

@@ -36,7 +36,7 @@ def open_table(path: str, root: str | None = None) -> dict[str, dict[str, ImageS
 
     Args:
         path: a .csv or .tsv with the columns `path`, `label`, `domain` and optionally `split`.
-            An image belongs to "train" if there is no such column.
+            Without this column all images belong to "train".
         root: folder that the paths are relative to; None for the table's folder.
 
     Returns:
@@ -70,15 +70,13 @@ def open_table(path: str, root: str | None = None) -> dict[str, dict[str, ImageS
         raise InputError(f"table {str(file)!r} has no row: give one with images.")
     sources: dict[str, dict[str, ImageSource]] = {split: {} for split in SPLITS}
     for split, domain in sorted(lines):
-        sources[split][domain] = _to_source(f"{split}[{domain!r}]", folder, lines[split, domain])
+        rows = lines[split, domain]
+        names = sort_names({row.label for row in rows})
+        number = {name: position for position, name in enumerate(names)}
+        labels = np.array([number[row.label] for row in rows])
+        paths = PathList(str(folder), (row.path for row in rows))
+        sources[split][domain] = ImageFiles(f"{split}[{domain!r}]", labels, names, paths)
     return sources
-
-
-def _to_source(where: str, folder: Path, lines: list[Line]) -> ImageFiles:
-    names = sort_names({line.label for line in lines})
-    number = {name: place for place, name in enumerate(names)}
-    labels = np.array([number[line.label] for line in lines])
-    return ImageFiles(where, labels, names, PathList(str(folder), (line.path for line in lines)))
 
 
 def _read_lines(file: Path) -> Iterator[Line]:
@@ -87,7 +85,7 @@ def _read_lines(file: Path) -> Iterator[Line]:
         raise InputError(f"table {str(file)!r} is no .csv or .tsv file: give the path of one.")
     try:
         with file.open(newline="", encoding="utf-8-sig") as text:
-            reader = csv.DictReader(text, delimiter=separator)
+            reader = csv.DictReader(text, delimiter=separator, restval="")
             columns = reader.fieldnames or ()
             for column in COLUMNS:
                 if column not in columns:
@@ -96,21 +94,18 @@ def _read_lines(file: Path) -> Iterator[Line]:
                         f"{', '.join(map(repr, columns))}): rename one."
                     )
             for row in reader:
-                yield _check_row(row, file, reader.line_num)
-    except UnicodeDecodeError as error:
-        raise InputError(f"table {str(file)!r} is not UTF-8: convert it.") from error
-    except csv.Error as error:
-        raise InputError(f"table {str(file)!r} cannot be read ({error}): correct it.") from error
-
-
-def _check_row(row: dict[str, str | None], file: Path, number: int) -> Line:
-    values = {column: (row.get(column) or "").strip() for column in COLUMNS}
-    for column, value in values.items():
-        if not value:
-            raise InputError(f"{file}, line {number}: {column} is empty: fill or remove the row.")
-    split = (row["split"] or "").strip() if "split" in row else "train"
-    if split not in SPLITS:
+                values = [row[column].strip() for column in COLUMNS]
+                where = f"{file}, line {reader.line_num}"
+                if not all(values):
+                    empty = COLUMNS[values.index("")]
+                    raise InputError(f"{where}: {empty} is empty: fill or remove the row.")
+                split = row.get("split", "train").strip()
+                if split not in SPLITS:
+                    raise InputError(
+                        f"{where}: split {split!r} is unknown: use {', '.join(SPLITS)}."
+                    )
+                yield Line(reader.line_num, *values, split)
+    except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(
-            f"{file}, line {number}: split {split!r} is unknown: use {', '.join(SPLITS)}."
-        )
-    return Line(number, **values, split=split)
+            f"table {str(file)!r} cannot be read ({error}): write it again as CSV in UTF-8."
+        ) from error

@@ -10,7 +10,7 @@ from image_helpers import (
     write_folder,
 )
 
-from tandem_pl.datamodules.images.splits import hold_out, open_splits
+from tandem_pl.datamodules.images.splits import open_splits, split_by_class
 
 # ---- classes ----
 
@@ -97,7 +97,7 @@ def test_held_out_images_are_no_training_images(tmp_path) -> None:
 @pytest.mark.parametrize("sizes", [(3, 50, 7), (10, 10, 10), (4, 4, 100)])
 def test_every_class_is_in_every_part(sizes) -> None:
     labels = np.random.default_rng(0).permutation(np.repeat(np.arange(3), sizes))
-    parts = hold_out(labels, {"target": 0.05, "test": 0.2}, 0, "train['a']", "abc")
+    parts = split_by_class(labels, {"target": 0.05, "test": 0.2}, 0, "train['a']", "abc")
     joined = np.concatenate(list(parts.values()))
     assert sorted(joined.tolist()) == list(range(len(labels)))
     for part in parts.values():
@@ -151,10 +151,10 @@ def test_an_npz_names_every_class_once(tmp_path) -> None:
 
 def test_the_held_out_are_drawn_by_the_seed_and_not_in_a_row() -> None:
     labels = np.zeros(60, dtype=np.int64)
-    drawn = [hold_out(labels, {"test": 0.5}, seed, "a", "x")["test"] for seed in range(8)]
+    drawn = [split_by_class(labels, {"test": 0.5}, seed, "a", "x")["test"] for seed in range(8)]
     for rows in drawn:
         neighbours = (np.diff(rows) == 1).sum() + (rows[0] == 0 and rows[-1] == 59)
         assert neighbours < 25  # 14 of 30 by chance, and 29 in a roll
     assert len({tuple(rows) for rows in drawn}) == 8
-    two = hold_out(np.repeat([0, 1], 60), {"test": 0.5}, 0, "a", "xy")["test"]
+    two = split_by_class(np.repeat([0, 1], 60), {"test": 0.5}, 0, "a", "xy")["test"]
     assert two[:30].tolist() != (two[30:] - 60).tolist()  # classes apart

@@ -243,7 +243,7 @@ def test_bad_sources(tmp_path) -> None:
         (tmp_path / "wide.npz", "with 1, 3 or 4 channels"),
         (tmp_path / "short.npz", "for 2 images"),
         (minus, "image 1 has the label -1, outside 0 to 1"),
-        (beyond, "label 2 of image 1"),
+        (beyond, "image 1 has the label 2, outside 0 to 1"),
     ):
         refused(words, setup_of({"a": str(source)}))
     refused("unknown key 'columns'", setup_of({"a": {"path": "x", "columns": 1}}))
