@@ -1,7 +1,7 @@
 """`InstructionMixtureDataModule`: your own prompts and responses, or chats, as a mixture."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -17,8 +17,8 @@ from tandem_pl.datamodules.text.documents import (
 )
 from tandem_pl.errors import InputError
 
+from .messages import Message, from_columns, from_messages, prompt_of
 from .responses import Conversation, ResponseDataModule
-from .templates import Message, check_messages, pair, prompt_of
 
 SPLIT_OF = {code: split for split, code in SPLIT_CODES.items()}
 
@@ -171,50 +171,6 @@ class InstructionMixtureDataModule(ResponseDataModule):
                     yield where, from_messages(row, where, self.messages_column)
             except InputError as error:
                 source.refuse(f'{str(error)[:-1]}; or set corrupt to "skip".')
-
-
-def from_columns(row: Mapping[str, Any], where: str, columns: Sequence[str]) -> list[Message]:
-    r"""Return the conversation of a prompt, in all but the last column, and a response.
-
-    Raises:
-        InputError: a value that is not a text, or an empty prompt or response.
-
-    Example:
-        >>> row = {"task": "Add.", "input": "1 and 2", "response": "3"}
-        >>> from_columns(row, "a.jsonl, line 1", ["task", "input", "response"])[0]["content"]
-        'Add.\n\n1 and 2'
-    """
-    values = [row[column] for column in columns]
-    if len(values) > 2:  # an optional input may be missing
-        values = ["" if value is None else value for value in values[:-1]] + values[-1:]
-    for column, value in zip(columns, values, strict=True):
-        if not isinstance(value, str):
-            raise InputError(
-                f"{where} has a {column!r} of type {type(value).__name__}; give a text."
-            )
-    prompt = "\n\n".join(value for value in values[:-1] if value.strip())
-    for column, value in ((columns[0], prompt), (columns[-1], values[-1])):
-        if not value.strip():
-            raise InputError(f"{where} has an empty {column!r}; give a text.")
-    return pair(prompt, values[-1])
-
-
-def from_messages(row: Mapping[str, Any], where: str, column: str) -> list[Message]:
-    """Return the conversation in a column: a list of messages, or the JSON of one.
-
-    Raises:
-        InputError: no JSON, or messages that `check_messages` refuses.
-    """
-    messages = row[column]
-    if isinstance(messages, str):
-        try:
-            messages = json.loads(messages)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{where} has a {column!r} that is no JSON ({error.msg}).") from error
-    return [
-        {"role": message["role"], "content": message["content"]}
-        for message in check_messages(messages, where)
-    ]
 
 
 def split_by_prompt(

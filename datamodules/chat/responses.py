@@ -23,8 +23,9 @@ from tandem_pl.datamodules.text.tokenization import load_tokenizer
 from tandem_pl.errors import InputError
 from tandem_pl.files import new_folder
 
+from .messages import Message
 from .samples import PadToLongest, SampleWriter, TokenizedSamples
-from .templates import ConversationEncoder, Message
+from .templates import ConversationEncoder
 
 CACHE_FORMAT = 2  # raise it if the same settings give other samples
 

@@ -1,15 +1,13 @@
 r"""Turn conversations into tokens, and mark the tokens with a loss.
 
-A conversation is a list of messages `{"role": ..., "content": ...}`; a prompt and its response are
-two messages. Plain rendering, without a chat template, puts every message that is not the
-assistant's into a prompt template (`"{prompt}\n"`) and an end-of-text token after every response.
+Plain rendering, without a chat template, puts every message that is not the assistant's into a
+prompt template (`"{prompt}\n"`) and an end-of-text token after every response.
 
 Only responses have a loss: the assistant's turns with the token that ends them.
 """
 
-import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -19,7 +17,8 @@ from tandem_pl.checks import check_choice
 from tandem_pl.datamodules.text.tokenization import HuggingFaceTokenizer, Tokenizer
 from tandem_pl.errors import InputError
 
-Message = Mapping[str, Any]
+from .messages import Message
+
 GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
@@ -33,57 +32,6 @@ class Rendered(NamedTuple):
 
     ids: np.ndarray
     response: np.ndarray
-
-
-def check_messages(messages: Any, where: str) -> list[Message]:
-    """Return the messages of a conversation if they are well formed.
-
-    Raises:
-        InputError: no list of messages with `role` and `content` texts, or none by the assistant.
-
-    Example:
-        >>> check_messages([{"role": "user", "content": "Hi"}], "chats.jsonl, line 3")
-        Traceback (most recent call last):
-        ...
-        tandem_pl.errors.InputError: chats.jsonl, line 3 has no turn of the role "assistant" (its \
-roles are 'user'); every chat needs one, since only responses have a loss.
-    """
-    if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
-        raise InputError(
-            f"{where} has messages of type {type(messages).__name__}; give a list of "
-            '{"role": ..., "content": ...}.'
-        )
-    for number, message in enumerate(messages, start=1):
-        for key in ("role", "content"):
-            if not (isinstance(message, Mapping) and isinstance(message.get(key), str)):
-                raise InputError(
-                    f"{where} has no text {key!r} in message {number}; give messages as "
-                    '{"role": ..., "content": ...}.'
-                )
-    if not any(message["role"] == "assistant" for message in messages):
-        roles = ", ".join(sorted({repr(message["role"]) for message in messages}))
-        raise InputError(
-            f'{where} has no turn of the role "assistant" (its roles are {roles}); every chat '
-            "needs one, since only responses have a loss."
-        )
-    return list(messages)
-
-
-def pair(prompt: str, response: str) -> list[Message]:
-    """Return the conversation of a prompt and its response."""
-    return [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
-
-
-def prompt_of(messages: Sequence[Message]) -> str:
-    """Return a text that identifies what precedes the first response, without case and spaces.
-
-    Example:
-        >>> prompt_of(pair("Hi", "A")) == prompt_of(pair("hi ", "B")) != prompt_of(pair("", ""))
-        True
-    """
-    first = next(i for i, message in enumerate(messages) if message["role"] == "assistant")
-    plain = ([m["role"], " ".join(m["content"].split()).casefold()] for m in messages[:first])
-    return json.dumps(list(plain))
 
 
 class ConversationEncoder:
@@ -109,6 +57,7 @@ class ConversationEncoder:
         InputError: a template that cannot be used.
 
     Example:
+        >>> from tandem_pl.datamodules.chat.messages import pair
         >>> from tandem_pl.datamodules.text.tokenization import ByteTokenizer
         >>> encode = ConversationEncoder(ByteTokenizer(), prompt_template="Q {prompt} A ")
         >>> sample = encode(pair("2+2", "4"), "here")
@@ -167,11 +116,11 @@ class ConversationEncoder:
 
 def begin_of_text(tokenizer: Tokenizer) -> np.ndarray:
     """Return the begin-of-text token if the tokenizer puts one before every text, else nothing."""
-    inner = getattr(tokenizer, "tokenizer", None)
-    begin = getattr(inner, "bos_token_id", None)
-    if begin is None or list(inner("a")["input_ids"])[:1] != [begin]:  # type: ignore[misc]
-        return np.empty(0, dtype=np.int64)
-    return np.asarray([begin], dtype=np.int64)
+    if isinstance(tokenizer, HuggingFaceTokenizer):
+        begin = tokenizer.tokenizer.bos_token_id
+        if begin is not None and list(tokenizer.tokenizer("a")["input_ids"])[:1] == [begin]:
+            return np.asarray([begin], dtype=np.int64)
+    return np.empty(0, dtype=np.int64)
 
 
 def load_template(tokenizer: Tokenizer, chat_template: str | None) -> str | None:

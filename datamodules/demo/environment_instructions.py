@@ -4,8 +4,8 @@ import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from tandem_pl.datamodules.chat.messages import pair
 from tandem_pl.datamodules.chat.responses import Conversation, ResponseDataModule
-from tandem_pl.datamodules.chat.templates import pair
 from tandem_pl.errors import InputError
 
 from .environment import installed

@@ -10,13 +10,8 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from tandem_pl.datamodules.chat.templates import (
-    ConversationEncoder,
-    check_messages,
-    pair,
-    prompt_of,
-    render,
-)
+from tandem_pl.datamodules.chat.messages import check_messages, pair, prompt_of
+from tandem_pl.datamodules.chat.templates import ConversationEncoder, render
 from tandem_pl.datamodules.text.tokenization import ByteTokenizer, HuggingFaceTokenizer
 from tandem_pl.errors import InputError
 
