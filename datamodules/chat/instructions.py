@@ -82,35 +82,26 @@ class InstructionMixtureDataModule(ResponseDataModule):
         super().__init__(**sampling)
         check_given(domains, dataset)
         check_fractions(target_fraction, test_fraction)
-        self.domains = domains
-        self.dataset = dataset
-        self.domain_column = domain_column
-        prompts = [prompt_column] if isinstance(prompt_column, str) else list(prompt_column)
-        self.prompt_columns = prompts
-        self.response_column = response_column
-        self.messages_column = messages_column
-        self.target_fraction = target_fraction
-        self.test_fraction = test_fraction
+        self.domains, self.dataset, self.domain_column = domains, dataset, domain_column
+        self.encoding_errors, self.corrupt = encoding_errors, corrupt
+        self.target_fraction, self.test_fraction = target_fraction, test_fraction
         self.split_seed = split_seed
-        self.encoding_errors = encoding_errors
-        self.corrupt = corrupt
+        self.messages_column = messages_column
+        prompts = [prompt_column] if isinstance(prompt_column, str) else prompt_column
+        self.columns = [*prompts, response_column] if messages_column is None else [messages_column]
         self._sources: dict[str, Source] = {}
-
-    def sources(self) -> dict[str, Source]:
-        """Open the source of every domain."""
-        return open_domains(
-            self.domains, self.dataset, self.domain_column, self.encoding_errors, self.corrupt
-        )
 
     def settings(self) -> dict[str, Any]:
         """Return the options that decide the samples and splits, and a digest of every source."""
-        self._sources = self.sources()
-        chats = self.messages_column is not None
+        self._sources = open_domains(
+            self.domains, self.dataset, self.domain_column, self.encoding_errors, self.corrupt
+        )
+        pairs = self.messages_column is None
         return {
             "sources": {domain: source.digest() for domain, source in self._sources.items()},
             "domain_column": self.domain_column if self.dataset else None,
-            "prompt_columns": None if chats else self.prompt_columns,
-            "response_column": None if chats else self.response_column,
+            "prompt_columns": self.columns[:-1] if pairs else None,
+            "response_column": self.columns[-1] if pairs else None,
             "messages_column": self.messages_column,
             "target_fraction": self.target_fraction,
             "test_fraction": self.test_fraction,
@@ -121,7 +112,6 @@ class InstructionMixtureDataModule(ResponseDataModule):
 
     def conversations(self) -> tuple[Mapping[str, Iterator[Conversation]], dict[str, int]]:
         """Read every source once to decide the splits; the iterators read it again."""
-        self._sources = self._sources or self.sources()
         prompts: dict[str, np.ndarray] = {}
         samples: dict[str, np.ndarray] = {}
         for domain, source in self._sources.items():
@@ -160,13 +150,10 @@ class InstructionMixtureDataModule(ResponseDataModule):
 
     def _read(self, source: Source) -> Iterator[tuple[str, list[Message]]]:
         """Yield the conversations of a source in order, without those that cannot be used."""
-        columns = [*self.prompt_columns, self.response_column]
-        if self.messages_column is not None:
-            columns = [self.messages_column]
-        for where, row in source.rows(columns):
+        for where, row in source.rows(self.columns):
             try:
                 if self.messages_column is None:
-                    yield where, from_columns(row, where, columns)
+                    yield where, from_columns(row, where, self.columns)
                 else:
                     yield where, from_messages(row, where, self.messages_column)
             except InputError as error:

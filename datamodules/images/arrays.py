@@ -43,15 +43,11 @@ def load_arrays(path: Path, where: str) -> tuple[np.ndarray, np.ndarray, list[st
         raise InputError(f"{where} cannot be read ({reason}): {WRITE_IT}") from error
     channels = images.shape[3] if images.ndim == 4 else 1
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or channels not in (1, 3, 4):
-        raise InputError(
-            f"{where}: images are {images.dtype} of shape {images.shape}: store uint8 [N, H, W] or "
-            "[N, H, W, C] with 1, 3 or 4 channels."
-        )
+        found = f"{where}: images are {images.dtype} of shape {images.shape}"
+        raise InputError(f"{found}: store uint8 [N, H, W] or [N, H, W, C] with 1, 3 or 4 channels.")
     if labels.dtype.kind not in "iu" or labels.shape != (len(images),):
-        raise InputError(
-            f"{where}: labels are {labels.dtype} of shape {labels.shape} for {len(images)} images: "
-            "store a class number for each, [N]."
-        )
+        found = f"{labels.dtype} of shape {labels.shape} for {len(images)} images"
+        raise InputError(f"{where}: labels are {found}: store a class number for each, [N].")
     return images, labels.astype(np.int64), names
 
 

@@ -13,7 +13,10 @@ from .files import sort_names
 from .sources import ImageSource
 
 LISTED = 8  # names in a message
-SOME_ONLY = "give classes: [...] (or their number) if a domain may have only some of them."
+CORRECT = (
+    "correct its folders or labels, or give classes: [...] (or their number) if a domain may have "
+    "only some of them."
+)
 
 
 def find_classes(
@@ -60,9 +63,10 @@ def class_numbers(source: ImageSource, classes: Sequence[str]) -> np.ndarray:
     numbers = np.array([position.get(name, -1) for name in source.names], np.int64)[source.labels]
     unknown = np.unique(source.labels[numbers < 0]).tolist()
     if unknown:
+        names = _some(source.names[number] for number in unknown)
         raise InputError(
-            f"{source.where} has the classes {_some(source.names[n] for n in unknown)}, which "
-            f"classes={list(classes)!r} does not name: add them there, or remove the images."
+            f"{source.where} has the classes {names}, which are not in classes: add them there, or "
+            "remove the images."
         )
     return numbers
 
@@ -86,22 +90,15 @@ def _check_same(source: ImageSource, classes: Sequence[str], first: ImageSource)
     own = set(names)
     if source.names is None:
         own = {str(number) for number in np.flatnonzero(counts)}
-    differences = []
-    if own - set(classes):
-        differences.append(f"has the classes {_some(sort_names(own - set(classes)))} beyond")
-    if set(classes) - own:
-        differences.append(f"lacks the classes {_some(sort_names(set(classes) - own))} of")
-    if differences:
+    more, fewer = own - set(classes), set(classes) - own
+    if more or fewer:
+        differences = [f"has the classes {_some(sort_names(more))} beyond"] if more else []
+        differences += [f"lacks the classes {_some(sort_names(fewer))} of"] if fewer else []
         whose = "the other domains" if source is first else first.where
-        raise InputError(
-            f"{source.where} {' and '.join(differences)} {whose}: correct its folders or labels, "
-            f"or {SOME_ONLY}"
-        )
+        raise InputError(f"{source.where} {' and '.join(differences)} {whose}: {CORRECT}")
     if not counts.all():
         empty = names[int(counts.argmin())]
-        raise InputError(
-            f"{source.where} has no image of the class {empty!r}: give it some, or {SOME_ONLY}"
-        )
+        raise InputError(f"{source.where} has no image of the class {empty!r}: {CORRECT}")
 
 
 def _check_range(source: ImageSource, classes: int) -> None:

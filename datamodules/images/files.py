@@ -73,27 +73,22 @@ def list_class_folder(root: Path, where: str) -> tuple[np.ndarray, list[str], Pa
     try:
         with os.scandir(root) as entries:
             names = sort_names(e.name for e in entries if e.is_dir() and e.name[0] != ".")
-        _check_classes(names, root, where)
+        _check_classes(names, root, f"{where} is the folder {str(root)!r}")
         files = [sorted(_list_images(os.path.join(root, name), name)) for name in names]
     except OSError as error:
-        raise InputError(
-            f"{where} cannot be listed ({error.strerror}: {error.filename}): correct its "
-            "permissions or give another folder."
-        ) from error
+        reason = f"{error.strerror}: {error.filename}"
+        raise InputError(f"{where} cannot be listed ({reason}): give a folder that can.") from error
     labels = np.repeat(np.arange(len(names)), [len(some) for some in files])
     return labels, names, PathList(str(root), (name for some in files for name in some))
 
 
 def _check_classes(names: list[str], root: Path, where: str) -> None:
     if not names:
-        raise InputError(
-            f"{where} is the folder {str(root)!r}, which has no subfolder: give one with a "
-            "subfolder of images for each class, or a table of paths and labels."
-        )
+        raise InputError(f"{where}, which has no subfolder: give one with a subfolder a class.")
     if SPLIT_NAMES.issuperset(name.lower() for name in names):
         raise InputError(
-            f"{where} is the folder {str(root)!r}, whose subfolders {', '.join(names)} look like "
-            f"splits and not classes: give one of them, such as {str(root / names[0])!r}."
+            f"{where}, whose subfolders {', '.join(names)} look like splits and not classes: give "
+            f"one of them, such as {str(root / names[0])!r}."
         )
 
 

@@ -46,10 +46,8 @@ def check_separate(specs: Mapping[str, Mapping[str, ImageSpec]], hold_out: Colle
                 split1, name1 = first.setdefault(location, (split, name))
                 shared = f"{split}[{name!r}] and {split1}[{name1!r}] share images ({location})"
                 if split1 != split:
-                    hint = f", or take some out of train by hold_out: [{name1}]"
-                    raise InputError(
-                        f"{shared}: give {split} others{hint if split1 == 'train' else ''}."
-                    )
+                    hint = f", or hold some out by hold_out: [{name1}]" * (split1 == "train")
+                    raise InputError(f"{shared}: give {split} others{hint}.")
                 if name1 != name and split == "train" and {name, name1} & set(hold_out):
                     raise InputError(
                         f"{shared}, so one would train on what hold_out takes out of the other: "
@@ -75,11 +73,7 @@ def _locations(spec: ImageSpec) -> set[str]:
 class HoldOut:
     """Training domains that give a part of every class to target and test data.
 
-    Args:
-        domains: their names.
-        target_fraction: share of every class that becomes target data.
-        test_fraction: share that becomes test data.
-        seed: decides which images.
+    See `ImageMixtureDataModule` for the fields.
     """
 
     domains: Sequence[str]
@@ -99,16 +93,13 @@ class HoldOut:
         """
         for name in self.domains:
             if name not in sources["train"]:
-                raise InputError(
-                    f"hold_out names {name!r}, which is no training domain: use "
-                    f"{', '.join(map(repr, sources['train']))}."
-                )
+                known = ", ".join(map(repr, sources["train"]))
+                raise InputError(f"hold_out names {name!r}, no training domain: use {known}.")
         shares = {"target": self.target_fraction, "test": self.test_fraction}
         shares = {part: share for part, share in shares.items() if not sources[part]}
         if self.domains and not shares:
             raise InputError(
-                f"hold_out={list(self.domains)} has nothing to do, as target and test are given: "
-                "leave it out, or leave one of them out."
+                f"hold_out={list(self.domains)} has nothing to do: leave out target or test."
             )
         return shares
 
@@ -142,10 +133,7 @@ def split_by_class(
         (16, [0, 0, 1, 1])
     """
     if not len(labels):
-        raise InputError(
-            f"{where} has no image that can be used, so there is nothing to hold out: correct its "
-            "images, or leave it out."
-        )
+        raise InputError(f"{where} has no image that can be used: leave it out of hold_out.")
     parts: dict[str, list[np.ndarray]] = {"train": [], **{part: [] for part in fractions}}
     for label in np.unique(labels).tolist():
         rows = np.flatnonzero(labels == label)
@@ -154,8 +142,7 @@ def split_by_class(
         if sum(counts) >= len(rows):
             raise InputError(
                 f"{where} has {len(rows)} images of the class {classes[label]!r}, too few to hold "
-                f"out {' and '.join(fractions)} data: add some, leave it out of hold_out, or lower "
-                "the fractions."
+                f"out {' and '.join(fractions)} data: add some, or leave it out of hold_out."
             )
         pieces = np.split(rows, np.cumsum(counts))
         for part, piece in zip([*fractions, "train"], pieces, strict=True):

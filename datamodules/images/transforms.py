@@ -151,23 +151,19 @@ def training_transform(frame: Frame, augmentation: Augmentation) -> Transform:
         )
     except (AssertionError, ValueError, KeyError, TypeError, IndexError) as error:
         raise InputError(
-            f"auto_augment={augmentation.auto_augment!r} is not understood by timm ("
-            f'{error or "bad name"}): use a name such as "rand-m9-mstd0.5-inc1", '
-            '"augmix-m5-w4-d2", "3a" or "original".'
+            f"auto_augment={augmentation.auto_augment!r} is unknown to timm ({error or 'bad name'})"
+            ': use a name such as "rand-m9-mstd0.5-inc1", "augmix-m5-w4-d2", "3a" or "original".'
         ) from error
     steps = [step for stage in stages for step in stage.transforms]
     for step in steps:
         _keep_one_bit(step)
+    size, padding = frame.image_size, augmentation.crop_padding
     if augmentation.random_crop != "resized":  # the first step is timm's crop
-        resize = transforms.Resize(
-            int(frame.image_size / frame.crop_pct),
-            transforms.InterpolationMode(frame.interpolation),
-        )
-        steps[:1] = [resize, transforms.CenterCrop(frame.image_size)]
-        if augmentation.random_crop == "padded":
-            steps.insert(
-                2, transforms.RandomCrop(frame.image_size, padding=augmentation.crop_padding)
-            )
+        mode = transforms.InterpolationMode(frame.interpolation)
+        resize = transforms.Resize(int(size / frame.crop_pct), mode)
+        steps[:1] = [resize, transforms.CenterCrop(size)]
+    if augmentation.random_crop == "padded":
+        steps.insert(2, transforms.RandomCrop(size, padding=padding))
     return transforms.Compose(steps)
 
 
@@ -196,10 +192,7 @@ def _network_settings(name: str) -> dict[str, Any]:
     except RuntimeError:  # a known architecture with an unknown tag
         settings = None
     if settings is None:
-        raise InputError(
-            f"like={name!r} is no timm network with settings of its own: give a name of "
-            "timm.list_pretrained(), or mean, std and image_size."
-        )
+        raise InputError(f"like={name!r} has no settings: give a name of timm.list_pretrained().")
     return resolve_data_config(pretrained_cfg=settings.to_dict())
 
 
