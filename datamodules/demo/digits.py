@@ -120,4 +120,5 @@ class DigitsMixtureDataModule(ConfiguredDataModule):
 
 def _normalise(images: Images, mean: float, std: float) -> StackDataset:
     pixels = torch.from_numpy((images.pixels - mean)[:, None] / std).float()
-    return StackDataset(image=pixels, label=images.labels.tolist())
+    columns: dict[str, Any] = {"image": pixels, "label": images.labels.tolist()}
+    return StackDataset(**columns)

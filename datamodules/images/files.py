@@ -15,34 +15,6 @@ from tandem_pl.errors import InputError
 SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test", "testing"}
 
 
-class PathList:
-    """Paths relative to a folder, in two arrays, which loader workers share without a copy.
-
-    Args:
-        root: the folder.
-        names: the paths, with "/" between folders.
-
-    Example:
-        >>> paths = PathList("data", ["cat/1.png", "dog/2.png"])
-        >>> len(paths), paths[1]
-        (2, 'data/dog/2.png')
-    """
-
-    def __init__(self, root: str, names: Iterable[str]) -> None:
-        encoded = [os.fsencode(name) for name in names]
-        self.root = root
-        self.ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
-        self.bytes = np.frombuffer(b"".join(encoded), dtype=np.uint8)
-
-    def __len__(self) -> int:
-        return len(self.ends)
-
-    def __getitem__(self, number: int) -> str:
-        start = self.ends[number - 1] if number else 0
-        name = self.bytes[start : self.ends[number]].tobytes()
-        return os.path.join(self.root, os.fsdecode(name))
-
-
 def sort_names(names: Iterable[str]) -> list[str]:
     """Sort class names: as numbers if all are numbers, else by character.
 
@@ -55,17 +27,13 @@ def sort_names(names: Iterable[str]) -> list[str]:
     return sorted(names, key=lambda name: (int(name), name)) if numbers else sorted(names)
 
 
-def list_class_folder(root: Path, where: str) -> tuple[np.ndarray, list[str], PathList]:
+def list_class_folder(root: Path, where: str) -> tuple[np.ndarray, list[str], list[str]]:
     """List the images in the subfolders of a folder, sorted by class and path.
 
     Images are the files with a suffix that Pillow reads, except hidden ones.
 
-    Args:
-        root: the folder.
-        where: the folder's name in error messages.
-
     Returns:
-        The class of every image int64 [N], class names, and paths.
+        The class of every image int64 [N], class names, and paths relative to the folder.
 
     Raises:
         InputError: there is no subfolder, a folder cannot be read, or the subfolders are splits.
@@ -79,7 +47,7 @@ def list_class_folder(root: Path, where: str) -> tuple[np.ndarray, list[str], Pa
         reason = f"{error.strerror}: {error.filename}"
         raise InputError(f"{where} cannot be listed ({reason}): give a folder that can.") from error
     labels = np.repeat(np.arange(len(names)), [len(some) for some in files])
-    return labels, names, PathList(str(root), (name for some in files for name in some))
+    return labels, names, [name for some in files for name in some]
 
 
 def _check_classes(names: list[str], root: Path, where: str) -> None:

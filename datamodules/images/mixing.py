@@ -91,16 +91,10 @@ def mix(
 
 
 def partners(domains: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Draw a partner of the same domain for every sample; a sample alone in its domain is its own.
+    """Draw the position of a partner for every sample, int64 [B], of the same `domains` [B].
 
-    The samples of a domain form a ring in random order, and each one's partner is the next.
-
-    Args:
-        domains: int64 [B].
-        random: draws the order.
-
-    Returns:
-        Positions in the batch, int64 [B].
+    The samples of a domain form a ring in random order, and each one's partner is the next. A
+    sample alone in its domain is its own partner.
 
     Example:
         >>> partners(np.array([0, 0, 1]), np.random.default_rng(0)).tolist()
@@ -116,10 +110,10 @@ def partners(domains: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
 
 def boxes(kept: np.ndarray, height: int, width: int, random: np.random.Generator) -> np.ndarray:
-    """Draw boxes to paste, of the share `1 - kept` of the image, and cut them at its edge.
+    """Draw boxes about random centres, and cut them at the edge of the image.
 
     Args:
-        kept: lambda [B].
+        kept: lambda [B]; a box has the share `1 - kept` of the image.
         height: pixels of the images.
         width: pixels of the images.
         random: draws the centres.

@@ -27,15 +27,9 @@ def find_readable(
 ) -> np.ndarray:
     """Return the numbers of the images that can be decoded, int64, in order.
 
-    Every image is decoded once. The bad ones are stored in `cache_dir` until the source's stamp
-    changes, and counted in a warning that names the first.
-
-    Args:
-        source: the images. A source without a stamp has no unreadable image, and is not checked.
-        channels: see `read_image`.
-        convert: see `read_image`.
-        threads: how many threads decode.
-        cache_dir: folder of the caches.
+    Every image is decoded once, as `read_image` does. The bad ones are stored in `cache_dir` until
+    the source's stamp changes, and counted in a warning that names the first. A source without a
+    stamp has no bad images.
     """
     stamp = source.stamp()
     if stamp is None:
@@ -69,12 +63,9 @@ def _decode_all(source: ImageSource, channels: int, convert: bool, threads: int)
                 source.read(number, channels, convert)
             except UnreadableImageError as error:
                 bad.append((number, str(error)))
-            bar.update()
         return bad
 
-    with (
-        tqdm(total=len(source), desc=f"checking {source.where}", unit=" images", delay=1) as bar,
-        ThreadPoolExecutor(max(threads, 1)) as pool,
-    ):
-        chunks = pool.map(check, range(0, len(source), CHUNK))
+    starts = range(0, len(source), CHUNK)
+    with ThreadPoolExecutor(max(threads, 1)) as pool:
+        chunks = tqdm(pool.map(check, starts), f"checking {source.where}", len(starts), delay=1)
         return [bad for chunk in chunks for bad in chunk]

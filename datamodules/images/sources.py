@@ -1,7 +1,7 @@
 """The sources of a domain's images and labels: files, arrays, or a `datasets` data set.
 
-A source decodes an image only on request. It has labels and paths in arrays of numbers, which
-loader workers share without a copy.
+A source decodes an image only on request. Labels and paths are in arrays, which loader workers
+share without a copy.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tandem_pl.errors import InputError
 
 from .arrays import load_arrays
 from .decoding import UnreadableImageError, read_image, to_mode
-from .files import PathList, list_class_folder, sort_names
+from .files import list_class_folder, sort_names
 
 KEYS = ("path", "dataset", "config", "split", "image", "label")
 SAVED = ("dataset_info.json", "dataset_dict.json", "state.json")  # of Dataset.save_to_disk
@@ -71,29 +71,36 @@ class ImageSource:
 
 
 class ImageFiles(ImageSource):
-    """Files of any format that Pillow reads; `paths` names them, see `ImageSource` for the rest."""
+    """Files of any format that Pillow reads, by paths relative to `root`; see `ImageSource`."""
 
     def __init__(
-        self, where: str, labels: np.ndarray, names: Sequence[str], paths: PathList
+        self,
+        where: str,
+        labels: np.ndarray,
+        names: Sequence[str],
+        paths: Iterable[str],
+        root: Path,
     ) -> None:
         super().__init__(where, labels, names)
-        self.paths = paths
+        self.root = str(root)
+        self.paths = pa.array(map(os.fsencode, paths), pa.large_binary())
 
     def read(self, number: int, channels: int, convert: bool) -> Image.Image:
         """Decode a file."""
-        return read_image(self.paths[number], self.paths[number], channels, convert)
+        return read_image(self.place(number), self.place(number), channels, convert)
 
     def place(self, number: int) -> str:
         """Return the path."""
-        return self.paths[number]
+        return os.path.join(self.root, os.fsdecode(self.paths[number].as_py()))
 
     def digest(self) -> str:
-        """Return a digest of labels and paths; a folder may move as a whole."""
-        return _digest([self.paths.bytes.data, self.paths.ends.data, self.labels.data])
+        """Return a digest of labels and relative paths; a folder may move as a whole."""
+        ends = np.cumsum(pc.binary_length(self.paths).to_numpy(), dtype=np.int64)
+        return _digest([*(path.as_py() for path in self.paths), ends.data, self.labels.data])
 
     def stamp(self) -> str:
         """Return a digest of paths, sizes and times of change."""
-        return _digest(_file_facts(self.paths[number]) for number in range(len(self)))
+        return _digest(_file_facts(self.place(number)) for number in range(len(self)))
 
 
 class ImageArrays(ImageSource):
@@ -200,7 +207,7 @@ def open_source(where: str, spec: ImageSpec) -> ImageSource:
         files = parquet_files(place)
         if not files:
             _refuse_columns(where, given, "a folder of images")
-            return ImageFiles(where, *list_class_folder(place, where))
+            return ImageFiles(where, *list_class_folder(place, where), place)
         path = str(place / f"*{files[0].suffix}")
     elif suffix == ".npz":
         _refuse_columns(where, given, "an .npz file")

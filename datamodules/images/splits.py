@@ -18,14 +18,11 @@ from .sources import ImageSource, ImageSpec, as_map, open_source, parquet_files
 def open_splits(
     specs: Mapping[str, Mapping[str, ImageSpec]], hold_out: Collection[str] = ()
 ) -> dict[str, dict[str, ImageSource]]:
-    """Open the sources of every split and domain.
+    """Open the sources of every split and domain, `sources[split][domain]`.
 
     Args:
         specs: `specs[split][domain]`, see `open_source`.
         hold_out: training domains that give a part of their images to target and test.
-
-    Returns:
-        `sources[split][domain]`.
 
     Raises:
         InputError: a source cannot be opened, or images are in two splits.
@@ -43,12 +40,12 @@ def check_separate(specs: Mapping[str, Mapping[str, ImageSpec]], hold_out: Colle
     for split, domains in specs.items():
         for name, spec in domains.items():
             for location in sorted(_locations(spec)):
-                split1, name1 = first.setdefault(location, (split, name))
-                shared = f"{split}[{name!r}] and {split1}[{name1!r}] share images ({location})"
-                if split1 != split:
-                    hint = f", or hold some out by hold_out: [{name1}]" * (split1 == "train")
+                other_split, other = first.setdefault(location, (split, name))
+                shared = f"{split}[{name!r}] and {other_split}[{other!r}] share images ({location})"
+                if other_split != split:
+                    hint = f", or hold some out by hold_out: [{other}]" * (other_split == "train")
                     raise InputError(f"{shared}: give {split} others{hint}.")
-                if name1 != name and split == "train" and {name, name1} & set(hold_out):
+                if other != name and split == "train" and {name, other} & set(hold_out):
                     raise InputError(
                         f"{shared}, so one would train on what hold_out takes out of the other: "
                         "give each its own images, or give target and test in place of hold_out."

@@ -14,7 +14,7 @@ import numpy as np
 from tandem_pl.datamodules.sources.file_rows import CSV
 from tandem_pl.errors import InputError
 
-from .files import PathList, sort_names
+from .files import sort_names
 from .sources import ImageFiles, ImageSource
 
 COLUMNS = ("path", "label", "domain")
@@ -74,8 +74,8 @@ def open_table(path: str, root: str | None = None) -> dict[str, dict[str, ImageS
         names = sort_names({row.label for row in rows})
         number = {name: position for position, name in enumerate(names)}
         labels = np.array([number[row.label] for row in rows])
-        paths = PathList(str(folder), (row.path for row in rows))
-        sources[split][domain] = ImageFiles(f"{split}[{domain!r}]", labels, names, paths)
+        where, paths = f"{split}[{domain!r}]", [row.path for row in rows]
+        sources[split][domain] = ImageFiles(where, labels, names, paths, folder)
     return sources
 
 
@@ -94,7 +94,7 @@ def _read_lines(file: Path) -> Iterator[Line]:
                         f"{', '.join(map(repr, columns))}): rename one."
                     )
             for row in reader:
-                values = [row[column].strip() for column in COLUMNS]
+                path, label, domain = values = [row[column].strip() for column in COLUMNS]
                 where = f"{file}, line {reader.line_num}"
                 if not all(values):
                     empty = COLUMNS[values.index("")]
@@ -104,7 +104,7 @@ def _read_lines(file: Path) -> Iterator[Line]:
                     raise InputError(
                         f"{where}: split {split!r} is unknown: use {', '.join(SPLITS)}."
                     )
-                yield Line(reader.line_num, *values, split)
+                yield Line(reader.line_num, path, label, domain, split)
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(
             f"table {str(file)!r} cannot be read ({error}): write it again as CSV in UTF-8."
