@@ -118,12 +118,19 @@ class TokenizedSamples(Dataset[dict[str, Tensor]]):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        row = self.rows[index]
-        ids = torch.from_numpy(row["input_ids"])
-        labels = torch.full_like(ids, IGNORED)
-        for start, stop in row["response"].reshape(-1, 2):
-            labels[start:stop] = ids[start:stop]
-        return {"input_ids": ids, "labels": labels}
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: list[int]) -> list[dict[str, Tensor]]:
+        """Return several samples with one look-up, which is much faster."""
+        rows = self.rows[indices]
+        samples = []
+        for tokens, spans in zip(rows["input_ids"], rows["response"], strict=True):
+            ids = torch.from_numpy(tokens)
+            labels = torch.full_like(ids, IGNORED)
+            for start, stop in spans.reshape(-1, 2):
+                labels[start:stop] = ids[start:stop]
+            samples.append({"input_ids": ids, "labels": labels})
+        return samples
 
 
 class PadToLongest:
