@@ -25,11 +25,12 @@ import torch
 import yaml
 from common import Record, Row, finish, machine, plot
 from torch.nn import functional as F
+from torch.utils.data import StackDataset
 
 from tandem_pl.cli.lightning_cli import TandemCLI
 from tandem_pl.compare.statistics import Estimate, estimate
 from tandem_pl.datamodules.demo.digit_images import SIZES
-from tandem_pl.datamodules.demo.digits import REAL, LabelledImages
+from tandem_pl.datamodules.demo.digits import REAL
 from tandem_pl.files import write_atomically
 from tandem_pl.modes import evaluating
 from tandem_pl.plots import draw_mixture
@@ -47,12 +48,13 @@ STATIC: dict[str, Any] = {  # as `data.weights` takes them
 QUICK = {"max_steps": 20}
 
 
-def test_result(network: torch.nn.Module, data: LabelledImages) -> dict[str, float]:
+def test_result(network: torch.nn.Module, data: StackDataset) -> dict[str, float]:
     """Share of right answers and mean cross-entropy in nats, in eval mode."""
     with torch.no_grad(), evaluating(network):
-        logits = network(data.images)
-    right = (logits.argmax(dim=1) == data.labels).double().mean()
-    return {"accuracy": float(right), "loss": float(F.cross_entropy(logits, data.labels))}
+        logits = network(data.datasets["image"])
+    labels = torch.tensor(data.datasets["label"])
+    right = (logits.argmax(dim=1) == labels).double().mean()
+    return {"accuracy": float(right), "loss": float(F.cross_entropy(logits, labels))}
 
 
 def run(folder: Path, config: Path, seed: int, options: Sequence[object]) -> dict[str, float]:

@@ -18,7 +18,7 @@ from torch import nn
 
 from tandem_pl import InputError, MixtureModule
 from tandem_pl.datamodules import ImageMixtureDataModule
-from tandem_pl.datamodules.images.image_decoding import UnreadableImageError
+from tandem_pl.datamodules.images.decoding import UnreadableImageError
 from tandem_pl.objectives import Classification
 
 # ---- corrupt images ----
@@ -64,7 +64,7 @@ def test_skipping_looks_once_and_remembers(tmp_path, monkeypatch) -> None:
     assert f"{tmp_path / 'a' / 'cat' / '002.jpg'} cannot be decoded (it is no image" in warning
     looks = []
     monkeypatch.setattr(
-        "tandem_pl.datamodules.images.image_decoding._decode_all", lambda *_: looks.append(1) or []
+        "tandem_pl.datamodules.images.readable._decode_all", lambda *_: looks.append(1) or []
     )
     assert run() == first
     assert not looks

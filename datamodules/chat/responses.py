@@ -1,4 +1,4 @@
-"""What data modules of prompts and responses share: tokenized samples, built once and mapped."""
+"""`ResponseDataModule`: base of data modules of prompts and responses."""
 
 import hashlib
 import json
@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
+from tandem_pl.checks import check_at_least, check_choice
 from tandem_pl.datamodules.batching import ConfiguredDataModule
 from tandem_pl.datamodules.text.block_folder import (
     MANIFEST,
@@ -22,12 +23,13 @@ from tandem_pl.datamodules.text.tokenization import load_tokenizer
 from tandem_pl.errors import InputError
 from tandem_pl.files import new_folder
 
+from .messages import Message
 from .samples import PadToLongest, SampleWriter, TokenizedSamples
-from .templates import ConversationEncoder, Message
+from .templates import ConversationEncoder
 
-CACHE_FORMAT = 2  # raise it when the same settings shall give other samples
+CACHE_FORMAT = 2  # raise it if the same settings give other samples
 
-#: `(split, where, messages)`, where `where` is for error messages.
+#: `(split, where, messages)`; error messages name the conversation by `where`.
 Conversation = tuple[str, str, Sequence[Message]]
 
 
@@ -35,12 +37,29 @@ class ResponseDataModule(ConfiguredDataModule):
     """Samples of different lengths in which only responses have a loss.
 
     A batch is `{"input_ids", "labels", "attention_mask"}`, padded at the end to its longest sample
-    (see `PadToLongest`); labels are -100 outside responses. A subclass says what its conversations
-    are (`conversations`) and what they depend on (`settings`). The cache folder is named by a
-    fingerprint of the settings and the tokenizer; its `manifest.yaml` holds settings and counts.
+    (see `PadToLongest`); labels are -100 outside responses.
+
+    A subclass defines `conversations` and `settings`. The samples are tokenized once, into a cache
+    folder that is named by a digest of the settings and the tokenizer; its `manifest.yaml` has
+    the settings and counts.
+
+    Args:
+        tokenizer: `"bytes"`, or a saved tokenizer's folder or `tokenizer.json`.
+        chat_template: a Jinja template or its path; None for the tokenizer's own, or plain
+            rendering if it has none, see `ConversationEncoder`.
+        prompt_template: text before a response in plain rendering, with `{prompt}` in it.
+        turns: whether all turns of the assistant have a loss, or only the `"last"`.
+        max_length: most tokens of a sample.
+        too_long: `"cut"` keeps the first `max_length` tokens of a longer sample, so that its
+            response loses its end; `"drop"` leaves the sample out. A sample without a token of a
+            response is dropped. `summary` counts both.
+        pad_to_multiple_of: a batch is padded to a multiple of this many tokens, which some kernels
+            need to be fast; never above `max_length`.
+        cache_dir: folder of the caches; by default see `default_cache_dir`.
+        batching: see `ConfiguredDataModule`.
 
     Attributes:
-        vocab_size: ids lie in `[0, vocab_size)`; the network's `vocab_size` must be no smaller.
+        vocab_size: ids are in `[0, vocab_size)`; the network's `vocab_size` must be no smaller.
     """
 
     def __init__(
@@ -55,14 +74,10 @@ class ResponseDataModule(ConfiguredDataModule):
         cache_dir: str | None = None,
         **batching: Any,
     ) -> None:
-        for key, value, least in (
-            ("max_length", max_length, 2),
-            ("pad_to_multiple_of", pad_to_multiple_of, 1),
-        ):
-            if value < least:
-                raise InputError(f"{key} is {value}; give at least {least}.")
-        if too_long not in ("cut", "drop"):
-            raise InputError(f'too_long is {too_long!r}; give "cut" or "drop".')
+        super().__init__(**batching)
+        check_at_least("max_length", max_length, 2)
+        check_at_least("pad_to_multiple_of", pad_to_multiple_of, 1)
+        check_choice("too_long", too_long, ("cut", "drop"))
         self.tokenizer = load_tokenizer(tokenizer)
         self.tokenizer_name = tokenizer
         self.vocab_size = self.tokenizer.vocab_size
@@ -71,28 +86,30 @@ class ResponseDataModule(ConfiguredDataModule):
         self.too_long: Literal["cut", "drop"] = too_long
         self.cache_dir = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
         self.cache_folder: Path | None = None
-        pad = PadToLongest(self.tokenizer.eos_token_id, pad_to_multiple_of, max_length)
-        super().__init__(**batching)
-        self.collate_fn = pad
+        self.collate_fn = PadToLongest(self.tokenizer.eos_token_id, pad_to_multiple_of, max_length)
+
+    # ---- what a subclass defines ----
 
     def settings(self) -> dict[str, Any]:
-        """All that decides which samples fall in which split, as plain JSON values."""
+        """Return all that decides which samples are in which split, as plain JSON values."""
         raise NotImplementedError
 
     def conversations(self) -> tuple[Mapping[str, Iterator[Conversation]], dict[str, int]]:
-        """The conversations of every domain, and the duplicates dropped a domain."""
+        """Return the conversations of every domain, and the duplicates dropped a domain."""
         raise NotImplementedError
 
     def refuse(self, domain: str, error: InputError) -> None:
-        """Takes a conversation that cannot be tokenized; raises, or leaves it out."""
+        """Handle a conversation that cannot be tokenized: raise the error, or leave it out."""
         raise error
 
     def skipped(self) -> dict[str, tuple[int, str | None]]:
-        """How many rows of each domain were left out as unfit, and the message on the first."""
+        """Return how many rows of each domain were left out, and the first one's error message."""
         return {}
 
+    # ---- building and opening ----
+
     def prepare_data(self) -> None:
-        """Build the cache, where it is not there yet."""
+        """Build the cache if it does not exist."""
         settings = {
             "format": CACHE_FORMAT,
             "kind": type(self).__name__,
@@ -111,6 +128,42 @@ class ResponseDataModule(ConfiguredDataModule):
                 self._build(scratch, settings)
         self.cache_folder = folder
 
+    def setup(self, stage: str | None = None) -> None:
+        """Open the samples of every split and domain, and build them if they do not exist."""
+        self.prepare_data()
+        assert self.cache_folder is not None
+        self.manifest = read_manifest(self.cache_folder)
+        for split, sets in zip(SPLITS, ("train_sets", "target_sets", "test_sets"), strict=True):
+            opened = {
+                domain: TokenizedSamples(blocks_path(self.cache_folder, split, domain))
+                for domain in self.manifest["splits"][split]
+            }
+            setattr(self, sets, opened)
+        super().setup(stage)
+
+    def summary(self) -> list[dict[str, Any]]:
+        """Return one row a domain: `domain`, `duplicates_dropped`, `skipped`, and counts of splits.
+
+        The counts are those of `SampleWriter`, with names such as `train_samples`,
+        `train_response_tokens`, `target_cut` and `test_longest`.
+        """
+        self.prepare_data()
+        assert self.cache_folder is not None
+        manifest = read_manifest(self.cache_folder)
+        rows = []
+        for domain in manifest["splits"]["train"]:
+            row = {key: manifest[key][domain] for key in ("duplicates_dropped", "skipped")}
+            for split in SPLITS:
+                counts = manifest["splits"][split][domain]
+                row |= {f"{split}_{name}": count for name, count in counts.items()}
+            rows.append({"domain": domain, **row})
+        return rows
+
+    def _identity(self) -> dict[str, Any]:
+        # With the folder's name, because equal numbers of samples may have other text.
+        assert self.cache_folder is not None
+        return {**super()._identity(), "cache": self.cache_folder.name}
+
     def _build(self, folder: Path, settings: dict[str, Any]) -> None:
         conversations, duplicates = self.conversations()
         splits: dict[str, dict[str, dict[str, int]]] = {split: {} for split in SPLITS}
@@ -125,7 +178,7 @@ class ResponseDataModule(ConfiguredDataModule):
                     f"domain {domain!r}: {count} unfit rows were left out; the first: {first}",
                     stacklevel=2,
                 )
-        about = {
+        manifest = {
             "tokenizer_name": self.tokenizer_name,
             "vocab_size": self.vocab_size,
             "settings": settings,
@@ -133,17 +186,15 @@ class ResponseDataModule(ConfiguredDataModule):
             "skipped": {domain: skipped.get(domain, (0, None))[0] for domain in conversations},
             "splits": splits,
         }
-        write_manifest(folder, about)
+        write_manifest(folder, manifest)
 
     def _write(
         self, folder: Path, domain: str, items: Iterator[Conversation], bar: Any
     ) -> dict[str, dict[str, int]]:
-        """Tokenizes and writes one domain; gives the counts of each split."""
+        """Tokenize and write one domain; return the counts of each split."""
+        options = (self.vocab_size, self.max_length, self.too_long)
         writers = {
-            split: SampleWriter(
-                blocks_path(folder, split, domain), self.vocab_size, self.max_length, self.too_long
-            )
-            for split in SPLITS
+            split: SampleWriter(blocks_path(folder, split, domain), *options) for split in SPLITS
         }
         with writers["train"], writers["target"], writers["test"]:
             for split, where, messages in items:
@@ -155,53 +206,11 @@ class ResponseDataModule(ConfiguredDataModule):
                     continue
                 writers[split].write(sample)
         for split, writer in writers.items():
-            counts = writer.counts
-            if counts["samples"] == 0:
+            if writer.counts["samples"] == 0:
                 raise InputError(
                     f"domain {domain!r} has no sample in its {split} split ("
-                    f"{counts['dropped_long']} dropped as longer than max_length "
-                    f"{self.max_length}, {counts['dropped_empty']} without a response left); give "
-                    "it more samples, a larger max_length, or leave the domain out."
+                    f"{writer.counts['dropped_long']} dropped as longer than max_length "
+                    f"{self.max_length}, {writer.counts['dropped_empty']} without a response left)"
+                    "; give it more samples, a larger max_length, or leave the domain out."
                 )
         return {split: dict(writer.counts) for split, writer in writers.items()}
-
-    def setup(self, stage: str | None = None) -> None:
-        """Open the samples of every split and domain (building them first where they are not)."""
-        self.prepare_data()  # only looks, where another process has built
-        assert self.cache_folder is not None
-        self.manifest = read_manifest(self.cache_folder)
-        for split, sets in zip(SPLITS, ("train_sets", "target_sets", "test_sets"), strict=True):
-            opened = {
-                domain: TokenizedSamples(blocks_path(self.cache_folder, split, domain))
-                for domain in self.manifest["splits"][split]
-            }
-            setattr(self, sets, opened)
-        super().setup(stage)
-
-    def _identity(self) -> dict[str, Any]:
-        # The fingerprint too: equal numbers of samples may hold other text.
-        assert self.cache_folder is not None
-        return {**super()._identity(), "cache": self.cache_folder.name}
-
-    def summary(self) -> list[dict[str, Any]]:
-        """One row a domain: `domain`, `duplicates_dropped`, `skipped`, and counts of each split.
-
-        The counts are those of `SampleWriter`, with names such as `train_samples`,
-        `train_response_tokens`, `target_cut` and `test_longest`.
-        """
-        self.prepare_data()
-        assert self.cache_folder is not None
-        manifest = read_manifest(self.cache_folder)
-        return [
-            {
-                "domain": domain,
-                "duplicates_dropped": manifest["duplicates_dropped"][domain],
-                "skipped": manifest["skipped"][domain],
-                **{
-                    f"{split}_{name}": count
-                    for split in SPLITS
-                    for name, count in manifest["splits"][split][domain].items()
-                },
-            }
-            for domain in manifest["splits"]["train"]
-        ]

@@ -18,8 +18,8 @@ from image_helpers import (
 from PIL import Image
 
 from tandem_pl.datamodules import ImageMixtureDataModule
-from tandem_pl.datamodules.images.image_decoding import read_image
-from tandem_pl.datamodules.images.image_sources import DatasetImages
+from tandem_pl.datamodules.images.decoding import read_image
+from tandem_pl.datamodules.images.sources import DatasetImages
 
 # ---- sources ----
 
@@ -243,12 +243,12 @@ def test_bad_sources(tmp_path) -> None:
         (tmp_path / "wide.npz", "with 1, 3 or 4 channels"),
         (tmp_path / "short.npz", "for 2 images"),
         (minus, "image 1 has the label -1, outside 0 to 1"),
-        (beyond, "label 2 of image 1"),
+        (beyond, "image 1 has the label 2, outside 0 to 1"),
     ):
         refused(words, setup_of({"a": str(source)}))
     refused("unknown key 'columns'", setup_of({"a": {"path": "x", "columns": 1}}))
     refused("needs one of path and dataset", setup_of({"a": {"image": "x"}}))
-    refused("with which image does not go", setup_of({"a": {"path": minus, "image": "x"}}))
+    refused("which takes no image", setup_of({"a": {"path": minus, "image": "x"}}))
 
 
 def test_bad_data_sets(tmp_path, monkeypatch) -> None:

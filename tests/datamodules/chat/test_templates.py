@@ -10,13 +10,8 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from tandem_pl.datamodules.chat.templates import (
-    ConversationEncoder,
-    check_messages,
-    pair,
-    prompt_of,
-    render,
-)
+from tandem_pl.datamodules.chat.messages import check_messages, pair, prompt_of
+from tandem_pl.datamodules.chat.templates import ConversationEncoder, render
 from tandem_pl.datamodules.text.tokenization import ByteTokenizer, HuggingFaceTokenizer
 from tandem_pl.errors import InputError
 
@@ -218,9 +213,9 @@ def test_chats_that_cannot_be_used(messages, problem):
 
 
 def test_settings_that_cannot_be_used():
-    with pytest.raises(InputError, match=r"prompt_template is 'Q:'; it must hold \{prompt\}"):
+    with pytest.raises(InputError, match=r"prompt_template is 'Q:'; it must have \{prompt\}"):
         ConversationEncoder(ByteTokenizer(), prompt_template="Q:")
-    with pytest.raises(InputError, match="turns is 'first'"):
+    with pytest.raises(InputError, match="turns='first' must be"):
         ConversationEncoder(ByteTokenizer(), turns="first")
     with pytest.raises(InputError, match="needs a Hugging Face tokenizer"):
         ConversationEncoder(ByteTokenizer(), chat_template=CHATML)
