@@ -198,7 +198,7 @@ class MixtureDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         """One pass is one episode, or the rest of it after a resume."""
         assert self.sampler is not None
-        rank, world_size = self._ranks()
+        rank, world_size = self.ranks()
         if self.batch_size % world_size:
             raise InputError(
                 f"batch_size={self.batch_size} is the batch over all ranks and must be a multiple "
@@ -218,18 +218,19 @@ class MixtureDataModule(LightningDataModule):
         fitting = getattr(getattr(self.trainer, "state", None), "fn", None) == "fit"
         if not self.target_sets or (fitting and not self.validate_target):
             return []
-        return self._evaluation_loader(self.target_sets)
+        return self.evaluation_loader(self.target_sets)
 
     def test_dataloader(self) -> DataLoader:
         """The test data, in order."""
         _sizes(self.test_sets, "test")
-        return self._evaluation_loader(self.test_sets)
+        return self.evaluation_loader(self.test_sets)
 
     predict_dataloader = test_dataloader
 
-    def _evaluation_loader(self, sets: dict[str, Dataset]) -> DataLoader:
+    def evaluation_loader(self, sets: dict[str, Dataset]) -> DataLoader:
+        """Return a loader of all samples of the sets, in order, divided among the ranks."""
         sizes = list(lengths(sets).values())
-        rank, world_size = self._ranks()
+        rank, world_size = self.ranks()
         domains = np.repeat(np.arange(len(sizes)), sizes)
         indices = np.concatenate([np.arange(size) for size in sizes])
         size = max(self.eval_batch_size // world_size, 1)
@@ -251,20 +252,24 @@ class MixtureDataModule(LightningDataModule):
             "worker_init_fn": outlive_sigterm,
             "pin_memory": torch.cuda.is_available(),
             # of workers' randomness, apart on every rank; leaves the global generator alone
-            "generator": torch.Generator().manual_seed(self.seed + (self._ranks()[0] << 32)),
+            "generator": torch.Generator().manual_seed(self.seed + (self.ranks()[0] << 32)),
         }
 
-    def _ranks(self) -> tuple[int, int]:
-        """This process's number, and how many there are, among which batches are shared out."""
+    def ranks(self) -> tuple[int, int]:
+        """Return the rank of this process and the number of ranks that share each batch.
+
+        Raises:
+            InputError: Lightning's own sampler would replace the mixture's.
+        """
         given = self.trainer.distributed_sampler_kwargs if self.trainer is not None else None
-        rank, ranks = (given["rank"], given["num_replicas"]) if given else (0, 1)
+        rank, world_size = (given["rank"], given["num_replicas"]) if given else (0, 1)
         connector = getattr(self.trainer, "_accelerator_connector", None)
-        if ranks > 1 and getattr(connector, "use_distributed_sampler", False):
+        if world_size > 1 and getattr(connector, "use_distributed_sampler", False):
             raise InputError(
                 "use_distributed_sampler=True would replace the mixture's sampler: set "
                 "Trainer(use_distributed_sampler=False); the datamodule shards over ranks itself."
             )
-        return rank, ranks
+        return rank, world_size
 
     # ---- checkpoints ----
 

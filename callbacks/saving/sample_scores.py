@@ -47,10 +47,10 @@ def color_scores(module: Any, datamodule: Any) -> dict[str, Array]:
     sizes = [len(samples) for samples in datamodule.train_sets.values()]
     if not sum(sizes):
         raise InputError("train has no sample to score: set the datamodule up first.")
-    rank, world_size = datamodule._ranks()
+    rank, world_size = datamodule.ranks()
     mine = []
     with evaluating(module.network), evaluating(module.reference):
-        for batch in datamodule._evaluation_loader(datamodule.train_sets):
+        for batch in datamodule.evaluation_loader(datamodule.train_sets):
             batch = move_data_to_device(batch, module.device)
             proxy, reference = (
                 module.sample_losses(network, batch.samples, len(batch.domains))

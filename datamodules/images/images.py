@@ -346,14 +346,15 @@ class ImageMixtureDataModule(ConfiguredDataModule):
 
     # ---- batches ----
 
-    def _evaluation_loader(self, sets: dict[str, Dataset]) -> DataLoader:
+    def evaluation_loader(self, sets: dict[str, Dataset]) -> DataLoader:
+        """Return a loader of all samples without augmentation, in order."""
         plain = {
             name: data.with_transform(self.evaluation_transform)
             if isinstance(data, ImageSet)
             else data
             for name, data in sets.items()
         }
-        return super()._evaluation_loader(plain)
+        return super().evaluation_loader(plain)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Mixes the samples of training and probe batches, then does what the base class does."""
@@ -367,7 +368,7 @@ class ImageMixtureDataModule(ConfiguredDataModule):
 
     def _mixed(self, samples: Any, domains: Tensor, step: int, stream: int) -> dict[str, Any]:
         """The samples mixed by a generator of their own: a function of seed, step and rank."""
-        rank, _ = self._ranks()
+        rank, _ = self.ranks()
         random = np.random.default_rng([self.seed, step, rank, stream])
         images, labels = mix(
             samples["image"], samples["label"], domains, len(self._classes), self.mixing, random

@@ -59,7 +59,7 @@ def test_ranks_score_their_parts(monkeypatch) -> None:
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: None)
     parts = []
     for rank in range(3):
-        monkeypatch.setattr(data, "_ranks", lambda rank=rank: (rank, 3))
+        monkeypatch.setattr(data, "ranks", lambda rank=rank: (rank, 3))
         parts.append(color_scores(module, data))
     whole = {name: sum(part[name] for part in parts) for name in parts[0]}
     check(whole, by_hand(module, data))
