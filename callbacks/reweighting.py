@@ -14,13 +14,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 import tandem_pl
-from tandem_pl.curves import Places, by_name, with_curves
+from tandem_pl.curves import Places, by_name, domain_tags, with_curves
 from tandem_pl.episode import MEASURE, TRAIN, MixtureBatch, Plan
 from tandem_pl.errors import InputError
 from tandem_pl.mixture import Mixture
 from tandem_pl.run_files import Signal, mixture_table, write_run_files
 from tandem_pl.simplex import Array
-from tandem_pl.tags import domain_tags
 from tandem_pl.training.mixture_module import Handler
 
 from .history import Blocks, Trajectory

@@ -13,14 +13,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tandem_pl.curves import Places, by_name, with_curves
+from tandem_pl.curves import Places, by_name, domain_tags, with_curves
 from tandem_pl.episode import MixtureBatch
 from tandem_pl.errors import InputError
 from tandem_pl.files import write_atomically
 from tandem_pl.objectives.losses import at_least_float32, inputs_and_labels
 from tandem_pl.objectives.packed_forward import logits_of
 from tandem_pl.simplex import Array
-from tandem_pl.tags import domain_tags
 
 from .classification_scores import Predictions, predict, scores_by_domain
 from .confusion_matrix import confusion_csv, confusion_png, count_confusions, draw_confusion

@@ -9,12 +9,11 @@ import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from tandem_pl.callbacks.reweighting import ReweightingCallback
-from tandem_pl.curves import MOST_CURVES, Places, by_name, with_curves
+from tandem_pl.curves import MOST_CURVES, Places, by_name, domain_tags, with_curves
 from tandem_pl.episode import MEASURE, PROBE, TRAIN, MixtureBatch
 from tandem_pl.errors import InputError
 from tandem_pl.plots import draw_mixture
 from tandem_pl.simplex import Array
-from tandem_pl.tags import domain_tags
 from tandem_pl.training.domain_losses import DomainLosses
 
 from .trainer_parts import experiments, reweighting_of

@@ -20,14 +20,13 @@ from tandem_pl.callbacks import MixtureMonitor, TandemReweighting
 from tandem_pl.callbacks import history as many_domains
 from tandem_pl.callbacks.history import Blocks, Trajectory, most_rows
 from tandem_pl.callbacks.methods.tandem import hyper_gradient
-from tandem_pl.curves import MOST_CURVES, by_name, with_curves
+from tandem_pl.curves import MOST_CURVES, by_name, domain_tags, with_curves
 from tandem_pl.datamodules import MixtureDataModule
 from tandem_pl.plots import MOST_DOMAINS, draw_mixture
 from tandem_pl.report.page import build_page, to_html, write_page
 from tandem_pl.report.run import Run, domain_rows, on_the_way, read_run
 from tandem_pl.run_files import Signal, mixture_table, read_signal, read_trajectory
 from tandem_pl.simplex import projected_step
-from tandem_pl.tags import domain_tags
 
 MANY, BATCH, MEASURED, FREE, PROBE = 1000, 32, 4, 2, 1
 EPISODES, KEPT = 11, 4  # rows of the trajectory that the short runs here may keep
