@@ -9,11 +9,8 @@ from lightning.pytorch import Callback
 
 from tandem_pl import MixtureModule
 from tandem_pl.callbacks import EvaluationTable
-from tandem_pl.callbacks.monitoring.evaluation_table import (
-    evaluation_rows,
-    format_table,
-    interleave,
-)
+from tandem_pl.callbacks.monitoring.evaluation_table import evaluation_rows, format_table
+from tandem_pl.callbacks.monitoring.gathering import interleave
 from tandem_pl.datamodules import MixtureDataModule
 
 SIZES = {"code": 5, "books, old": 3, "web": 9}
