@@ -228,7 +228,7 @@ def test_parameters_that_are_unfrozen_meanwhile_are_refused(tmp_path):
         def on_train_epoch_end(self, trainer, pl_module):
             pl_module.network[0].requires_grad_(True)
 
-    with pytest.raises(InputError, match="began with other parameters"):
+    with pytest.raises(InputError, match=r"'0.weight' is missing there .* unfreeze parameters"):
         fit(
             tmp_path, make_module(network=network), make_data(), make_reweighting(), Unfreeze(),
             MovingAverage(), max_epochs=2,
