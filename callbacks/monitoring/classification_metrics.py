@@ -22,8 +22,7 @@ from tandem_pl.objectives.packed_forward import logits_of
 
 from .classification_scores import Predictions, predict, scores_by_domain
 from .confusion_matrix import draw_confusion
-from .gathering import gather_columns
-from .trainer_parts import experiments, mixture_data, run_folder
+from .trainer_parts import experiments, gather_columns, mixture_data, run_folder
 
 MOST_CLASSES = 2000  # with a confusion matrix
 
@@ -196,7 +195,7 @@ class ClassificationMetrics(Callback):
     def _gather(self, trainer: Trainer, parts: list[Predictions], names: list[str]) -> Predictions:
         """Return the labelled samples of all ranks, in the order of the data."""
         mine = tuple(torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))
-        gathered = Predictions(*gather_columns(mine, trainer.world_size))
+        gathered = Predictions(*gather_columns(trainer, mine))
         known = gathered.labels >= 0
         samples = Predictions(*(column[known] for column in gathered))
         wrong = np.flatnonzero(samples.labels >= self._classes)

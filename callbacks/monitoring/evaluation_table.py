@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,17 +12,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from tandem_pl.files import csv_bytes, write_atomically
 from tandem_pl.text_tables import text_table
 
-from .gathering import gather_columns
-from .trainer_parts import mixture_data, run_folder
+from .trainer_parts import gather_columns, mixture_data, run_folder
 
-
-class TableRow(NamedTuple):
-    """One line of the table; None for what is not known."""
-
-    name: str  # of a domain, or of an average over domains
-    loss: float | None  # nats
-    perplexity: float
-    others: tuple[float | None, ...] = ()  # other metrics
+Columns = dict[str, list[float | None]]  # metric -> values; None for what is not known
+AVERAGES = ("mean", "exp(mean loss)")  # names of the last two lines
 
 
 class EvaluationTable(Callback):
@@ -67,11 +60,10 @@ class EvaluationTable(Callback):
         losses = {name: metrics[key] for name, key in keys.items() if key in metrics}
         if not losses:
             return
-        others = other_metrics(metrics, stage, list(losses))
-        rows = evaluation_rows(losses, others)
-        lines = ([*row[:3], *map(_round_to_float32, row.others)] for row in rows)
-        write_atomically(path, csv_bytes(["domain", "loss", "perplexity", *others], lines))
-        print(f"\n{format_table(rows, list(others))}\nwritten to {path}")
+        columns = table_columns(losses, other_metrics(metrics, stage, list(losses)))
+        lines = zip([*losses, *AVERAGES], *columns.values(), strict=True)
+        write_atomically(path, csv_bytes(["domain", *columns], lines))
+        print(f"\n{format_table(list(losses), columns)}\nwritten to {path}")
 
     # ---- predict ----
 
@@ -103,7 +95,7 @@ class EvaluationTable(Callback):
                 losses = losses.float()  # numpy has no bfloat16
             mine = torch.cat(self._domains).cpu().numpy(), losses.numpy()
         self._domains, self._losses = [], []
-        domains, values = gather_columns(mine, trainer.world_size)
+        domains, values = gather_columns(trainer, mine)
         if not trainer.is_global_zero or not len(domains):
             return
         names = mixture_data(trainer).domain_names("predict")
@@ -112,16 +104,14 @@ class EvaluationTable(Callback):
         print(f"\nlosses of {len(domains)} samples written to {path}")
 
 
-def other_metrics(
-    metrics: Mapping[str, float], stage: str, domains: Sequence[str]
-) -> dict[str, list[float | None]]:
+def other_metrics(metrics: Mapping[str, float], stage: str, domains: Sequence[str]) -> Columns:
     """Return the metrics other than loss that have tags `STAGE/METRIC/DOMAIN`, one value a domain.
 
     >>> metrics = {"test/loss/a/b": 2.0, "test/accuracy/a/b": 0.5, "test/accuracy": 0.5}
     >>> other_metrics(metrics, "test", ["a/b", "c"])
     {'accuracy': [0.5, None]}
     """
-    columns: dict[str, list[float | None]] = {}
+    columns: Columns = {}
     for key in metrics:
         first, _, rest = key.partition("/")
         metric, _, domain = rest.partition("/")
@@ -130,48 +120,44 @@ def other_metrics(
     return columns
 
 
-def evaluation_rows(
-    losses: Mapping[str, float], others: Mapping[str, Sequence[float | None]] | None = None
-) -> list[TableRow]:
-    """Return a row for each domain, and the two averages below.
+def table_columns(losses: Mapping[str, float], others: Columns) -> Columns:
+    """Return loss, perplexity and other metrics: a value for each domain and for each average.
 
     Args:
-        losses: domain -> loss.
-        others: other metric -> one value for each domain, None where it is not known.
+        losses: domain -> loss in nats.
+        others: other metric -> one value for each domain.
 
-    >>> [row.perplexity for row in evaluation_rows({"code": 0.0, "books": 2.0})[-2:]]
+    >>> table_columns({"code": 0.0, "books": 2.0}, {})["perplexity"][-2:]
     [4.194528049465325, 2.718281828459045]
     """
     values = np.array(list(losses.values()), np.float64)
     with np.errstate(over="ignore"):  # inf is right
         perplexities, geometric = np.exp(values), float(np.exp(values.mean()))
-    columns = list((others or {}).values())
-    by_domain = zip(*columns, strict=True) if columns else [()] * len(losses)
-    rows = [TableRow(*row) for row in zip(losses, values, perplexities, by_domain, strict=True)]
-    known = ([value for value in column if value is not None] for column in columns)
-    means = tuple(float(np.mean(column)) if column else None for column in known)
-    rows.append(TableRow("mean", float(values.mean()), float(perplexities.mean()), means))
-    rows.append(TableRow("exp(mean loss)", None, geometric, (None,) * len(columns)))
-    return rows
+    columns: Columns = {
+        "loss": [*values.tolist(), float(values.mean()), None],
+        "perplexity": [*perplexities.tolist(), float(perplexities.mean()), geometric],
+    }
+    for name, column in others.items():
+        known = [value for value in column if value is not None]
+        mean = float(np.mean(known)) if known else None
+        columns[name] = [_round_to_float32(value) for value in (*column, mean, None)]
+    return columns
 
 
-def format_table(rows: Sequence[TableRow], others: Sequence[str] = ()) -> str:
+def format_table(domains: Sequence[str], columns: Columns) -> str:
     """Return the table as aligned text.
 
-    >>> rows = [TableRow("code", 0.5, 1.64872), TableRow("exp(mean loss)", None, 1.64872)]
-    >>> print(format_table(rows))
+    >>> print(format_table(["code"], table_columns({"code": 0.5}, {})))
     domain            loss  perplexity
     code            0.5000       1.649
+    mean            0.5000       1.649
     exp(mean loss)               1.649
     """
-
-    def cell(value: float | None) -> str:
-        return "" if value is None else f"{value:.4f}"
-
-    lines = (
-        [row.name, cell(row.loss), f"{row.perplexity:.4g}", *map(cell, row.others)] for row in rows
+    cells = (
+        ["" if v is None else f"{v:.4g}" if name == "perplexity" else f"{v:.4f}" for v in column]
+        for name, column in columns.items()
     )
-    return text_table(["domain", "loss", "perplexity", *others], lines)
+    return text_table(["domain", *columns], zip([*domains, *AVERAGES], *cells, strict=True))
 
 
 def _round_to_float32(value: float | None) -> float | None:

@@ -1,11 +1,13 @@
-"""What the callbacks of this folder read from a trainer."""
+"""What the callbacks of this folder need from a trainer: data, folder, loggers, other ranks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from lightning.pytorch import Trainer
 
 from tandem_pl.callbacks.reweighting import ReweightingCallback
@@ -35,3 +37,28 @@ def experiments(trainer: Trainer, method: str) -> Iterator[Any]:
             experiment = getattr(logger, "experiment", None)
             if getattr(experiment, method, None) is not None:
                 yield experiment
+
+
+def gather_columns(trainer: Trainer, mine: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
+    """Return the columns of all ranks' samples, in the order of the data.
+
+    All ranks must call it together, with the columns [N] of their own samples. Rank r has the
+    samples r, r + world_size, r + 2 world_size, ...
+    """
+    if trainer.world_size == 1:
+        return mine
+    parts: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(parts, mine)
+    return tuple(interleave(column) for column in zip(*parts, strict=True))
+
+
+def interleave(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the array whose slice `[r :: len(parts)]` is part r.
+
+    >>> interleave([np.array([0, 2, 4]), np.array([1, 3])]).tolist()
+    [0, 1, 2, 3, 4]
+    """
+    whole = np.empty(sum(map(len, parts)), parts[0].dtype)
+    for rank, part in enumerate(parts):
+        whole[rank :: len(parts)] = part
+    return whole

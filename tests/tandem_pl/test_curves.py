@@ -1,4 +1,4 @@
-"""Which domains have curves, and what these are called."""
+"""Which domains have curves, and the tags of these."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""The moving average: by hand, after a resume, in evaluation; what it leaves alone and refuses."""
+"""The moving average: by hand, after a resume, in evaluation; what it keeps and what it rejects."""
 
 import copy
 import sys
@@ -22,7 +22,7 @@ def make_module(kind=TandemModule, network=None, **options):
 
 
 class States(Callback):
-    """The network's state after each batch, and whether it was one that measures."""
+    """Record the network's state after each batch, and whether it was a measure batch."""
 
     def __init__(self):
         self.states, self.measured = [], []
@@ -32,13 +32,13 @@ class States(Callback):
         self.measured.append(batch.phase == MEASURE)
 
     def trained(self):
-        """Of the batches that took a step."""
+        """Return the states after the batches that took a step."""
         pairs = zip(self.states, self.measured, strict=True)
         return [state for state, measured in pairs if not measured]
 
 
 def by_hand(states, decay, warmup=False):
-    """timm's rule in Python's arithmetic, on the states after the batches that trained."""
+    """Return the average of the states after the training batches, with Python's arithmetic."""
     average = None
     for t, state in enumerate(states):
         if average is None:
@@ -96,7 +96,7 @@ def test_the_mixture_and_the_network_are_the_same_bits_with_it(tmp_path):
 
 
 class Save(Callback):
-    """Saves after so many batches."""
+    """Save a checkpoint after so many batches."""
 
     def __init__(self, path, batches):
         self.path, self.batches = path, batches
@@ -220,7 +220,7 @@ def test_frozen_parameters_are_not_held(tmp_path):
     assert trainer.callback_metrics["validation/loss"].item() == pytest.approx(expected, rel=1e-6)
 
 
-def test_parameters_that_are_unfrozen_meanwhile_are_refused(tmp_path):
+def test_parameters_that_are_unfrozen_during_fit_are_refused(tmp_path):
     network = batch_norm_network()
     network[0].requires_grad_(False)
 
@@ -300,14 +300,14 @@ def test_without_an_average_the_network_is_evaluated_with_a_warning(tmp_path):
 
 
 class Look(Callback):
-    """The network's state in validation."""
+    """Record the network's state in validation."""
 
     def on_validation_batch_end(self, trainer, pl_module, *_):
         self.state = {k: v.tolist() for k, v in pl_module.network.state_dict().items()}
 
 
 def main(folder):
-    """What each of two ranks does."""
+    """Run one of two ranks."""
     mean, look = MovingAverage(0.8), Look()
     options = {"devices": 2, "use_distributed_sampler": False, "limit_val_batches": 1.0}
     callbacks = [make_reweighting(), mean, look]
