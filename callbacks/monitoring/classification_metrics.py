@@ -194,8 +194,7 @@ class ClassificationMetrics(Callback):
 
     def _gather(self, trainer: Trainer, parts: list[Predictions], names: list[str]) -> Predictions:
         """Return the labelled samples of all ranks, in the order of the data."""
-        mine = tuple(torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))
-        gathered = Predictions(*gather_columns(trainer, mine))
+        gathered = Predictions(*gather_columns(trainer, parts))
         known = gathered.labels >= 0
         samples = Predictions(*(column[known] for column in gathered))
         wrong = np.flatnonzero(samples.labels >= self._classes)

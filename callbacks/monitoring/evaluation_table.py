@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
 
 from tandem_pl.files import csv_bytes, write_atomically
 from tandem_pl.text_tables import text_table
@@ -36,8 +36,7 @@ class EvaluationTable(Callback):
     """
 
     def __init__(self) -> None:
-        self._domains: list[torch.Tensor] = []
-        self._losses: list[torch.Tensor] = []
+        self._predictions: list[tuple[Tensor, Tensor]] = []  # domains and losses of each batch
 
     # ---- test and validate ----
 
@@ -69,7 +68,7 @@ class EvaluationTable(Callback):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the samples of an earlier predict."""
-        self._domains, self._losses = [], []
+        self._predictions = []
 
     def on_predict_batch_end(
         self,
@@ -82,24 +81,18 @@ class EvaluationTable(Callback):
     ) -> None:
         """Keep the output of `MixtureModule.predict_step`."""
         if isinstance(outputs, Mapping) and {"domains", "losses"} <= outputs.keys():
-            self._domains.append(outputs["domains"])
-            self._losses.append(outputs["losses"])
+            self._predictions.append((outputs["domains"], outputs["losses"]))
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gather the samples of all ranks and write them."""
         path = run_folder(trainer) / "predictions.csv"
-        mine = np.zeros(0, np.int64), np.zeros(0, np.float32)
-        if self._domains:
-            losses = torch.cat(self._losses).cpu()
-            if losses.dtype != torch.float64:
-                losses = losses.float()  # numpy has no bfloat16
-            mine = torch.cat(self._domains).cpu().numpy(), losses.numpy()
-        self._domains, self._losses = [], []
-        domains, values = gather_columns(trainer, mine)
-        if not trainer.is_global_zero or not len(domains):
+        columns = gather_columns(trainer, self._predictions)
+        self._predictions = []
+        if not trainer.is_global_zero or not columns:
             return
+        domains, losses = columns
         names = mixture_data(trainer).domain_names("predict")
-        rows = ([names[m], str(loss)] for m, loss in zip(domains, values, strict=True))
+        rows = ([names[m], str(loss)] for m, loss in zip(domains, losses, strict=True))
         write_atomically(path, csv_bytes(["domain", "loss"], rows))
         print(f"\nlosses of {len(domains)} samples written to {path}")
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch import Trainer
+from torch import Tensor
 
 from tandem_pl.callbacks.reweighting import ReweightingCallback
+from tandem_pl.objectives.losses import at_least_float32
 
 
 def mixture_data(trainer: Trainer) -> Any:
@@ -39,17 +41,19 @@ def experiments(trainer: Trainer, method: str) -> Iterator[Any]:
                 yield experiment
 
 
-def gather_columns(trainer: Trainer, mine: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
-    """Return the columns of all ranks' samples, in the order of the data.
+def gather_columns(trainer: Trainer, parts: Iterable[tuple[Tensor, ...]]) -> list[np.ndarray]:
+    """Return the columns of all ranks' samples, in the order of the data; [] without samples.
 
-    All ranks must call it together, with the columns [N] of their own samples. Rank r has the
-    samples r, r + world_size, r + 2 world_size, ...
+    Args:
+        trainer: the trainer. All ranks must call this together.
+        parts: columns [B] of each batch of this rank, which has the samples r, r + world_size, ...
     """
-    if trainer.world_size == 1:
-        return mine
-    parts: list[Any] = [None] * trainer.world_size
-    torch.distributed.all_gather_object(parts, mine)
-    return tuple(interleave(column) for column in zip(*parts, strict=True))
+    columns = zip(*parts, strict=True)
+    ranks = [tuple(at_least_float32(torch.cat(column)).cpu().numpy() for column in columns)]
+    if trainer.world_size > 1:
+        mine, ranks = ranks[0], [()] * trainer.world_size
+        torch.distributed.all_gather_object(ranks, mine)
+    return [interleave(column) for column in zip(*ranks, strict=True)]
 
 
 def interleave(parts: Sequence[np.ndarray]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Metrics of a classifier against torchmetrics, and over two ranks, each of which runs this file."""
+"""Metrics of a classifier against torchmetrics, and over two ranks that run this file."""
 
 import csv
 import io
