@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.strategies import ModelParallelStrategy
 from module_helpers import WIDTH, adamw, batch_norm_network, fit, make_data, make_reweighting
 from ranks import keep_result, run_program
+from timm.utils import ModelEmaV3
 from torch import nn
 
 from tandem_pl import InputError, MixtureModule, TandemModule
@@ -72,6 +73,20 @@ def test_it_is_the_average_over_steps_and_not_over_batches_that_measure(warmup, 
     assert_same(mean.averages(), by_hand(trained, 0.8, warmup))
     with pytest.raises(AssertionError):  # what it would be if measuring counted
         assert_same(mean.averages(), by_hand(states.states, 0.8, warmup))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_averages_equal_those_of_timm_to_the_bit(dtype, tmp_path):
+    mean, states, network = MovingAverage(0.8, True), States(), batch_norm_network().to(dtype)
+    module = MixtureModule(network, predict_last, lambda p: torch.optim.SGD(p, 1e-2))
+    follower = copy.deepcopy(network)
+    lifted = torch.float32 if dtype == torch.bfloat16 else None
+    theirs = ModelEmaV3(follower, decay=0.8, use_warmup=True, dtype=lifted)
+    fit(tmp_path, module, make_data(dtype), mean, states, max_steps=8)
+    for step, state in enumerate(states.states, start=1):
+        follower.load_state_dict(state)
+        theirs.update(follower, step=step)
+    assert_same(mean.averages(), dict(theirs.module.state_dict()), **EXACT)
 
 
 def test_the_mixture_and_the_network_are_the_same_bits_with_it(tmp_path):
