@@ -16,13 +16,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 import tandem_pl
-from tandem_pl.curves import Places, by_name
+from tandem_pl.curves import Places, by_name, domain_tags
 from tandem_pl.episode import MEASURE, TRAIN, Handler, MixtureBatch, MixtureData, Plan
 from tandem_pl.errors import InputError
 from tandem_pl.mixture import Mixture
 from tandem_pl.run_files import Signal, mixture_table, write_run_files
 from tandem_pl.simplex import Array
-from tandem_pl.tags import domain_tags
 from tandem_pl.training.connection import check_parts, connect
 from tandem_pl.training.mixture_module import MixtureModule
 
@@ -101,7 +100,6 @@ class ReweightingCallback(DeclaredState, Callback):
 
     def initial(self, trainer: Trainer) -> Array:
         """Return the weights of the first episode: the data module's."""
-        assert self.data.mixture is not None
         return self.data.mixture.array
 
     def averaged(self) -> Array:

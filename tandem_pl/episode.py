@@ -102,7 +102,7 @@ class EpisodePlanner(Protocol):
 class MixtureData(Protocol):
     """A data module of domains, as callbacks and modules know it; see `MixtureDataModule`."""
 
-    mixture: Mixture | None
+    mixture: Mixture  # after its `setup`
     batch_size: int
     eval_batch_size: int
     seed: int

@@ -20,7 +20,7 @@ from tandem_pl import Mixture, TandemModule
 from tandem_pl.callbacks import MixtureMonitor, TandemReweighting
 from tandem_pl.callbacks.methods.tandem import hyper_gradient
 from tandem_pl.callbacks.series import Blocks, Trajectory, most_rows
-from tandem_pl.curves import MOST_CURVES, by_name, with_curves
+from tandem_pl.curves import MOST_CURVES, by_name, domain_tags, with_curves
 from tandem_pl.datamodules import MixtureDataModule
 from tandem_pl.plots import MOST_DOMAINS, draw_mixture
 from tandem_pl.report.domains import summarize_domains
@@ -29,7 +29,6 @@ from tandem_pl.report.run import Run, read_run
 from tandem_pl.report.statistics import driving_means
 from tandem_pl.run_files import Signal, mixture_table, read_signal, read_trajectory
 from tandem_pl.simplex import projected_step
-from tandem_pl.tags import domain_tags
 
 MANY, BATCH, MEASURED, FREE, PROBE = 1000, 32, 4, 2, 1
 EPISODES, KEPT = 11, 4  # rows of the trajectory that the short runs here may keep

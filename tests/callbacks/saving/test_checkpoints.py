@@ -21,7 +21,7 @@ EPISODES, EPISODE = 3, 6  # make_reweighting: 2 free batches, 3 of probing, 1 of
 
 
 class Minutes(Callback):
-    """A clock that a batch takes a minute of; notes which batches were saved, and where."""
+    """A clock on which a batch takes a minute; records after which batches files were saved."""
 
     def __init__(self):
         self.now, self.saved = 0.0, []
@@ -49,7 +49,7 @@ class Signal(Callback):
 
 
 def run(folder, *callbacks, ckpt_path=None, **options):
-    """Trains; gives everything that must be equal between two runs."""
+    """Train, and return everything that must be equal between two runs."""
     torch.manual_seed(3)
     module, method = TandemModule(small_network(WIDTH), predict_last, adamw), make_reweighting()
     trainer = quiet_trainer(
@@ -137,8 +137,8 @@ def test_says_how_to_resume(tmp_path, monkeypatch):
     ]  # the sixth batch was one of measuring
 
 
-def test_works_after_other_callbacks_wherever_it_stands(whole, tmp_path):
-    """Weights that the last batch of an episode changes are in the checkpoint."""
+def test_works_after_other_callbacks_whatever_its_position(whole, tmp_path):
+    """The checkpoint has the weights that the last batch of an episode changes."""
     with pytest.raises(SystemExit):
         run(tmp_path, TimedCheckpoint(), Signal(EPISODE))  # before the method in the list
     state = torch.load(last(tmp_path), weights_only=True)
@@ -168,7 +168,7 @@ def test_shares_last_with_model_checkpoint(save_last, whole, tmp_path, monkeypat
     assert torch.load(folder / "last.ckpt", weights_only=True)["global_step"] == 15
 
 
-def test_keeps_the_end_where_it_is_alone(whole, tmp_path):
+def test_saves_the_end_without_other_checkpoint_callbacks(whole, tmp_path):
     run(tmp_path, TimedCheckpoint())
     assert torch.load(last(tmp_path), weights_only=True)["global_step"] == whole[0]
 
@@ -199,7 +199,7 @@ def test_refuses_a_model_checkpoint_that_would_save_nothing(tmp_path):
 
 
 def test_lightnings_time_interval_still_saves_nothing(tmp_path, monkeypatch):
-    """The day that this fails the refusal can go."""
+    """When this fails, Lightning can do it, and the error can be removed."""
     for place in (checkpoints, mixture_module):
         monkeypatch.setattr(place, "refuse_time_interval", lambda trainer: None)
     dead = ModelCheckpoint(tmp_path / "dead", train_time_interval=timedelta(0))
@@ -207,7 +207,7 @@ def test_lightnings_time_interval_still_saves_nothing(tmp_path, monkeypatch):
     assert not list((tmp_path / "dead").glob("*"))
 
 
-def test_alone_it_is_what_lightning_asks_for_the_best(tmp_path):
+def test_without_others_lightning_reads_its_best_path(tmp_path):
     """`trainer.validate` after a fit loads it."""
     module = TandemModule(small_network(WIDTH), predict_last, adamw)
     callback, data = TimedCheckpoint(minutes=1e6), make_data()

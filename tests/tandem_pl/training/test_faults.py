@@ -86,7 +86,7 @@ def one_rank(folder: str, part: str) -> None:
     results["exchanges"] = [sum(exchanges), len(exchanges)]
     # Rank 1 alone is signalled, or both at different batches, and then they exchange more seldom.
     for name, batches, apart in (("alone", {1: 8}, 0.0), ("both", {0: 9, 1: 6}, 0.005)):
-        checkpoints.APART = apart
+        checkpoints.INTERVAL = apart
         term = At(batches.get(rank, 99), lambda: os.kill(os.getpid(), signal.SIGTERM))
         try:
             fit(folder, TimedCheckpoint(), term, devices=2)
@@ -95,7 +95,7 @@ def one_rank(folder: str, part: str) -> None:
             results[f"{name}'s step"] = torch.load(last, weights_only=True)["global_step"]
         results[name] = fit(folder, TimedCheckpoint(), devices=2, ckpt_path=last)
     kept.write_text(json.dumps(results))
-    checkpoints.APART = 0.0
+    checkpoints.INTERVAL = 0.0
     kill = At(10, lambda: os.kill(os.getpid(), signal.SIGKILL) if rank else None)
     fit(folder, TimedCheckpoint(minutes=1e-9), kill, devices=2)
 
