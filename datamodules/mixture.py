@@ -139,6 +139,16 @@ class MixtureDataModule(LightningDataModule):
         self.sampler.begin(plan)
 
     @property
+    def consumed(self) -> int:
+        """Batches that reached the module so far, of all phases."""
+        return self.sampler.step if self.sampler is not None else 0
+
+    def rewind(self) -> None:
+        """Take back the batch that was consumed last, because training on it failed."""
+        if self.sampler is not None:
+            self.sampler.rewind()
+
+    @property
     def planned(self) -> Plan:
         """The present episode's plan."""
         return self.sampler.plan if self.sampler is not None else []

@@ -110,6 +110,13 @@ class MixtureData(Protocol):
     target_sets: dict[str, Dataset]
 
     @property
+    def consumed(self) -> int:
+        """Batches that reached the module so far, of all phases."""
+
+    def rewind(self) -> None:
+        """Take back the batch that was consumed last."""
+
+    @property
     def planned(self) -> Plan:
         """The present episode's plan."""
 

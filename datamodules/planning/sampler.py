@@ -163,6 +163,7 @@ class MixtureBatchSampler:
         self.plan: list[Segment] = []
         self.position = 0  # batches of the plan that were consumed
         self.step = 0  # batches consumed since the start
+        self._before = self.cursors, self.position, self.step  # the last `consume`
         self._ahead: dict[int, dict[str, tuple[Floats, Ints]]] = {}  # step -> cursors after it
 
     def begin(self, plan: Plan) -> None:
@@ -171,10 +172,15 @@ class MixtureBatchSampler:
 
     def consume(self, step: int) -> None:
         """Mark batch `step` and all before it as trained on."""
+        self._before = self.cursors, self.position, self.step
         self.cursors = self._ahead[step]
         self._ahead = {at: cursors for at, cursors in self._ahead.items() if at > step}
         self.position += step + 1 - self.step
         self.step = step + 1
+
+    def rewind(self) -> None:
+        """Undo the last `consume`."""
+        self.cursors, self.position, self.step = self._before
 
     def rest_of_plan(self) -> list[Segment]:
         """Return the segments with batches that were not consumed, and how many of them."""

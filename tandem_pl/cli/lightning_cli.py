@@ -19,6 +19,8 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from tandem_pl.errors import InputError
 from tandem_pl.files import write_atomically
 from tandem_pl.training.checkpoint_io import AtomicCheckpointIO
+from tandem_pl.training.connection import callbacks_of
+from tandem_pl.training.last_checkpoint import LastCheckpoint
 from tandem_pl.training.sharding import check_strategy_name
 
 from .arguments import Parser
@@ -112,8 +114,8 @@ class TandemCLI(LightningCLI):
             raise InputError(sentence) from error
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
-        """Add a table of results, a bar for the run, and checkpoints by time and at SIGTERM."""
-        from tandem_pl.callbacks import EvaluationTable, RunProgressBar, TimedCheckpoint
+        """Add a table of results, a bar for the run, and `last.ckpt` at every end."""
+        from tandem_pl.callbacks import EvaluationTable, RunProgressBar
 
         given = [callback for callback in config.get("callbacks") or [] if callback]
         callbacks = [*callbacks, EvaluationTable()]
@@ -124,9 +126,8 @@ class TandemCLI(LightningCLI):
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         checkpoints = trainer.checkpoint_callbacks  # empty if enable_checkpointing is false
-        if checkpoints and not any(isinstance(callback, TimedCheckpoint) for callback in given):
-            callbacks = trainer.callbacks  # type: ignore[attr-defined]  # set by its connector
-            callbacks.append(TimedCheckpoint())
+        if checkpoints and not any(isinstance(callback, LastCheckpoint) for callback in given):
+            callbacks_of(trainer).append(LastCheckpoint())  # also for modules of other projects
         return trainer
 
 

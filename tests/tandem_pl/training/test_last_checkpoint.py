@@ -1,4 +1,4 @@
-"""Checkpoints by the clock and at SIGTERM."""
+"""`last.ckpt` by the clock and at every end of a run."""
 
 import os
 import signal
@@ -11,9 +11,9 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from module_helpers import WIDTH, adamw, make_data, make_reweighting
 
-from tandem_pl import InputError, TandemModule
-from tandem_pl.callbacks import TimedCheckpoint
-from tandem_pl.callbacks.saving import timed_checkpoint as checkpoints
+from tandem_pl import InputError, Mixture, TandemModule
+from tandem_pl.callbacks import TimedCheckpoint, episode_end
+from tandem_pl.training import last_checkpoint as checkpoints
 from tandem_pl.training import mixture_module
 from tandem_pl.training.checkpoint_io import AtomicCheckpointIO
 
@@ -48,10 +48,10 @@ class Signal(Callback):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def run(folder, *callbacks, ckpt_path=None, **options):
+def run(folder, *callbacks, ckpt_path=None, objective=predict_last, **options):
     """Train, and return everything that must be equal between two runs."""
     torch.manual_seed(3)
-    module, method = TandemModule(small_network(WIDTH), predict_last, adamw), make_reweighting()
+    module, method = TandemModule(small_network(WIDTH), objective, adamw), make_reweighting()
     trainer = quiet_trainer(
         folder,
         callbacks=[*callbacks, method],
@@ -173,9 +173,9 @@ def test_saves_the_end_without_other_checkpoint_callbacks(whole, tmp_path):
     assert torch.load(last(tmp_path), weights_only=True)["global_step"] == whole[0]
 
 
-def test_leaves_the_end_to_model_checkpoint(tmp_path):
-    run(tmp_path, TimedCheckpoint(), ModelCheckpoint(tmp_path / "checkpoints"))
-    assert not last(tmp_path).exists()
+def test_the_end_is_saved_beside_a_model_checkpoint_without_a_last(whole, tmp_path):
+    run(tmp_path, ModelCheckpoint(tmp_path / "checkpoints"))
+    assert torch.load(last(tmp_path), weights_only=True)["global_step"] == whole[0]
 
 
 def test_writes_whole_files_without_the_command_line(tmp_path):
@@ -204,7 +204,7 @@ def test_lightnings_time_interval_still_saves_nothing(tmp_path, monkeypatch):
         monkeypatch.setattr(place, "refuse_time_interval", lambda trainer: None)
     dead = ModelCheckpoint(tmp_path / "dead", train_time_interval=timedelta(0))
     run(tmp_path, dead, TimedCheckpoint())
-    assert not list((tmp_path / "dead").glob("*"))
+    assert os.listdir(tmp_path / "dead") == ["last.ckpt"]  # of the end
 
 
 def test_without_others_lightning_reads_its_best_path(tmp_path):
@@ -218,3 +218,111 @@ def test_without_others_lightning_reads_its_best_path(tmp_path):
     assert callback.best_model_path == str(tmp_path / "checkpoints" / "last.ckpt")
     trainer.limit_val_batches = 1.0
     assert trainer.validate(datamodule=data, ckpt_path="best", verbose=False)
+
+
+# ---- every end of a run, also of a Trainer of one's own without any checkpoint callback ----
+
+
+class Stop(Callback):
+    """Ends the run after so many batches, by the way that is asked for."""
+
+    def __init__(self, batch, way):
+        self.batch, self.way, self.seen = batch, way, 0
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.seen += 1
+        if self.seen == self.batch:
+            if self.way == "stop":
+                trainer.should_stop = True
+            elif self.way == "error":
+                raise RuntimeError("a callback of one's own")
+            else:
+                os.kill(os.getpid(), self.way)
+
+
+@pytest.mark.parametrize("batch", [1, 4, 5, 6, 7, 12, 17])
+@pytest.mark.parametrize("way", ["stop", "error", signal.SIGINT, signal.SIGTERM])
+def test_every_end_leaves_a_last_checkpoint_to_resume_from(way, batch, whole, tmp_path):
+    if way == "stop":
+        run(tmp_path, Stop(batch, way))
+    else:
+        kind = RuntimeError if way == "error" else SystemExit
+        with pytest.raises(kind) as stopped:
+            run(tmp_path, Stop(batch, way))
+        if kind is SystemExit:
+            assert stopped.value.code == 128 + way
+    state = torch.load(last(tmp_path), weights_only=True)
+    steps = (batch // EPISODE) * 5 + min(batch % EPISODE, 5)  # a batch in six is one of measuring
+    assert state["global_step"] == steps
+    assert Mixture.load(tmp_path / "mixture.yaml").about["episodes"] == batch // EPISODE + (
+        way == "stop" and batch % EPISODE == 5  # then only measuring was left
+    )
+    assert run(tmp_path, ckpt_path=last(tmp_path)) == whole
+
+
+@pytest.mark.parametrize("batch", [2, 4, 6, 7, 11, 12])
+def test_an_error_inside_a_batch_leaves_the_batch_before(batch, whole, tmp_path):
+    seen = []
+
+    def faulty(network, samples):
+        seen.append(len(samples))
+        if len(seen) == CALLS[batch]:
+            raise RuntimeError("out of memory")
+        return predict_last(network, samples)
+
+    with pytest.raises(RuntimeError):
+        run(tmp_path, objective=faulty)
+    state = torch.load(last(tmp_path), weights_only=True)
+    done = batch - 1
+    assert state["global_step"] == (done // EPISODE) * 5 + min(done % EPISODE, 5)
+    assert run(tmp_path, ckpt_path=last(tmp_path)) == whole
+
+
+#: batch -> number of a call in it: of free batches there is one, of probe batches three (of the
+#: first two), of measure batches two; after an episode there are eight of validation.
+CALLS = {2: 2, 4: 6, 6: 11, 7: 21, 11: 29, 12: 32}
+
+
+@pytest.mark.parametrize(("options", "episodes"), [({"max_steps": 10}, 2), ({"max_epochs": 2}, 2)])
+def test_the_last_episode_is_measured_and_updated(options, episodes, whole, tmp_path):
+    """Lightning ends at max_steps before the episode's measure batches."""
+    step, trajectory, steps, _ = run(tmp_path, **{"max_epochs": -1} | options)
+    assert (step, steps) == (10, [0, 5, 10])
+    assert trajectory == whole[1][: episodes + 1]
+    assert torch.load(last(tmp_path), weights_only=True)["global_step"] == 10
+    assert run(tmp_path, ckpt_path=last(tmp_path)) == whole
+
+
+def test_a_run_that_ends_inside_an_episode_says_so(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(episode_end, "rank_zero_info", said.append)
+    run(tmp_path, max_steps=8, max_epochs=-1)
+    assert said == [
+        "the run ended 3 of 5 steps into an episode, whose update of the weights was not made: "
+        "let max_steps be a multiple of 5."
+    ]
+
+
+def test_a_longer_run_goes_on_where_max_steps_cut_an_episode(whole, tmp_path):
+    run(tmp_path, max_steps=8, max_epochs=-1)
+    again = run(tmp_path, ckpt_path=last(tmp_path), max_steps=15, max_epochs=-1)
+    assert again == whole
+
+
+def test_a_second_interrupt_ends_at_once(tmp_path):
+    class Twice(Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            if trainer.global_step == 4:
+                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(SystemExit) as stopped:
+        run(tmp_path, Twice())
+    assert stopped.value.code == 1  # Lightning's, of a KeyboardInterrupt
+    assert not last(tmp_path).exists()
+
+
+def test_a_dry_run_and_a_run_without_checkpoints_save_nothing(tmp_path):
+    run(tmp_path, enable_checkpointing=False)
+    run(tmp_path, fast_dev_run=True)
+    assert not last(tmp_path).exists()
