@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 
 class DeclaredState:
@@ -30,8 +31,11 @@ class DeclaredState:
     def __init__(self) -> None:
         self._declared: dict[str, Callable[[], Any]] = {}
         self._of_tensors: set[str] = set()
+        self._on_host: set[str] = set()
 
-    def add_state(self, name: str, start: Callable[[], Any], tensors: bool = False) -> None:
+    def add_state(
+        self, name: str, start: Callable[[], Any], tensors: bool = False, on_host: bool = False
+    ) -> None:
         """Declare an attribute.
 
         Args:
@@ -39,10 +43,14 @@ class DeclaredState:
             start: returns its first value; called now, and again when a fit starts.
             tensors: whether tensors in it stay tensors when a checkpoint is loaded; otherwise they
                 become arrays.
+            on_host: whether these tensors stay on the CPU, because they need much memory; otherwise
+                they move to the device of the run.
         """
         self._declared[name] = start
         if tensors:
             self._of_tensors.add(name)
+        if on_host:
+            self._on_host.add(name)
         setattr(self, name, start())
 
     def reset_state(self) -> None:
@@ -59,30 +67,24 @@ class DeclaredState:
         for name in self._declared:
             if name.lstrip("_") in saved:
                 value = saved[name.lstrip("_")]
-                kept = value if name in self._of_tensors else _to_arrays(value)
+                kept = value if name in self._of_tensors else tree_map_only(Tensor, _numpy, value)
                 setattr(self, name, copy.deepcopy(kept))
 
     def move_tensors(self, device: torch.device) -> None:
         """Move declared tensors to a device, since checkpoints are loaded on the CPU."""
-        for name in self._of_tensors:
-            setattr(self, name, _map(getattr(self, name), Tensor, lambda t: t.to(device)))
+        for name in self._of_tensors - self._on_host:
+            setattr(self, name, tree_map_only(Tensor, lambda t: t.to(device), getattr(self, name)))
+
+
+def unstack(saved: Tensor | list | None) -> list:
+    """Return the list that older checkpoints hold as None or as one stacked tensor."""
+    return [] if saved is None else list(saved)
+
+
+def _numpy(tensor: Tensor) -> np.ndarray:
+    return tensor.numpy()
 
 
 def _to_saved(value: Any) -> Any:
-    arrays_saved = _map(value, np.ndarray, lambda array: torch.from_numpy(array.copy()))
-    return _map(arrays_saved, Tensor, lambda tensor: tensor.detach().cpu())
-
-
-def _to_arrays(value: Any) -> Any:
-    return _map(value, Tensor, lambda tensor: tensor.numpy())
-
-
-def _map(value: Any, kind: type, convert: Callable[[Any], Any]) -> Any:
-    """Convert every value of a kind in nested lists and dicts; tuples become lists."""
-    if isinstance(value, kind):
-        return convert(value)
-    if isinstance(value, dict):
-        return {key: _map(item, kind, convert) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_map(item, kind, convert) for item in value]
-    return value
+    arrays_saved = tree_map_only(np.ndarray, lambda a: torch.from_numpy(a.copy()), value)
+    return tree_map_only(Tensor, lambda tensor: tensor.detach().cpu(), arrays_saved)
