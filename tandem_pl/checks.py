@@ -20,6 +20,12 @@ def check_share(key: str, value: float) -> None:
         raise InputError(f"{key}={value} must be between 0 and 1.")
 
 
+def check_below_one(key: str, value: float) -> None:
+    """Raise an error unless 0 <= value < 1."""
+    if not 0.0 <= value < 1.0:
+        raise InputError(f"{key}={value} must be at least 0 and below 1.")
+
+
 def check_at_least(key: str, value: int, least: int) -> None:
     """Raises unless value >= least."""
     if not value >= least:

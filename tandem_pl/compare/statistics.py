@@ -165,7 +165,7 @@ def _row(
 
 def _work(comparison: Comparison, entry: Entry, learned: Mapping[str, Any] | None) -> float:
     """What learning cost, in plain runs as long; NaN where the row has no `work`."""
-    from tandem_pl.callbacks.methods.costs import Length
+    from tandem_pl.callbacks.methods.table import Length
 
     work = entry.row.work
     if work is None or learned is None:
