@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tandem_pl.checks import check_at_least
+from tandem_pl.checks import check_at_least, check_choice, check_share
 from tandem_pl.episode import TRAIN, Handler, MixtureBatch, Outputs, Plan, Segment
 from tandem_pl.errors import InputError
 from tandem_pl.simplex import Array, exponentiated_step, projected_step, settle
@@ -19,6 +19,8 @@ from tandem_pl.training.micro_batches import split_batch
 from tandem_pl.training.mixture_module import MixtureModule
 
 from .reweighting import ReweightingCallback, Update
+
+UPDATES = {"exponentiated": exponentiated_step, "projected": projected_step}
 
 
 def step_towards_scores(
@@ -28,39 +30,32 @@ def step_towards_scores(
     smoothing: float = 0.0,
     update: str = "exponentiated",
 ) -> Array:
-    """Return weights that are larger for domains of high scores.
+    """Return weights [M] that are larger for domains of high scores [M].
 
     "exponentiated": alpha_m <- (1 - c) alpha_m exp(eta score_m) / Z + c / M.
     "projected": alpha <- (1 - c) Pi(alpha + eta score) + c / M, TANDEM's rule.
 
-    Args:
-        weights: [M] the present mixture.
-        scores: [M]; a constant added to all changes nothing.
-        learning_rate: eta.
-        smoothing: c, 0 to 1.
-        update: see above.
+    eta is `learning_rate`, c is `smoothing`. A constant added to all scores changes nothing.
 
     >>> even = np.array([0.5, 0.5])
     >>> step_towards_scores(even, np.array([np.log(3.0), 0.0]), 1.0).round(9).tolist()
     [0.75, 0.25]
     """
-    rule = {"exponentiated": exponentiated_step, "projected": projected_step}[update]
-    stepped = rule(weights, -np.asarray(scores, np.float64), learning_rate)
+    stepped = UPDATES[update](weights, -np.asarray(scores, np.float64), learning_rate)
     if smoothing == 0.0:
         return stepped
     return settle((1.0 - smoothing) * stepped + smoothing / len(stepped))
 
 
 def sample_weights(domains: Tensor, weights: Array, counts: Array, per: str = "domain") -> Tensor:
-    """Return the factor of each of this rank's losses; summed over all ranks, a batch's loss.
+    """Return the factors of this rank's losses in the loss of a batch, a sum over all ranks.
 
     Args:
         domains: [B] of this rank's samples.
         weights: alpha [M].
         counts: [M] samples of each domain over all ranks.
-        per: "domain" gives alpha_m / count_m, so that the sum is sum_m alpha_m mean_m over the
-            domains in the batch; "sample" gives alpha_m / sum_b alpha_d(b), so that it is a
-            weighted mean over the samples.
+        per: "domain" for a loss of sum_m alpha_m mean_m over the domains in the batch, "sample" for
+            sum_b alpha_d(b) loss_b / sum_b alpha_d(b).
 
     Returns:
         [B] float64 on the device of `domains`.
@@ -110,10 +105,13 @@ class LossWeighting(ReweightingCallback):
     """Changes the weights alpha at every step, and weights the losses of that same step with them.
 
     Batches have equal shares of the domains. A method implements `score_step`, which calls
-    `take_scores` and then updates the network, and `next_weights`. The trajectory has the weights
-    at the end of each episode; the average is over all steps.
+    `take_scores` and then updates the network. The trajectory has the weights at the end of each
+    episode; the average is over all steps.
 
     Args:
+        step_size: eta of `step_towards_scores`.
+        smoothing: c of it.
+        update: of it.
         episode_steps: steps in an episode; it decides how often weights are recorded and logged.
     """
 
@@ -121,37 +119,39 @@ class LossWeighting(ReweightingCallback):
     counts_start = True  # whether the average counts the weights before the first step
     unit = "score"  # first part of the tags of the scores
 
-    def __init__(self, episode_steps: int) -> None:
+    def __init__(self, step_size: float, smoothing: float, update: str, episode_steps: int) -> None:
         super().__init__()
+        check_share("smoothing", smoothing)
+        check_choice("update", update, tuple(UPDATES))
         check_at_least("episode_steps", episode_steps, 1)
+        self.step_size = step_size
+        self.smoothing = smoothing
+        self.update_rule = update
         self.episode_steps = episode_steps
-        self.alpha: Array  # [M] the weights now
-        self.scores: Array  # [M] of the last step that had each domain
-        self._weights_total: Array  # [M] sum over the counted steps
-        self._weights_counted: int
-        self._scores_total: Array  # [M] sum over the counted steps of this episode
-        self._scores_counted: int
-        for name in ("alpha", "scores", "_weights_total", "_scores_total"):
-            self.add_state(name, lambda: np.zeros(len(self.domains)))
-        self.add_state("_weights_counted", lambda: int(self.counts_start))
-        self.add_state("_scores_counted", int)
+        self.alpha = self.add_state("alpha", self._zeros)  # [M] the weights now
+        self.scores = self.add_state("scores", self._zeros)  # [M] the last of each domain
+        self._weights_total = self.add_state("_weights_total", self._zeros)  # of the run
+        self._weights_counted = self.add_state("_weights_counted", lambda: int(self.counts_start))
+        self._scores_total = self.add_state("_scores_total", self._zeros)  # of the episode
+        self._scores_counted = self.add_state("_scores_counted", int)
+
+    def _zeros(self) -> Array:
+        return np.zeros(len(self.domains))
 
     @abstractmethod
     def score_step(self, module: MixtureModule, batch: MixtureBatch) -> Outputs:
         """Compute scores, call `take_scores`, and update the network once."""
 
-    @abstractmethod
-    def next_weights(self, scores: Array) -> Array:
-        """Return the weights [M] that follow `alpha`, given scores [M]."""
-
     def take_scores(self, module: MixtureModule, scores: Array, present: NDArray[np.bool_]) -> None:
-        """Change `alpha` by this step's scores [M]; domains that are not `present` keep theirs.
+        """Change alpha by this step's scores [M]; domains that are not `present` keep theirs.
 
         If a score is not finite, the weights do not change.
         """
         if np.isfinite(scores[present]).all():
             self.scores = np.where(present, scores, self.scores)
-            self.alpha = self.next_weights(self.scores)
+            self.alpha = step_towards_scores(
+                self.alpha, self.scores, self.step_size, self.smoothing, self.update_rule
+            )
             self._scores_total = self._scores_total + self.scores
             self._scores_counted += 1
         else:
@@ -191,14 +191,14 @@ class LossWeighting(ReweightingCallback):
             mean = self._scores_total / self._scores_counted
             self.keep_signal(trainer, mean)
             metrics |= self.by_domain(self.unit, mean)
-        self._scores_total, self._scores_counted = np.zeros_like(self.alpha), 0
+        self._scores_total, self._scores_counted = self._zeros(), 0
         return self.alpha, metrics
 
     def averaged(self) -> Array:
         """Return the mean over all steps."""
-        if not self._weights_counted:
-            return self.weights
-        return self._weights_total / self._weights_counted
+        return (
+            self._weights_total / self._weights_counted if self._weights_counted else self.weights
+        )
 
     def upgrade_state(self, state: dict[str, Any]) -> dict[str, Any]:
         """Convert the numbers of older checkpoints."""

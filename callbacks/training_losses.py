@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,9 +16,7 @@ from tandem_pl.episode import TRAIN, MixtureBatch, Plan, Segment
 from tandem_pl.objectives.samples import at_least_float32
 from tandem_pl.simplex import Array
 
-from .declared_state import unstack
 from .measures.gathering import gather_columns
-from .methods.method import Length
 from .reweighting import ReweightingCallback, Update
 
 Ints = NDArray[np.int64]
@@ -39,13 +36,8 @@ class TrainingLossReweighting(ReweightingCallback):
         super().__init__()
         check_at_least("period", period, 1)
         self.period = period
-        self._rows: list[Tensor]  # [2, B] each: domains and losses of all ranks
-        self.add_state("_rows", list, tensors=True)
-
-    @staticmethod
-    def work(settings: Mapping[str, Any], run: Length) -> float:
-        """Return the cost of training alone."""
-        return float(run.steps)
+        # [2, B] each: domains and losses of all ranks
+        self._rows: list[Tensor] = self.add_state("_rows", list, tensors=True)
 
     @abstractmethod
     def next_weights(self, trainer: Trainer, domains: Ints, losses: Array) -> Update:
@@ -79,11 +71,6 @@ class TrainingLossReweighting(ReweightingCallback):
             return self.next_weights(trainer, domains, losses)
         self.skip_period(domains)
         return self.keep_weights(trainer, "a training loss is not finite")
-
-    def upgrade_state(self, state: dict[str, Any]) -> dict[str, Any]:
-        """Convert the rows of older checkpoints."""
-        state["rows"] = unstack(state.get("rows"))
-        return super().upgrade_state(state)
 
 
 def domain_means(domains: Ints, losses: Array, size: int) -> tuple[Array, Array]:

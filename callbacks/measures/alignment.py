@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -56,8 +55,9 @@ def align(
         own: None for the target samples' mean gradient as target; "sum" for the sum of the
             training domains' gradients; "others" for that sum without the domain itself.
     """
-    products, norms, counts = np.zeros(size), np.zeros(size), np.zeros(size)
+    products, norms, counts = np.zeros((3, size))
     losses = torch.zeros(0)
+    domains = module, batch.domains, batch.samples, size, batch.step
     with evaluating(module.network):
         if own is None:
             assert batch.target_domains is not None
@@ -66,8 +66,14 @@ def align(
             )
             clip(target, max_norm)
         else:
-            target = _sum_of_domains(module, batch, size, max_norm)
-        for domain, gradient, mine, count in _gradients(module, batch, size):
+            target = []
+            for _, gradient, *_ in domain_gradients(*domains):
+                clip(gradient, max_norm)
+                if target:
+                    torch._foreach_add_(target, gradient)
+                else:
+                    target = gradient
+        for domain, gradient, mine, count in domain_gradients(*domains):
             norms[domain] = clip(gradient, max_norm)
             products[domain] = dot(gradient, target)
             counts[domain] = count
@@ -87,22 +93,3 @@ def clip(gradient: Gradient, max_norm: float | None) -> float:
         return length
     torch._foreach_mul_(gradient, max_norm / length)
     return max_norm
-
-
-def _sum_of_domains(
-    module: MixtureModule, batch: MixtureBatch, size: int, max_norm: float | None
-) -> Gradient:
-    total: Gradient = []
-    for _, gradient, *_ in _gradients(module, batch, size):
-        clip(gradient, max_norm)
-        if total:
-            torch._foreach_add_(total, gradient)
-        else:
-            total = gradient
-    return total
-
-
-def _gradients(
-    module: MixtureModule, batch: MixtureBatch, size: int
-) -> Iterator[tuple[int, Gradient, Tensor, float]]:
-    return domain_gradients(module, batch.domains, batch.samples, size, batch.step)

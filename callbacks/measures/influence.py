@@ -34,12 +34,7 @@ def tikmix_objective(
 ) -> tuple[float, Array]:
     """Return f(w) = b sum_i P_hat_i - a std(P_hat) + c H(w) with P_hat = S_hat w, and its gradient.
 
-    Args:
-        weights: w [M].
-        scaled: S_hat [M', M] of `scaled_influence`.
-        spread: a.
-        gain: b.
-        entropy: c.
+    w is `weights` [M], S_hat is `scaled` [M', M], a is `spread`, b is `gain`, c is `entropy`.
 
     Source: Wang et al. 2025, arXiv 2508.17677, which minimises -f with a = b = c = 1. We take H in
     nats and the standard deviation of the population, which the paper leaves open.
@@ -63,13 +58,8 @@ def tikmix_weights(
 ) -> Array | None:
     """Return the mixture of the largest f(w) on the simplex with S w >= S w_prior for each target.
 
-    Args:
-        influence: S [M', M].
-        prior: w_prior [M]; no target may lose against it. The search starts here; the paper's
-            starts at uniform.
-        spread: a of `tikmix_objective`.
-        gain: b.
-        entropy: c.
+    The search starts at the prior [M], against which no target may lose; the paper's starts at
+    uniform. S is `influence` [M', M]; the others are those of `tikmix_objective`.
 
     Returns:
         [M], or None if the solver (SLSQP) fails or finds nothing better than the prior.

@@ -23,10 +23,8 @@ def skill_it_weights(graph: Array, losses: Array, learning_rate: float) -> Array
     The earlier weights have no influence beyond this window. With `losses` of ones it is the
     method's start, p proportional to exp(eta A 1).
 
-    Args:
-        graph: A [M, M'], what training on domain i does for target domain j.
-        losses: L [w, M'] in nats, one evaluation a row.
-        learning_rate: eta, a nat^-1.
+    A is `graph` [M, M'], what training on domain i does for target domain j; L is `losses` [w, M']
+    in nats, one evaluation a row; eta is `learning_rate` in nat^-1.
 
     Source: Chen et al. 2023, arXiv 2307.14430, and its code, which sums over the window too.
 
@@ -40,12 +38,8 @@ def skill_it_weights(graph: Array, losses: Array, learning_rate: float) -> Array
 def learned_graph(start: Array, ends: Array) -> Array:
     """Return A_ij = max(0, (L_j(start) - L_j(end of training on i)) / L_j(start)).
 
-    Args:
-        start: [M'] losses before.
-        ends: [M, M'] losses after a short training on each domain alone.
-
-    Returns:
-        [M, M'], at most 1. An entry is 0 if its losses are not finite or the start is not positive.
+    `start` are losses [M'] before, `ends` [M, M'] after a short training on each domain alone. An
+    entry is 0 if its losses are not finite or the start is not positive.
 
     >>> learned_graph(np.array([2.0]), np.array([[1.0], [3.0]])).tolist()
     [[0.5], [0.0]]

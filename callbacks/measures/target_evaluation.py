@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 from lightning.pytorch import Trainer
@@ -74,11 +72,3 @@ class TargetEvaluation:
         """Return `target/evaluation/DOMAIN` -> loss, to log."""
         pairs = zip(self.names, losses.tolist(), strict=True)
         return {f"target/evaluation/{name}": loss for name, loss in pairs}
-
-
-def evaluation_cost(samples: int | None, domains: int, batch_size: int) -> float:
-    """Return the cost of an evaluation in proxy steps; NaN if all samples are used.
-
-    It takes the number of target domains to be that of the training domains.
-    """
-    return math.nan if samples is None else samples * domains / batch_size / 3

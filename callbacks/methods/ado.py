@@ -8,7 +8,6 @@ import numpy as np
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
-from tandem_pl.callbacks.declared_state import unstack
 from tandem_pl.callbacks.measures.power_law import PowerLaw, fit_power_law, smooth
 from tandem_pl.callbacks.reweighting import Update
 from tandem_pl.callbacks.training_losses import Ints, TrainingLossReweighting, domain_means
@@ -30,16 +29,12 @@ SHARE_OF_NOW = 0.1  # share of the present preference in the weights
 def preference(
     law: PowerLaw, samples: float, prior: Array, share: Array, least: float = 0.01
 ) -> Array:
-    """Return rho [M], proportional to slope * prior * sqrt(share), floored, then normalised.
+    """Return rho [M], proportional to slope_m mu_m sqrt(h_m), floored, then normalised.
 
     slope_m = max(alpha_m, 0.05) (L_m(n) - irreducible_m) / n, the fall of the loss a sample.
 
-    Args:
-        law: of [M] each.
-        samples: n drawn so far, of all domains together.
-        prior: mu [M].
-        share: h [M], the running share of each domain in what was drawn.
-        least: floor of a domain; ADO's is 0.01 for 22 domains.
+    n are the `samples` drawn so far, of all domains together; mu [M] is the prior; h [M] is the
+    running share of each domain in what was drawn; ADO's floor `least` is 0.01 for 22 domains.
     """
     slope = np.maximum(law.exponent, LEAST_EXPONENT) * (law(samples) - law.irreducible) / samples
     rho = slope * prior * np.sqrt(share)
@@ -105,6 +100,7 @@ class ADOReweighting(TrainingLossReweighting):
             "ado",
             "domains whose fitted power law says that their loss falls fastest",
             "arXiv 2410.11820",
+            work=lambda settings, run: float(run.steps),
             settings={"prior": "proportional"},
         ),
     )
@@ -132,21 +128,16 @@ class ADOReweighting(TrainingLossReweighting):
         self.ignore_steps = ignore_steps
         self.floor = floor
         self.least_loss = least_loss
-        self.samples: int  # of all domains, so far
-        self.failed_fits: int
-        self.curve: list[Array]  # [M] mean losses of each period
-        self.progress: list[tuple[int, int]]  # steps and samples after each period
-        self._law: Array | None  # [3, M], irreducible, scale, exponent
-        self._prior: Array  # [M] each
-        self._share: Array
-        self._average: Array
-        self.add_state("samples", int)
-        self.add_state("failed_fits", int)
-        self.add_state("curve", list)
-        self.add_state("progress", list)
-        self.add_state("_law", lambda: None)
-        for name in ("_prior", "_share", "_average"):
-            self.add_state(name, lambda: np.zeros(0))
+        self.samples = self.add_state("samples", int)  # of all domains, so far
+        self.failed_fits = self.add_state("failed_fits", int)
+        self.curve: list[Array] = self.add_state("curve", list)  # [M] mean losses of each period
+        # steps and samples after each period
+        self.progress: list[tuple[int, int]] = self.add_state("progress", list)
+        # [3, M] irreducible, scale and exponent
+        self._law: Array | None = self.add_state("_law", lambda: None)
+        self._prior = self.add_state("_prior", lambda: np.zeros(0))  # [M] each
+        self._share = self.add_state("_share", lambda: np.zeros(0))
+        self._average = self.add_state("_average", lambda: np.zeros(0))
 
     @property
     def law(self) -> PowerLaw | None:
@@ -250,5 +241,5 @@ class ADOReweighting(TrainingLossReweighting):
         """Convert the curves and running means of older checkpoints."""
         if "means" in state:
             state["prior"], state["share"], state["average"] = state["means"]
-            state["curve"], state["progress"] = unstack(state["curve"]), state["places"]
+            state["curve"], state["progress"] = state["curve"], state["places"]
         return super().upgrade_state(state)

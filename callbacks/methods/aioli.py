@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from lightning.pytorch import Trainer
 
-from tandem_pl.callbacks.measures.target_evaluation import TargetEvaluation, evaluation_cost
+from tandem_pl.callbacks.measures.target_evaluation import TargetEvaluation
 from tandem_pl.callbacks.reweighting import ReweightingCallback, Update
 from tandem_pl.checks import check_at_least, check_below_one, check_positive
 from tandem_pl.episode import PROBE, TRAIN, TRIAL, Handler, MixtureBatch, Outputs, Plan, Segment
@@ -17,7 +17,7 @@ from tandem_pl.errors import InputError
 from tandem_pl.simplex import Array, exponentiated_step
 from tandem_pl.training.mixture_module import MixtureModule
 
-from .method import Length, Method
+from .method import Length, Method, evaluation_cost
 
 
 def smoothed_one_hot(size: int, domain: int, share: float) -> Array:
@@ -86,18 +86,21 @@ def aioli_weights(
 ) -> Array:
     """Return p proportional to p_before exp(eta g) with g_j = sum_i A_ij.
 
-    Args:
-        weights: p_before [M].
-        matrix: A [M', M], normalised.
-        learning_rate: eta; entries of g sum to 1.
-        smoothed: whether A is a running mean. The official code then takes exp(eta g) alone, so
-            that the largest ratio of two weights is e^eta; the paper's recursion has p_before.
+    p_before is `weights` [M], A is `matrix` [M', M], normalised: the entries of g sum to 1. If A is
+    a running mean (`smoothed`), the official code takes exp(eta g) alone, so that the largest ratio
+    of two weights is e^eta; the paper's recursion has p_before.
 
     >>> aioli_weights(np.array([0.5, 0.5]), np.array([[1.0, 0.0]]), 1.0).round(3).tolist()
     [0.731, 0.269]
     """
     before = np.full(len(weights), 1.0 / len(weights)) if smoothed else weights
     return exponentiated_step(before, -matrix.sum(axis=0), learning_rate)
+
+
+def aioli_work(settings: Mapping[str, Any], run: Length) -> float:
+    """Return the cost of a run: M lp_rounds + 1 evaluations a round; the visits are training."""
+    evaluations = run.steps / settings["update_steps"] * (run.domains * settings["lp_rounds"] + 1)
+    return run.steps + evaluations * evaluation_cost(settings["evaluation_samples"], run)
 
 
 class AioliReweighting(ReweightingCallback):
@@ -136,6 +139,7 @@ class AioliReweighting(ReweightingCallback):
             "gains of the target by short trainings on each domain, in a linear mixing law",
             "arXiv 2411.05735",
             "(M lp_rounds + 1) E/3; E = batches of evaluation",
+            aioli_work,
             needs_target=True,
         ),
     )
@@ -167,22 +171,10 @@ class AioliReweighting(ReweightingCallback):
         self.ema = ema
         self.evaluation_samples = evaluation_samples
         self.evaluation = TargetEvaluation(evaluation_samples)
-        self.round: int
-        self._mean: Array | None  # the running mean of A
-        self._losses: list[Array]  # [M'] before each visit so far
-        self._counts: list[Array]  # [M] samples drawn in each visit so far
-        self.add_state("round", int)
-        self.add_state("_mean", lambda: None)
-        self.add_state("_losses", list)
-        self.add_state("_counts", list)
-
-    @staticmethod
-    def work(settings: Mapping[str, Any], run: Length) -> float:
-        """Return the cost of a run, with M lp_rounds + 1 evaluations a round."""
-        rounds = run.steps / settings["update_steps"]
-        evaluations = rounds * (run.domains * settings["lp_rounds"] + 1)
-        samples = settings["evaluation_samples"]
-        return run.steps + evaluations * evaluation_cost(samples, run.domains, run.batch_size)
+        self.round = self.add_state("round", int)
+        self._mean: Array | None = self.add_state("_mean", lambda: None)  # of A
+        self._losses: list[Array] = self.add_state("_losses", list)  # [M'] before each visit
+        self._counts: list[Array] = self.add_state("_counts", list)  # [M] samples of each visit
 
     def check(self, trainer: Trainer, module: MixtureModule) -> None:
         """Raise an error for a number of domains that the settings do not fit, or no target."""
@@ -245,9 +237,3 @@ class AioliReweighting(ReweightingCallback):
         self.keep_signal(trainer, matrix.sum(axis=0))
         weights = aioli_weights(self.weights, matrix, self.learning_rate, self.ema is not None)
         return weights, metrics
-
-    def upgrade_state(self, state: dict[str, Any]) -> dict[str, Any]:
-        """Convert the lists of numbers of older checkpoints."""
-        for key in ("losses", "counts"):
-            state[key] = [torch.as_tensor(row, dtype=torch.float64) for row in state[key]]
-        return super().upgrade_state(state)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from lightning.pytorch import Trainer
 
-from tandem_pl.callbacks.declared_state import unstack
 from tandem_pl.callbacks.measures.alignment import align
 from tandem_pl.callbacks.measures.influence import means_or_row_mean
 from tandem_pl.callbacks.reweighting import ReweightingCallback, Update
@@ -18,7 +16,7 @@ from tandem_pl.errors import InputError
 from tandem_pl.simplex import Array, exponentiated_step, settle
 from tandem_pl.training.mixture_module import MixtureModule
 
-from .method import Length, Method
+from .method import Method
 
 
 def dga_step(
@@ -29,21 +27,14 @@ def dga_step(
     ema: float,
     basis: Array | None = None,
 ) -> tuple[Array, Array]:
-    """Return shares_k exp(eta a_k) / Z, and the running mean of the weights they stand for.
+    """Return shares_k exp(eta a_k) / Z, and the running mean [M] of the domain weights.
 
-    a = products, or Q products with a basis Q: domains are then drawn with Q' shares, and the
-    gradient of basis mixture k is sum_m Q_km g_m.
+    a = products, or Q products with a basis Q [K, M] of mixtures: domains are then drawn with
+    Q' shares, and the gradient of mixture k is sum_m Q_km g_m.
 
-    Args:
-        shares: [K] of the basis mixtures; without a basis, of the domains (K = M).
-        smoothed: [M] domain weights drawn with so far.
-        products: [M] inner products of the domains' gradients with the target's.
-        learning_rate: eta.
-        ema: beta, the share of the old weights in the running mean.
-        basis: [K, M] rows that sum to 1, or None.
-
-    Returns:
-        The next shares [K] and domain weights [M].
+    Without a basis, shares are of the domains. `smoothed` [M] are the weights drawn with so far,
+    `products` [M] the inner products of the domains' gradients with the target's, `learning_rate`
+    is eta, and `ema` the share of the old weights in the running mean.
 
     >>> even = np.array([0.5, 0.5])
     >>> dga_step(even, even, np.array([np.log(3), 0.0]), 1.0, 0.5)[1].round(9).tolist()
@@ -89,6 +80,9 @@ class DGAReweighting(ReweightingCallback):
             "alignment of each domain's gradient with the target's, once a period, drawn with",
             "arXiv 2410.02498",
             "2 V",
+            lambda settings, run: (
+                run.steps * (1 + 2 * settings["measure_batches"] / settings["period"])
+            ),
             needs_target=True,
         ),
     )
@@ -112,15 +106,10 @@ class DGAReweighting(ReweightingCallback):
         self.ema = ema
         self.distributions = distributions
         self.basis: Array | None = None  # the distributions [K, M], normalised
-        self.shares: Array  # [K] of the basis mixtures or domains, before the running mean
-        self._products: list[Array]  # [2, M] of each measure batch: products and counts
-        self.add_state("shares", lambda: np.zeros(0))
-        self.add_state("_products", list)
-
-    @staticmethod
-    def work(settings: Mapping[str, Any], run: Length) -> float:
-        """Return the cost of a run."""
-        return run.steps * (1 + 2 * settings["measure_batches"] / settings["period"])
+        # [K] of the basis mixtures or domains, before the running mean
+        self.shares = self.add_state("shares", lambda: np.zeros(0))
+        # [2, M] of each measure batch: products and counts
+        self._products: list[Array] = self.add_state("_products", list)
 
     def check(self, trainer: Trainer, module: MixtureModule) -> None:
         """Raise an error if distributions or measure batches do not fit the domains."""
@@ -173,11 +162,6 @@ class DGAReweighting(ReweightingCallback):
             self.shares, self.weights, mean, self.learning_rate, self.ema, self.basis
         )
         return weights, self.by_domain("alignment", mean)
-
-    def upgrade_state(self, state: dict[str, Any]) -> dict[str, Any]:
-        """Convert the products of older checkpoints."""
-        state["products"] = unstack(state.get("products"))
-        return super().upgrade_state(state)
 
 
 def _normalise_rows(distributions: list[list[float]], size: int) -> Array:

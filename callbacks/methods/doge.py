@@ -2,57 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tandem_pl.callbacks.loss_weighting import (
-    LossWeighting,
-    sample_weights,
-    step_towards_scores,
-    weighted_step,
-)
+from tandem_pl.callbacks.loss_weighting import LossWeighting, sample_weights, weighted_step
 from tandem_pl.callbacks.measures.alignment import Alignment, align
-from tandem_pl.checks import check_choice, check_positive, check_share
+from tandem_pl.checks import check_choice, check_positive
 from tandem_pl.episode import MixtureBatch, Outputs
 from tandem_pl.simplex import Array
 from tandem_pl.training.mixture_module import MixtureModule
 
-from .method import Length, Method
+from .method import Method
 
 LARGEST_SCORE = 5.0  # of the official scores, in learning rates
 OWN_GRADIENTS = {"target": None, "train": "sum", "others": "others"}  # `own` of `align`
 
 
-def plain_scores(products: Array, learning_rate: float) -> Array:
-    """Return eta <g_m, g_target>: the paper's equation.
-
-    Args:
-        products: [M] inner products of gradients.
-        learning_rate: eta, the network's.
-    """
-    return learning_rate * np.asarray(products, np.float64)
-
-
 def official_scores(
     products: Array, norms: Array, present: NDArray[np.bool_], learning_rate: float
 ) -> Array:
-    """Return clip(eta <g_m, g_target> / (mean norm + 1e-6), 0, 5 eta): the authors' code.
+    """Return clip(eta <g_m, g_target> / (mean norm + 1e-6), 0, 5 eta) [M]: the authors' code.
 
-    Args:
-        products: [M] inner products of clipped gradients.
-        norms: [M] norms of the clipped gradients.
-        present: [M] whether the batch has samples of a domain; the mean norm is over these.
-        learning_rate: eta, the network's.
+    `products` and `norms` are of clipped gradients, [M]; the mean norm is over the domains that are
+    `present` in the batch; eta is the network's learning rate.
 
     >>> official_scores(np.array([2.0, -1.0]), np.ones(2), np.ones(2, bool), 0.5).round(3).tolist()
     [1.0, 0.0]
     """
     mean = norms[present].mean() if present.any() else 0.0
-    scores = learning_rate * np.asarray(products, np.float64) / (mean + 1e-6)
-    return np.clip(scores, 0.0, LARGEST_SCORE * learning_rate)
+    return np.clip(learning_rate * products / (mean + 1e-6), 0.0, LARGEST_SCORE * learning_rate)
 
 
 class DoGEReweighting(LossWeighting):
@@ -106,6 +86,7 @@ class DoGEReweighting(LossWeighting):
             "alignment of each domain's gradient with the target's, at every step",
             "arXiv 2310.15393",
             "2 for every step",
+            lambda settings, run: run.steps * 3.0,  # the domains' sum costs as much as the target
             needs_target=True,
         ),
     )
@@ -120,26 +101,17 @@ class DoGEReweighting(LossWeighting):
         update: Literal["exponentiated", "projected"] = "exponentiated",
         episode_steps: int = 50,
     ) -> None:
-        super().__init__(episode_steps)
+        check_positive("mu", mu)
+        super().__init__(1.0 / mu, smoothing, update, episode_steps)
         check_choice("target", target, tuple(OWN_GRADIENTS))
         check_choice("score", score, ("plain", "official"))
-        check_positive("mu", mu)
         check_positive("max_norm", max_norm)
-        check_share("smoothing", smoothing)
-        check_choice("update", update, ("exponentiated", "projected"))
         self.target = target
         self.with_target = target == "target"
         self.score = score
         self.mu = mu
         self.max_norm = max_norm
-        self.smoothing = smoothing
-        self.update_rule = update
         self.signal: Alignment | None = None  # of the last step
-
-    @staticmethod
-    def work(settings: Mapping[str, Any], run: Length) -> float:
-        """Return the cost of a run; a sum of the domains' gradients costs as much as a target's."""
-        return run.steps * 3.0
 
     def score_step(self, module: MixtureModule, batch: MixtureBatch) -> Outputs:
         """Measure the scores, update alpha, and update the network."""
@@ -148,16 +120,9 @@ class DoGEReweighting(LossWeighting):
         measured = align(module, batch, len(self.alpha), max_norm, OWN_GRADIENTS[self.target])
         self.signal, present = measured, measured.counts > 0
         rate = module.trainer.optimizers[0].param_groups[0]["lr"]
+        scores = rate * measured.products
         if official:
             scores = official_scores(measured.products, measured.norms, present, rate)
-        else:
-            scores = plain_scores(measured.products, rate)
         self.take_scores(module, scores, present)
         weights = sample_weights(batch.domains, self.alpha, measured.counts)
         return {"losses": weighted_step(module, batch, weights)}
-
-    def next_weights(self, scores: Array) -> Array:
-        """Return the weights after DoGE's update."""
-        return step_towards_scores(
-            self.alpha, scores, 1.0 / self.mu, self.smoothing, self.update_rule
-        )

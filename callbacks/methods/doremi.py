@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -14,14 +14,9 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
-from tandem_pl.callbacks.loss_weighting import (
-    LossWeighting,
-    sample_weights,
-    step_towards_scores,
-    weighted_step,
-)
+from tandem_pl.callbacks.loss_weighting import LossWeighting, sample_weights, weighted_step
 from tandem_pl.callbacks.measures.gathering import gather_sum
-from tandem_pl.checks import check_choice, check_positive, check_share
+from tandem_pl.checks import check_choice, check_positive
 from tandem_pl.episode import MixtureBatch, Outputs
 from tandem_pl.errors import InputError
 from tandem_pl.randomness import seed_generators
@@ -30,7 +25,7 @@ from tandem_pl.training.micro_batches import split_batch
 from tandem_pl.training.mixture_module import MixtureModule
 from tandem_pl.training.modes import evaluating, keeping_buffers
 
-from .method import Length, Method
+from .method import Method
 
 
 class DoReMiReweighting(LossWeighting):
@@ -82,6 +77,7 @@ class DoReMiReweighting(LossWeighting):
             "training loss above that of a reference network trained before, where it is above",
             "arXiv 2305.10429",
             "1/3 of the steps, and the reference's training once",
+            lambda settings, run: run.steps * 4 / 3,  # the reference's training is another run
             needs_reference=True,
         ),
     )
@@ -95,22 +91,13 @@ class DoReMiReweighting(LossWeighting):
         update: Literal["exponentiated", "projected"] = "exponentiated",
         episode_steps: int = 50,
     ) -> None:
-        super().__init__(episode_steps)
+        super().__init__(learning_rate, smoothing, update, episode_steps)
         check_positive("learning_rate", learning_rate)
-        check_share("smoothing", smoothing)
         check_choice("loss_mean", loss_mean, ("domain", "sample"))
-        check_choice("update", update, ("exponentiated", "projected"))
         self.reference = str(reference)
         self.learning_rate = learning_rate
-        self.smoothing = smoothing
         self.loss_mean = loss_mean
-        self.update_rule = update
         self.reference_network: nn.Module  # set by `check`
-
-    @staticmethod
-    def work(settings: Mapping[str, Any], run: Length) -> float:
-        """Return the cost of a run, without the reference's training, which is a run of its own."""
-        return run.steps * 4 / 3
 
     def check(self, trainer: Trainer, module: MixtureModule) -> None:
         """Load the reference; raise an error if it does not fit."""
@@ -136,12 +123,6 @@ class DoReMiReweighting(LossWeighting):
         self.take_scores(module, excess / np.maximum(tokens, 1), tokens > 0)
         weights = sample_weights(batch.domains, self.alpha, counts, self.loss_mean)
         return {"losses": weighted_step(module, batch, weights, losses)}
-
-    def next_weights(self, scores: Array) -> Array:
-        """Return the weights after DoReMi's update."""
-        return step_towards_scores(
-            self.alpha, scores, self.learning_rate, self.smoothing, self.update_rule
-        )
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -15,6 +16,15 @@ class Length(NamedTuple):
     batch_size: int
 
 
+def evaluation_cost(samples: int | None, run: Length) -> float:
+    """Return the cost in proxy steps of evaluating so many samples of each target domain.
+
+    It takes the target domains to be as many as the training domains, and is NaN if `samples` is
+    None, for all.
+    """
+    return math.nan if samples is None else samples * run.domains / run.batch_size / 3
+
+
 @dataclass(frozen=True)
 class Method:
     """A row of the table of methods.
@@ -25,7 +35,9 @@ class Method:
         name: of the method, in commands and tables.
         about: one line on what the weights depend on.
         paper: its source, or "" for a baseline.
-        cost: formula for the cost of an episode, without its training steps.
+        cost: formula for the cost of an episode beyond its training steps.
+        work: (settings of the callback, length of a run) -> cost of the run with its training
+            steps; None for weights that are given.
         settings: of the callback, if they differ from its defaults.
         module: name of the module that it needs.
         needs_reference: whether it needs a network that was trained before.
@@ -38,6 +50,7 @@ class Method:
     about: str
     paper: str = ""
     cost: str = "0"
+    work: Callable[[Mapping[str, Any], Length], float] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     module: str = "MixtureModule"
     needs_reference: bool = False
@@ -61,11 +74,3 @@ class Method:
 
         exported = self.callback in callbacks.__all__
         return f"{callbacks.__name__ if exported else self.owner.__module__}.{self.callback}"
-
-    @property
-    def work(self) -> Callable[[Mapping[str, Any], Length], float] | None:
-        """(settings, length of a run) -> cost of the run, training included; None if not learned.
-
-        It is the static method `work` of the callback's class.
-        """
-        return getattr(self.owner, "work", None)

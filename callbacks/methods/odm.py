@@ -54,11 +54,7 @@ def odm_weights(reward: Array, before: float, now: float, rule: str = "official"
     - "paper": pi = (1 - M eps_t) softmax(eps_{t-1} R) + eps_t;
     - "official": pi = (1 - M eps_t) R / sum R + eps_t (uniform while no reward is known).
 
-    Args:
-        reward: R.
-        before: eps_{t-1}.
-        now: eps_t.
-        rule: "paper" or "official".
+    `before` is eps_{t-1}, `now` is eps_t.
 
     >>> odm_weights(np.array([3.0, 1.0]), 0.5, 0.1).round(6).tolist()
     [0.7, 0.3]
@@ -100,6 +96,7 @@ class ODMReweighting(TrainingLossReweighting):
             "odm",
             "a bandit that draws the domains of the highest training loss",
             "arXiv 2312.02406",
+            work=lambda settings, run: float(run.steps),
         ),
     )
 
@@ -117,10 +114,8 @@ class ODMReweighting(TrainingLossReweighting):
         self.rule = rule
         self.smoothing = smoothing
         self.warmup_steps = warmup_steps
-        self.reward: Array  # [M]
-        self.epsilon: float  # of the last update
-        self.add_state("reward", lambda: np.zeros(len(self.domains)))
-        self.add_state("epsilon", lambda: exploration(max(len(self.domains), 1), 0))
+        self.reward = self.add_state("reward", lambda: np.zeros(len(self.domains)))
+        self.epsilon = self.add_state("epsilon", lambda: exploration(max(len(self.domains), 1), 0))
 
     def next_weights(self, trainer: Trainer, domains: Ints, losses: Array) -> Update:
         """Return weights from the rewards of the period's losses."""

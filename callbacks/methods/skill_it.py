@@ -19,7 +19,7 @@ from tandem_pl.callbacks.measures.skill_graph import (
     read_graph,
     skill_it_weights,
 )
-from tandem_pl.callbacks.measures.target_evaluation import TargetEvaluation, evaluation_cost
+from tandem_pl.callbacks.measures.target_evaluation import TargetEvaluation
 from tandem_pl.callbacks.reweighting import ReweightingCallback, Update
 from tandem_pl.checks import check_at_least, check_positive
 from tandem_pl.episode import PROBE, TRAIN, TRIAL, Handler, MixtureBatch, Outputs, Plan, Segment
@@ -29,7 +29,16 @@ from tandem_pl.training.mixture_module import MixtureModule
 from tandem_pl.training.optimizer_settings import trainable
 from tandem_pl.training.sharding import is_sharded
 
-from .method import Length, Method
+from .method import Length, Method, evaluation_cost
+
+
+def skill_it_work(settings: Mapping[str, Any], run: Length) -> float:
+    """Return the cost of a run: an evaluation an update, and one a training for the graph."""
+    evaluations = run.steps / settings["update_steps"]
+    if settings["graph"] == LEARN:
+        learning = run.domains * (settings["graph_steps"] or settings["update_steps"])
+        evaluations += run.domains + 1 - learning / settings["update_steps"]
+    return run.steps + max(evaluations, 0.0) * evaluation_cost(settings["evaluation_samples"], run)
 
 
 class SkillItReweighting(ReweightingCallback):
@@ -74,6 +83,7 @@ class SkillItReweighting(ReweightingCallback):
             "target losses carried over a graph of what each domain does for each target",
             "arXiv 2307.14430",
             "E/3, and M graph_steps + (M + 1) E/3 once; E = batches of evaluation",
+            skill_it_work,
             needs_target=True,
         ),
     )
@@ -103,32 +113,16 @@ class SkillItReweighting(ReweightingCallback):
         self.graph_steps = graph_steps or update_steps
         self.evaluation_samples = evaluation_samples
         self.evaluation = TargetEvaluation(evaluation_samples)
-        self._graph: Array | None  # [M, M'] in use; None while it is learned
-        self._losses: list[Array]  # [M'] each, the last `window` evaluations
-        self._ends: list[Array]  # [M'] each: at the start, then after each domain's training
-        self._alone: int  # steps on the present domain so far, while the graph is learned
-        self._snapshot: dict[str, Any] | None  # of the start, while the graph is learned
-        self.add_state("_graph", lambda: None)
-        self.add_state("_losses", list)
-        self.add_state("_ends", list)
-        self.add_state("_alone", int)
-        self.add_state("_snapshot", lambda: None, tensors=True, on_host=True)
-
-    @staticmethod
-    def work(settings: Mapping[str, Any], run: Length) -> float:
-        """Return the cost of a run: an evaluation an update, and one a training for the graph."""
-        evaluations = run.steps / settings["update_steps"]
-        if settings["graph"] == LEARN:
-            learning = run.domains * (settings["graph_steps"] or settings["update_steps"])
-            evaluations += run.domains + 1 - learning / settings["update_steps"]
-        samples = settings["evaluation_samples"]
-        cost = evaluation_cost(samples, run.domains, run.batch_size)
-        return run.steps + max(evaluations, 0.0) * cost
-
-    @property
-    def graph_in_use(self) -> Array | None:
-        """A [M, M']; None while it is learned."""
-        return self._graph
+        # A [M, M'] in use; None while it is learned
+        self._graph: Array | None = self.add_state("_graph", lambda: None)
+        self._losses: list[Array] = self.add_state("_losses", list)  # [M'], the last `window`
+        # while the graph is learned: [M'] losses at the start and after each domain's training,
+        # steps on the present domain, and the state of training at the start
+        self._ends: list[Array] = self.add_state("_ends", list)
+        self._alone = self.add_state("_alone", int)
+        self._snapshot: dict[str, Any] | None = self.add_state(
+            "_snapshot", lambda: None, tensors=True, on_host=True
+        )
 
     def initial(self, trainer: Trainer) -> Array:
         """Return exp(eta A 1) for a given graph; the data module's weights until one is learned."""
@@ -182,10 +176,10 @@ class SkillItReweighting(ReweightingCallback):
         self._alone = 0
         self._ends.append(self.evaluation.losses(trainer, self.data, module))
         restore_training_state(module, self._snapshot)
-        start, *ends = self._ends
+        start, *ends = np.array(self._ends)
         if len(ends) < len(self.domains):
             return self.weights, {}
-        if not np.isfinite(self._ends).all():
+        if not np.isfinite([start, *ends]).all():
             rank_zero_warn(
                 "a target loss was not finite while the graph was learned: its entries are 0."
             )
@@ -242,12 +236,6 @@ class SkillItReweighting(ReweightingCallback):
                 "the checkpoint was made with another graph than this run's: use the same to "
                 "resume, or start without ckpt_path."
             )
-
-    def upgrade_state(self, state: dict[str, Any]) -> dict[str, Any]:
-        """Convert the lists of numbers of older checkpoints."""
-        for key in ("losses", "ends"):
-            state[key] = [torch.as_tensor(row, dtype=torch.float64) for row in state[key]]
-        return super().upgrade_state(state)
 
 
 def copy_training_state(module: Any) -> dict[str, Any]:

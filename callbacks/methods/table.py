@@ -12,7 +12,6 @@ from importlib import import_module
 
 from tandem_pl.callbacks import methods
 from tandem_pl.errors import InputError, did_you_mean
-from tandem_pl.text_tables import markdown_table
 
 from .method import Length as Length
 from .method import Method
@@ -50,11 +49,14 @@ def find_method(name: str) -> Method:
 
 def methods_table() -> str:
     """Return the table as Markdown."""
-    rows = []
+    lines = [
+        "| method | callback | what it goes by | needs | extra cost |",
+        "|---|---|---|---|---|",
+    ]
     for name, row in METHODS.items():
-        needs = ["a reference run"] * row.needs_reference + ["target data"] * row.needs_target
         settings = "".join(f", `{key}: {value}`" for key, value in row.settings.items())
         about = row.about + (f" ({row.paper})" if row.paper else "")
-        callback = f"`{row.callback}`{settings}"
-        rows.append([name, callback, about, " and ".join(needs), row.cost])
-    return markdown_table(["method", "callback", "what it goes by", "needs", "extra cost"], rows)
+        needs = ["a reference run"] * row.needs_reference + ["target data"] * row.needs_target
+        cells = name, f"`{row.callback}`{settings}", about, " and ".join(needs), row.cost
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)

@@ -43,13 +43,7 @@ class HyperGradient(NamedTuple):
 
 
 def hyper_gradient(domains: Array, proxy: Array, reference: Array, size: int) -> HyperGradient:
-    """Return Delta of `size` domains.
-
-    Args:
-        domains: [N] domain number of each measured sample.
-        proxy: [N] losses under u.
-        reference: [N] losses under w.
-        size: number of domains, M.
+    """Return Delta of `size` domains, from [N] domain numbers and losses under u and under w.
 
     >>> import numpy as np
     >>> hyper_gradient(np.array([0, 0, 1]), np.ones(3), np.array([1.0, 2.0, 1.0]), 2).delta
@@ -64,6 +58,19 @@ def hyper_gradient(domains: Array, proxy: Array, reference: Array, size: int) ->
     error = np.sqrt(square / np.maximum(count - 1, 1) / samples)
     delta[~measured] = delta[measured].mean() if measured.any() else 0.0
     return HyperGradient(delta, error, count)
+
+
+def tandem_work(settings: Mapping[str, Any], run: Length) -> float:
+    """Return the cost of a run.
+
+    >>> settings = {"free_steps": 15, "probe_steps": 5, "measure_batches": 3}
+    >>> tandem_work(settings, Length(7, 2000, 16))
+    3100.0
+    """
+    free, probe = settings["free_steps"], settings["probe_steps"]
+    without_step = settings["measure_batches"] + settings.get("statistics_batches", 0)
+    episode = free + 3 * probe - 1 + 2 * without_step / 3
+    return run.steps * episode / (free + probe)
 
 
 class TandemReweighting(ReweightingCallback):
@@ -101,6 +108,7 @@ class TandemReweighting(ReweightingCallback):
             "training loss under a reference that also sees the target, against the proxy's",
             "arXiv 2606.04401",
             "2K - 1 + 2/3 V",
+            tandem_work,
             module="TandemModule",
             needs_target=True,
         ),
@@ -134,21 +142,8 @@ class TandemReweighting(ReweightingCallback):
         self.statistics_batches = statistics_batches
         self.signal: HyperGradient | None = None  # of the last update
         self._warned = False
-        self._rows: list[Tensor]  # [3, N] each: domain, loss under u, loss under w
-        self.add_state("_rows", list, tensors=True)
-
-    @staticmethod
-    def work(settings: Mapping[str, Any], run: Length) -> float:
-        """Return the cost of a run.
-
-        >>> settings = {"free_steps": 15, "probe_steps": 5, "measure_batches": 3}
-        >>> TandemReweighting.work(settings, Length(7, 2000, 16))
-        3100.0
-        """
-        free, probe = settings["free_steps"], settings["probe_steps"]
-        without_step = settings["measure_batches"] + settings.get("statistics_batches", 0)
-        episode = free + 3 * probe - 1 + 2 * without_step / 3
-        return run.steps * episode / (free + probe)
+        # [3, N] each: domain, loss under u, loss under w
+        self._rows: list[Tensor] = self.add_state("_rows", list, tensors=True)
 
     def check(self, trainer: Trainer, module: MixtureModule) -> None:
         """Raise an error for a module without twins; print how often domains are measured."""
@@ -228,8 +223,7 @@ class TandemReweighting(ReweightingCallback):
         return self.floor
 
     def upgrade_state(self, state: dict[str, Any]) -> dict[str, Any]:
-        """Convert the rows of older checkpoints, which are None or one tensor."""
-        rows = state.get("rows")
-        if not isinstance(rows, list):
-            state["rows"] = [] if rows is None else [rows]
+        """Convert the rows of older checkpoints, which are one tensor."""
+        if isinstance(state.get("rows"), Tensor):
+            state["rows"] = [state["rows"]]
         return super().upgrade_state(state)

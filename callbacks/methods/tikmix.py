@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -25,7 +24,7 @@ from tandem_pl.training.mixture_module import MixtureModule
 from tandem_pl.training.modes import evaluating
 from tandem_pl.training.optimizer_settings import trainable
 
-from .method import Length, Method
+from .method import Method
 
 HESSIANS = ("identity", "adam", "norm")
 TARGET_SALT = 1 << 32  # keeps what is random on target samples apart from training samples
@@ -75,6 +74,9 @@ class TiKMiXReweighting(ReweightingCallback):
             "influence on the targets' losses, maximised so that no target loses: TiKMiX-D",
             "arXiv 2508.17677",
             "2 V",
+            lambda settings, run: (
+                run.steps * (1 + 2 * settings["measure_batches"] / settings["update_steps"])
+            ),
             needs_target=True,
         ),
     )
@@ -106,15 +108,9 @@ class TiKMiXReweighting(ReweightingCallback):
         self.spread, self.gain, self.entropy = spread, gain, entropy
         self.ema = ema
         self._prior: Array = np.zeros(0)
-        self._sums: Array  # [2, M', M] of influences, and of batches that had both domains
-        self._mean: Array | None  # [M', M] the running mean of S
-        self.add_state("_sums", lambda: np.zeros((2, 0, 0)))
-        self.add_state("_mean", lambda: None)
-
-    @staticmethod
-    def work(settings: Mapping[str, Any], run: Length) -> float:
-        """Return the cost of a run."""
-        return run.steps * (1 + 2 * settings["measure_batches"] / settings["update_steps"])
+        # [2, M', M] sums of influences, and numbers of batches that had both domains
+        self._sums = self.add_state("_sums", lambda: np.zeros((2, 0, 0)))
+        self._mean: Array | None = self.add_state("_mean", lambda: None)  # [M', M] of S
 
     def check(self, trainer: Trainer, module: MixtureModule) -> None:
         """Raise an error if measure batches cannot hold every domain."""
