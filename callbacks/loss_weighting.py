@@ -83,7 +83,7 @@ def weighted_step(
     Returns:
         [B] the losses before the update.
     """
-    module.optimizers().zero_grad()  # type: ignore[union-attr]
+    module.trainer.optimizers[0].zero_grad()
     ranks = module.trainer.world_size  # DDP averages gradients over them
     parts = split_batch(batch.samples, len(batch.domains), module.micro_batch_size)
     collected, start = [], 0

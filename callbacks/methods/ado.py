@@ -202,24 +202,16 @@ class ADOReweighting(TrainingLossReweighting):
             return False
         law = self._fit_laws(used) if trainer.is_global_zero else None
         law = trainer.strategy.broadcast(law)  # the same bits on every rank
-        if law is None:
-            self.failed_fits += 1
-            return False
-        self._law = law
-        return True
+        self.failed_fits += law is None
+        self._law = self._law if law is None else law
+        return law is not None
 
     def _fit_laws(self, used: list[int]) -> Array | None:
         """Return [3, M] from these periods; None if a fit failed."""
         curve = smooth(np.stack(self.curve), max(SMOOTHING // self.period, 1))[used]
         samples = np.array([self.progress[i][1] for i in used], np.float64)
-        laws = []
-        for losses in curve.T:
-            least = self.least_loss or 0.5 * losses.min()
-            law = fit_power_law(samples, losses, least) if least > 0 else None
-            if law is None:
-                return None
-            laws.append(law)
-        return np.array(laws).T
+        laws = [fit_power_law(samples, y, self.least_loss or 0.5 * y.min()) for y in curve.T]
+        return None if None in laws else np.array(laws).T
 
     def settings(self) -> dict[str, Any]:
         """Return the arguments, with the prior in numbers."""
@@ -241,5 +233,5 @@ class ADOReweighting(TrainingLossReweighting):
         """Convert the curves and running means of older checkpoints."""
         if "means" in state:
             state["prior"], state["share"], state["average"] = state["means"]
-            state["curve"], state["progress"] = state["curve"], state["places"]
+            state["progress"] = state["places"]
         return super().upgrade_state(state)

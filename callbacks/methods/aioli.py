@@ -111,7 +111,7 @@ class AioliReweighting(ReweightingCallback):
     mixture that has `one_hot` of that domain. The loss of each target domain is evaluated before
     and after, on the same target samples each time. The steps before the visits train on the
     weights from the visits of the last round; in the first round, on the data module's weights.
-    (The official code visits first, and starts from uniform weights whatever the prior is.)
+    (The official code visits first, and starts from uniform weights for any prior.)
 
     Args:
         update_steps: training steps of a round, those of the visits included.

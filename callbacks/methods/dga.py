@@ -77,7 +77,7 @@ class DGAReweighting(ReweightingCallback):
     rows = (
         Method(
             "dga",
-            "alignment of each domain's gradient with the target's, once a period, drawn with",
+            "alignment of each domain's gradient with the target's, once a period",
             "arXiv 2410.02498",
             "2 V",
             lambda settings, run: (

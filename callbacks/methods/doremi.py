@@ -74,7 +74,7 @@ class DoReMiReweighting(LossWeighting):
     rows = (
         Method(
             "doremi",
-            "training loss above that of a reference network trained before, where it is above",
+            "training loss in excess of that of a reference network trained before",
             "arXiv 2305.10429",
             "1/3 of the steps, and the reference's training once",
             lambda settings, run: run.steps * 4 / 3,  # the reference's training is another run

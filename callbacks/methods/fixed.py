@@ -35,10 +35,10 @@ class FixedMixture(ReweightingCallback):
     method = "fixed"
     rows = (
         Method("uniform", "every domain the same share", settings={"weights": "uniform"}),
-        Method("proportional", "as much as there is", settings={"weights": "proportional"}),
+        Method("proportional", "in proportion to size", settings={"weights": "proportional"}),
         Method(
             "temperature",
-            "size to the power 1/2, between the two",
+            "in proportion to the square root of size",
             "Conneau & Lample 2019, arXiv 1901.07291",
             settings={"weights": "temperature:2"},
         ),

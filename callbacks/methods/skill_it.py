@@ -184,22 +184,18 @@ class SkillItReweighting(ReweightingCallback):
                 "a target loss was not finite while the graph was learned: its entries are 0."
             )
         self._ends, self._snapshot = [], None
-        graph = learned_graph(start, np.stack(ends))
-        weights = self._use_graph(graph)
-        return weights, self._graph_metrics()
+        weights = self._use_graph(learned_graph(start, np.stack(ends)))
+        assert self._graph is not None
+        return weights, {
+            f"skill_graph/{self.tags[i]}/{column}": float(self._graph[i, j])
+            for i in self.curves
+            for j, column in enumerate(self.evaluation.names)
+        }
 
     def _use_graph(self, graph: Array) -> Array:
         """Take a graph, and return its first weights."""
         self._graph = damped_graph(graph, self.domains, self.evaluation.names)
         return skill_it_weights(self._graph, np.ones((1, graph.shape[1])), self.learning_rate)
-
-    def _graph_metrics(self) -> dict[str, float]:
-        assert self._graph is not None
-        return {
-            f"skill_graph/{self.tags[i]}/{column}": float(self._graph[i, j])
-            for i in self.curves
-            for j, column in enumerate(self.evaluation.names)
-        }
 
     def averaged(self) -> Array:
         """Return [M], the mean over the second half of the updates since the graph was known."""

@@ -153,7 +153,7 @@ class TiKMiXReweighting(ReweightingCallback):
         """Add one batch's <g_target_i, H^-1 g_m> to the sums."""
         assert batch.target_domains is not None
         sizes = len(batch.domains), len(batch.target_domains)
-        losses, target_losses = (  # float32, whatever the network's type
+        losses, target_losses = (  # float32, also for a network in 16 bits
             torch.zeros(size, device=module.device, dtype=torch.float32) for size in sizes
         )
         targets: list[tuple[Gradient, float]] = []
@@ -178,7 +178,7 @@ class TiKMiXReweighting(ReweightingCallback):
         """Divide a gradient by Adam's H in place; the other choices of H are scalars."""
         if self.hessian != "adam":
             return gradient
-        optimizer: Any = module.optimizers().optimizer  # type: ignore[union-attr]
+        optimizer = module.trainer.optimizers[0]
         settings = {id(p): group for group in optimizer.param_groups for p in group["params"]}
         for parameter, part in zip(trainable(module.network), gradient, strict=True):
             state = optimizer.state.get(parameter, {})

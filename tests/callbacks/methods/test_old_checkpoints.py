@@ -1,6 +1,6 @@
 """Checkpoints of older code resume to the weights of that code; see old_checkpoints/README.md.
 
-`python tests/callbacks/methods/test_old_checkpoints.py FOLDER` writes such files with the present code.
+Run as a program with a folder as argument, this file writes such checkpoints there.
 """
 
 import json
