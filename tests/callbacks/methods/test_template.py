@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers import quiet_trainer
 from lightning.pytorch import Callback
-from toy import DOMAINS, toy_data, toy_module
+from toy import DOMAINS, Losses, toy_data, toy_module
 
 from tandem_pl import InputError
 from tandem_pl.callbacks import methods
@@ -19,7 +19,7 @@ README = Path(methods.__file__).with_name("README.md")
 
 @pytest.fixture
 def template(tmp_path, monkeypatch):
-    """Its row of the table, when it stands in the folder of methods."""
+    """Its row of the table, when its file is in the folder of methods."""
     (code,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
     (tmp_path / "highest_loss.py").write_text(code)
     monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
@@ -27,17 +27,12 @@ def template(tmp_path, monkeypatch):
     del sys.modules[f"{methods.__name__}.highest_loss"]
 
 
-class Measured(Callback):
-    """Mean losses of the domains in each measure batch; saves a checkpoint after one batch."""
-
-    def __init__(self, path=None) -> None:
-        self.path, self.losses = path, []
+class SaveAfter(Callback):
+    def __init__(self, batches, path) -> None:
+        self.batches, self.path = batches, path
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-        if batch.phase == "measure":
-            losses = outputs["losses"].numpy()
-            self.losses.append([losses[batch.domains == m].mean() for m in range(len(DOMAINS))])
-        if self.path and batch.step == 6:
+        if trainer.global_step == self.batches:
             trainer.save_checkpoint(self.path)
 
 
@@ -50,12 +45,18 @@ def fit(folder, method, *callbacks, ckpt_path=None):
 def test_the_template_is_a_method(template, tmp_path) -> None:
     assert "highest_loss" not in METHODS
     assert template.class_path == "tandem_pl.callbacks.methods.highest_loss.HighestLossReweighting"
-    method, measured = template.load()(period=4), Measured(tmp_path / "7.ckpt")
-    rows = fit(tmp_path, method, measured)
-    assert rows[1:].tolist() == np.eye(3)[np.argmax(measured.losses, axis=1)].tolist()
-    np.testing.assert_allclose(np.stack(method.signals)[:, 0], measured.losses, rtol=1e-12)
-    again = fit(tmp_path, template.load()(period=4), ckpt_path=tmp_path / "7.ckpt")
+    method, seen, path = template.load()(period=3), Losses(), tmp_path / "5.ckpt"
+    rows = fit(tmp_path, method, seen, SaveAfter(5, path))
+    last = [0.0] * len(DOMAINS)
+    for episode in range(4):
+        batches = seen.batches[3 * episode : 3 * episode + 3]
+        domains, losses = map(np.concatenate, zip(*batches, strict=True))
+        for m in set(domains):
+            last[m] = losses[domains == m].mean()
+        np.testing.assert_allclose(method.signals[episode][0], last, rtol=1e-12)
+        assert rows[episode + 1].tolist() == np.eye(3)[np.argmax(last)].tolist()
+    again = fit(tmp_path, template.load()(period=3), ckpt_path=path)
     assert again.tolist() == rows.tolist()
-    assert method.settings() == {"period": 4}
+    assert method.settings() == {"period": 3}
     with pytest.raises(InputError, match="period=-1 must be at least 1"):
         template.load()(period=-1)
