@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from tandem_pl.callbacks.methods.costs import Length, tandem
+from tandem_pl.callbacks.methods.table import METHODS, Length
 
 FOLDER = Path(__file__).parent / "benchmarks"
 SCRIPTS = (
@@ -71,7 +71,7 @@ def test_runs_take_turns(script) -> None:
 @pytest.mark.parametrize(("free", "probe", "measure"), [(45, 5, 4), (15, 5, 1), (0, 1, 1)])
 def test_the_bound_is_the_cost_in_the_table_of_methods(script, free, probe, measure) -> None:
     settings = {"free_steps": free, "probe_steps": probe, "measure_batches": measure}
-    cost = tandem(settings, Length(7, free + probe, 16)) / (free + probe)
+    cost = METHODS["tandem"].work(settings, Length(7, free + probe, 16)) / (free + probe)
     assert script("common").bound(free, probe, measure) == pytest.approx(cost)
 
 

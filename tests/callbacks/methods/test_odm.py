@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from toy import DOMAINS, Losses, toy_data, toy_module
 
 from tandem_pl.callbacks import ODMReweighting
-from tandem_pl.callbacks.methods.odm import exploration, odm_weights, rewarded
+from tandem_pl.callbacks.methods.odm import exploration, next_reward, odm_weights
 from tandem_pl.errors import InputError
 
 
@@ -52,7 +52,7 @@ def test_rules_are_the_transcribed_ones(history, rule) -> None:
     for t, losses in enumerate(history, start=1):
         expected = bandit.step(t, losses)
         array = np.array([losses.get(m, math.nan) for m in range(4)])
-        reward = rewarded(reward, array, weights, 0.9, rule)
+        reward = next_reward(reward, array, weights, 0.9, rule)
         now = exploration(4, t)
         weights, last = odm_weights(reward, last, now, rule), now
         np.testing.assert_allclose(weights, list(expected.values()), rtol=1e-9)
@@ -129,7 +129,7 @@ def test_a_loss_that_is_not_finite_leaves_all_alone(tmp_path) -> None:
         run(tmp_path, method, Odd(), 12)
     first, second, third = method.trajectory[1:]
     assert first.tolist() == second.tolist() != third.tolist()
-    assert method.skipped_episodes == 1
+    assert method.skipped_updates == 1
     assert method.signal_steps == [4, 12]
 
 
@@ -148,7 +148,7 @@ def test_a_reward_that_is_not_finite_leaves_all_alone(tmp_path) -> None:
     first, second, third = method.trajectory[1:]
     assert first.tolist() == second.tolist() != third.tolist()
     assert np.isfinite(method.reward).all()
-    assert method.skipped_episodes == 1
+    assert method.skipped_updates == 1
 
 
 def test_losses_of_a_checkpoint_go_where_the_next_ones_are() -> None:
@@ -165,8 +165,8 @@ def test_losses_of_a_checkpoint_go_where_the_next_ones_are() -> None:
     [
         ({"period": 0}, "period=0 must be at least 1"),
         ({"rule": "exp3"}, "rule='exp3' must be one of"),
-        ({"smoothing": 1.0}, "smoothing=1 would never take a reward"),
-        ({"smoothing": -0.1}, "smoothing=-0.1 must be between 0 and 1"),
+        ({"smoothing": 1.0}, "smoothing=1.0 must be at least 0 and below 1"),
+        ({"smoothing": -0.1}, "smoothing=-0.1 must be at least 0 and below 1"),
         ({"smoothing": math.nan}, "smoothing=nan must be"),
         ({"warmup_steps": -1}, "warmup_steps=-1 must be"),
     ],

@@ -132,7 +132,7 @@ def test_refuses_statistics_of_a_network_without_any(tmp_path):
     trainer = quiet_trainer(tmp_path, callbacks=[TandemReweighting(statistics_batches=2)])
     with pytest.raises(InputError, match="statistics_batches=2, and the network has no BatchNorm"):
         trainer.fit(module, data)
-    with pytest.raises(InputError, match="statistics_batches=-1 must be 0 or more"):
+    with pytest.raises(InputError, match="statistics_batches=-1 must be at least 0"):
         TandemReweighting(statistics_batches=-1)
 
 

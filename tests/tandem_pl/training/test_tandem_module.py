@@ -293,9 +293,9 @@ def test_needs_target_data(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"probe_steps": 0}, "probe_steps=0 must be at least 1: the twins differ only"),
+        ({"probe_steps": 0}, "probe_steps=0 must be at least 1"),
         ({"measure_batches": 0}, "measure_batches=0 must be at least 1"),
-        ({"free_steps": -1}, "free_steps=-1 must be 0 or more"),
+        ({"free_steps": -1}, "free_steps=-1 must be at least 0"),
         ({"learning_rate": 0.0}, "learning_rate=0.0 must be a positive number"),
         ({"update": "newton"}, "update='newton' must be one of"),
     ],
