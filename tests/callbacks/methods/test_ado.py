@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lightning.pytorch import Callback
 from scipy.signal import savgol_filter
-from toy import DOMAINS, Losses, toy_data, toy_module
+from toy import DOMAINS, ChangedLosses, Losses, toy_data, toy_module
 
 from tandem_pl.callbacks import ADOReweighting
 from tandem_pl.callbacks.measures.power_law import PowerLaw, fit_power_law
@@ -173,13 +173,12 @@ def test_a_failed_fit_keeps_the_last_law(tmp_path, monkeypatch) -> None:
 
 
 def test_a_loss_that_is_not_finite_counts_as_drawn_and_nothing_else(tmp_path) -> None:
-    class Odd(Callback):
-        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-            if trainer.global_step == 4:
-                outputs["losses"][0] = math.inf
+    def change(number, losses) -> None:
+        if number == 4:
+            losses[0] = math.inf
 
     with pytest.warns(UserWarning, match="a training loss is not finite"):
-        method = run(tmp_path, ADOReweighting(3, **SETTINGS), Odd(), steps=9)
+        method = run(tmp_path, ADOReweighting(3, **SETTINGS), ChangedLosses(change), steps=9)
     assert method.progress == [(3, 36), (9, 108)]
     assert method.samples == 108
     assert method.skipped_updates == 1

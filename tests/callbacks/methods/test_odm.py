@@ -9,7 +9,7 @@ import torch
 from helpers import quiet_trainer
 from hypothesis import given
 from hypothesis import strategies as st
-from toy import DOMAINS, Losses, toy_data, toy_module
+from toy import DOMAINS, ChangedLosses, Losses, toy_data, toy_module
 
 from tandem_pl.callbacks import ODMReweighting
 from tandem_pl.callbacks.methods.odm import exploration, next_reward, odm_weights
@@ -118,15 +118,13 @@ def test_the_weights_wait_for_the_warm_up(tmp_path) -> None:
 
 
 def test_a_loss_that_is_not_finite_leaves_all_alone(tmp_path) -> None:
-    class Odd(Losses):
-        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-            if len(self.batches) == 6:
-                outputs["losses"][0] = math.nan
+    def change(number, losses) -> None:
+        if number == 6:
+            losses[0] = math.nan
 
     method = ODMReweighting(4)
     with pytest.warns(UserWarning, match="a training loss is not finite"):
-        run(tmp_path, method, Odd(), 12)
+        run(tmp_path, method, ChangedLosses(change), 12)
     first, second, third = method.trajectory[1:]
     assert first.tolist() == second.tolist() != third.tolist()
     assert method.skipped_updates == 1
@@ -136,15 +134,13 @@ def test_a_loss_that_is_not_finite_leaves_all_alone(tmp_path) -> None:
 def test_a_reward_that_is_not_finite_leaves_all_alone(tmp_path) -> None:
     """exp(1000) is infinite, though the loss is not."""
 
-    class Huge(Losses):
-        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-            if 5 <= len(self.batches) <= 8:
-                outputs["losses"].fill_(1000.0)
+    def change(number, losses) -> None:
+        if 5 <= number <= 8:
+            losses.fill_(1000.0)
 
     method = ODMReweighting(4)
     with pytest.warns(UserWarning, match="a reward, the exponential of a loss, is not finite"):
-        run(tmp_path, method, Huge(), 12)
+        run(tmp_path, method, ChangedLosses(change), 12)
     first, second, third = method.trajectory[1:]
     assert first.tolist() == second.tolist() != third.tolist()
     assert np.isfinite(method.reward).all()
