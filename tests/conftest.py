@@ -3,10 +3,13 @@
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
 torch.set_num_threads(1)  # the networks are tiny
+hypothesis.settings.register_profile("tests", deadline=None)  # cores may be shared
+hypothesis.settings.load_profile("tests")
 SUPPORT = str(Path(__file__).parent / "support")  # for the processes that tests start
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [SUPPORT, os.environ.get("PYTHONPATH")]))
 

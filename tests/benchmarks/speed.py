@@ -1,13 +1,11 @@
-"""The speed of planning, of many domains, of other episodes, and of the data.
+"""The speed of planning and of many domains, and the wait for data where an episode starts.
 
-`python tests/benchmarks/speed.py` prints these sections, about 15 min, or those that are named:
+`python tests/benchmarks/speed.py` prints these sections, about 10 min, or those that are named:
 
 - planning: milliseconds to plan a batch of 256;
 - domains: an episode with the monitor and TensorBoard, by the number of domains;
-- cost: TANDEM over plain Lightning for other E, K and V, beside its bound;
 - stall: how much longer training waits for the data of an episode's first batch than for that of
-  another one, as a share of a step; "boundary", the same of the whole time between two batches;
-  and the loader's speed over the network's.
+  another one, as a share of a step; and "boundary", the same of all time between two batches.
 """
 
 from __future__ import annotations
@@ -24,7 +22,6 @@ import torch
 from common import fit, medians, random_data, tandem, text_data, wait
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
-from overhead import Contest, compare
 from record import Record, Row, arguments, at_most, finish, parse, plot, run_arguments, show
 from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _BaseDataLoaderIter
@@ -34,16 +31,9 @@ from tandem_pl.episode import TRAIN, Segment
 
 NAME = "speed"
 PLANNED = 256  # samples in a planned batch
-#: (E, K, V): one of them changes at a time.
-SETTINGS = (
-    *((45, probe, 4) for probe in (1, 2, 5, 10, 20)),
-    *((free, 5, 4) for free in (5, 15, 95)),
-    *((45, 5, measure) for measure in (1, 16)),
-)
 PLOTS = (
     plot("Milliseconds to plan a batch", "domains", "ms", by=("samples", "weights")),
     plot("An episode over one of the fewest domains", "domains", "ratio"),
-    plot("Cost over plain training", "setting", "ratio", "bound"),
 )
 Section = Iterator[tuple[Row, list[Row]]]  # rows, each with the goals that it is judged by
 
@@ -95,16 +85,6 @@ def domains(options: argparse.Namespace) -> Section:
         judged = (options.domains[0], count) == (7, 1000)
         goal = at_most("an episode of 1000 domains over one of 7", row["ratio"], 1.10)
         yield row, [goal] if judged else []
-
-
-def cost(options: argparse.Namespace) -> Section:
-    """Change E, K and V one at a time."""
-    data = text_data(options.block, options.batch, options.quick)
-    contest = Contest(data, options.size, options.device)
-    for free, probe, measure in ((2, 1, 1), (2, 2, 1)) if options.quick else SETTINGS:
-        steps = options.episodes * (free + probe)
-        row = compare(contest, free, probe, measure, steps, options.repeats)
-        yield {"setting": f"E={free} K={probe} V={measure}"} | row, []
 
 
 # ---- data ----
@@ -178,30 +158,16 @@ def time_steps(options: argparse.Namespace, workers: int) -> list[Row]:
     return steps.rows
 
 
-def loader_speed(options: argparse.Namespace, workers: int) -> float:
-    """Return the tokens a second of the training loader alone."""
-    epoch = {"epoch_batches": options.batches + 1, "num_workers": workers}
-    data = text_data(options.block, options.batch, options.quick, **epoch)
-    batches = iter(data.train_dataloader())
-    next(batches)  # workers start, files are opened
-    start = time.perf_counter()
-    tokens = sum(batch.samples["input_ids"].numel() for batch in batches)
-    return tokens / (time.perf_counter() - start)
-
-
 def stall(options: argparse.Namespace) -> Section:
-    """Run episodes on text, without workers and with them, and the loader alone."""
+    """Run episodes on text, without workers and with them."""
     for workers in options.workers:
         rows = [row for _ in range(options.repeats) for row in time_steps(options, workers)]
-        found = stalls(rows)
-        used = options.batch * options.block / (1e-3 * found["step_ms"])
-        speed = statistics.median(loader_speed(options, workers) for _ in range(options.repeats))
+        row = {"workers": workers, **stalls(rows)}
         what = f"stall where an episode starts, in steps, {workers} workers"
-        row = {"workers": workers, "loader_over_network": speed / used}
-        yield row | found, [at_most(what, found["stall"], 0.10)]
+        yield row, [at_most(what, row["stall"], 0.10)]
 
 
-SECTIONS = {"planning": planning, "domains": domains, "cost": cost, "stall": stall}
+SECTIONS = {"planning": planning, "domains": domains, "stall": stall}
 
 
 def main(argv: Sequence[str] | None = None) -> Record:
@@ -210,7 +176,7 @@ def main(argv: Sequence[str] | None = None) -> Record:
     parser.add_argument("sections", nargs="*", help=f"of {', '.join(SECTIONS)}; default: all")
     parser.add_argument("--domains", type=int, nargs="+", default=[7, 100, 1000, 10_000])
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 2])
-    parser.add_argument("--batches", type=int, default=200, help="planned, and loaded alone")
+    parser.add_argument("--batches", type=int, default=200, help="that are planned")
     parser.add_argument("--episodes", type=int, default=5, help="that are timed, of each run")
     run_arguments(parser, 45)
     few = {"domains": [7, 100], "workers": [0], "batches": 5, "episodes": 1}
