@@ -54,7 +54,7 @@ def planning(options: argparse.Namespace) -> Section:
 
 
 def plan(domains: int, size: int, kind: str, batches: int) -> Row:
-    """Return the time of the first batch, setting up included, and the median of the others."""
+    """Return the time of the first batch and the median of the others."""
     data = random_data(domains, 1, PLANNED, size=size)
     data.setup("fit")
     weights = 1 / np.random.default_rng(0).permutation(np.arange(1.0, domains + 1))
