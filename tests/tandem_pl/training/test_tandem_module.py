@@ -246,17 +246,17 @@ def bowl_data(noise, batch_size=256):
 
 
 def test_recovers_the_bilevel_optimum_of_quadratics_without_noise(tmp_path):
-    method = TandemReweighting(20, 5, 1, learning_rate=0.5 / 5)
-    module = TandemModule(Point(), bowl, lambda params: torch.optim.SGD(params, 0.05))
-    train(module, bowl_data(0.0), [method], tmp_path, max_epochs=400)
+    method = TandemReweighting(10, 5, 1, learning_rate=0.2)
+    module = TandemModule(Point(), bowl, lambda params: torch.optim.SGD(params, 0.1))
+    train(module, bowl_data(0.0), [method], tmp_path, max_epochs=120)
     assert np.abs(np.array(list(method.mixture.weights.values())) - ALPHA).max() < 5e-3
     assert np.abs(np.array(list(method.mixture.average.values())) - ALPHA).max() < 1e-3
 
 
 def test_recovers_the_bilevel_optimum_of_quadratics_with_noise(tmp_path):
-    method = TandemReweighting(20, 5, 1, learning_rate=0.5 / 5)
+    method = TandemReweighting(10, 5, 1, learning_rate=0.1)
     module = TandemModule(Point(), bowl, lambda params: torch.optim.SGD(params, 0.05))
-    train(module, bowl_data(1.0), [method], tmp_path, max_epochs=250)
+    train(module, bowl_data(1.0), [method], tmp_path, max_epochs=100)
     assert np.abs(np.array(list(method.mixture.average.values())) - ALPHA).max() < 0.02
 
 
