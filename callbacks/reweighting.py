@@ -16,17 +16,17 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 import tandem_pl
-from tandem_pl.curves import Places, by_name
+from tandem_pl.curves import Places, by_name, domain_tags
 from tandem_pl.episode import MEASURE, TRAIN, Handler, MixtureBatch, MixtureData, Plan
 from tandem_pl.errors import InputError
 from tandem_pl.mixture import Mixture
 from tandem_pl.run_files import Signal, mixture_table, write_run_files
 from tandem_pl.simplex import Array
-from tandem_pl.tags import domain_tags
 from tandem_pl.training.connection import check_parts, connect
 from tandem_pl.training.mixture_module import MixtureModule
 
 from .declared_state import DeclaredState
+from .episode_end import finish_episode
 from .record import Record
 
 Update = tuple[Array, dict[str, float]]  # the next weights [M], and named values to log
@@ -72,8 +72,7 @@ class ReweightingCallback(DeclaredState, Callback):
         self._seen: dict[str, Array] = {}
         self._folder: Path | None = None
         self._written = -1  # updates in the files
-        self.skipped_updates: int
-        self.add_state("skipped_updates", int)
+        self.skipped_updates = self.add_state("skipped_updates", int)
 
     # ---- what a method defines ----
 
@@ -100,7 +99,6 @@ class ReweightingCallback(DeclaredState, Callback):
 
     def initial(self, trainer: Trainer) -> Array:
         """Return the weights of the first episode: the data module's."""
-        assert self.data.mixture is not None
         return self.data.mixture.array
 
     def averaged(self) -> Array:
@@ -246,7 +244,8 @@ class ReweightingCallback(DeclaredState, Callback):
         self._write(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the run's files, and print the result."""
+        """Finish the last episode if it can be, write the run's files, and print the result."""
+        finish_episode(self, trainer, pl_module)
         self._write(trainer)
         if self._folder is not None:
             table = mixture_table(self.mixture, self.trajectory[0])

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from .demo.digits import DigitsMixtureDataModule as DigitsMixtureDataModule
     from .demo.environment import EnvironmentCorpus as EnvironmentCorpus
     from .demo.environment_instructions import EnvironmentInstructions as EnvironmentInstructions
-    from .images.images import ImageMixtureDataModule as ImageMixtureDataModule
+    from .images.datamodule import ImageMixtureDataModule as ImageMixtureDataModule
     from .mixture import MixtureDataModule as MixtureDataModule
     from .text.mixture import TextMixtureDataModule as TextMixtureDataModule
     from .text.prepared import PreparedTextDataModule as PreparedTextDataModule
@@ -21,7 +21,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         "DigitsMixtureDataModule": "demo.digits",
         "EnvironmentCorpus": "demo.environment",
         "EnvironmentInstructions": "demo.environment_instructions",
-        "ImageMixtureDataModule": "images.images",
+        "ImageMixtureDataModule": "images.datamodule",
         "InstructionMixtureDataModule": "chat.instructions",
         "MixtureDataModule": "mixture",
         "PreparedTextDataModule": "text.prepared",

@@ -20,6 +20,23 @@ def check_share(key: str, value: float) -> None:
         raise InputError(f"{key}={value} must be between 0 and 1.")
 
 
+def check_fractions(target_fraction: float, test_fraction: float) -> None:
+    """Raises unless target, test and the rest, for training, all get a part of the data."""
+    for key, fraction in (
+        ("target_fraction", target_fraction),
+        ("test_fraction", test_fraction),
+        ("target_fraction + test_fraction", target_fraction + test_fraction),
+    ):
+        if not 0 < fraction < 1:
+            raise InputError(f"{key}={fraction} must be above 0 and below 1.")
+
+
+def check_below_one(key: str, value: float) -> None:
+    """Raise an error unless 0 <= value < 1."""
+    if not 0.0 <= value < 1.0:
+        raise InputError(f"{key}={value} must be at least 0 and below 1.")
+
+
 def check_at_least(key: str, value: int, least: int) -> None:
     """Raise an error unless value >= least."""
     if not value >= least:

@@ -102,12 +102,19 @@ class EpisodePlanner(Protocol):
 class MixtureData(Protocol):
     """A data module of domains, as callbacks and modules know it; see `MixtureDataModule`."""
 
-    mixture: Mixture | None
+    mixture: Mixture  # after its `setup`
     batch_size: int
     eval_batch_size: int
     seed: int
     train_sets: dict[str, Dataset]
     target_sets: dict[str, Dataset]
+
+    @property
+    def consumed(self) -> int:
+        """Batches that reached the module so far, of all phases."""
+
+    def rewind(self) -> None:
+        """Take back the batch that was consumed last."""
 
     @property
     def planned(self) -> Plan:
@@ -119,6 +126,12 @@ class MixtureData(Protocol):
 
     def begin_episode(self, plan: Plan) -> None:
         """Take the plan of the next episode."""
+
+    def rest_of_plan(self) -> Plan:
+        """Return the segments that are left of the present episode's plan."""
+
+    def rest_of_episode(self) -> Iterator[MixtureBatch]:
+        """Yield this rank's batches that are left of the present episode, on the CPU."""
 
     def static_batches(self) -> int:
         """Return the number of batches in an epoch of given weights."""

@@ -1,12 +1,8 @@
-"""The files of a run: mixture.yaml, mixture.png, trajectory.csv and what a method measured.
-
-Each is written beside its place and renamed.
-"""
+"""The files of a run: mixture.yaml, mixture.png, trajectory.csv and the signal of its method."""
 
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,24 +11,24 @@ import numpy as np
 
 from .curves import MOST_CURVES
 from .errors import InputError
-from .files import write_atomically
+from .files import csv_bytes, png_bytes, write_atomically
 from .mixture import Mixture
 from .plots import MOST_DOMAINS, draw_mixture
 from .simplex import Array
+from .text_tables import text_table
 
 
 class Signal(NamedTuple):
-    """What a method measured before each of its updates, domain by domain.
+    """What a method measured for each domain before each of its updates.
 
-    `name` is that of the file, `columns` [C] name the numbers, `steps` [T] are the global steps
-    of the updates and `values` is [T, C, M] float64. An update that was skipped has no row. In a
-    long run of many domains a row is the mean over the updates since the row before.
+    In a long run with many domains, a row is the mean over the updates since the row before. An
+    update that was skipped has no row.
     """
 
-    name: str
-    columns: tuple[str, ...]
-    steps: Sequence[int]
-    values: Array
+    name: str  # of the file, without its suffix
+    columns: tuple[str, ...]  # [C] names of the numbers
+    steps: Sequence[int]  # [T] global steps of the updates
+    values: Array  # [T, C, M] float64
 
 
 def write_run_files(
@@ -42,13 +38,13 @@ def write_run_files(
     trajectory: Sequence[Array] | None,
     signal: Signal | None = None,
 ) -> None:
-    """Writes the files of a run.
+    """Write the files of a run, each atomically.
 
     Args:
-        folder: where.
+        folder: folder of the run.
         mixture: the result so far.
         steps: [T] global step of each row of the trajectory.
-        trajectory: [T, M] weights; None where they are written, and the signal with them.
+        trajectory: [T, M] weights; None if the files on disk are up to date, except mixture.yaml.
         signal: for `NAME.csv`; None for a method without one.
     """
     mixture.save(folder / "mixture.yaml")
@@ -58,15 +54,14 @@ def write_run_files(
     write_trajectory(folder / "trajectory.csv", mixture.domains, steps, rows)
     if signal is not None:
         write_signal(folder / f"{signal.name}.csv", mixture.domains, signal)
-    picture = io.BytesIO()
-    draw_mixture(mixture.domains, steps, rows).savefig(picture, format="png")
-    write_atomically(folder / "mixture.png", picture.getvalue())
+    picture = png_bytes(draw_mixture(mixture.domains, steps, rows))
+    write_atomically(folder / "mixture.png", picture)
 
 
 def mixture_table(mixture: Mixture, start: Array) -> str:
-    """The result as a person reads it: each domain's first, average and last weight, and epochs.
+    """Return a table of each domain's first, average and last weight, and epochs if known.
 
-    Of more than 30 domains, the 20 with the largest averages.
+    If there are more than 30 domains, it shows the 20 with the largest averages.
 
     >>> print(mixture_table(Mixture({"code": 3, "books": 1}), np.array([0.5, 0.5])))
     domain   start  average     last  epochs
@@ -76,40 +71,35 @@ def mixture_table(mixture: Mixture, start: Array) -> str:
     size, shown = len(mixture), list(range(len(mixture)))
     if size > MOST_CURVES:
         shown = np.argsort(-mixture.average_array, kind="stable")[:MOST_DOMAINS].tolist()
-    width = max(len("domain"), *(len(mixture.domains[m]) for m in shown))
-    lines = [f"{'domain':{width}}   start  average     last  epochs"]
-    epochs = mixture.about.get("epochs", {})
+    weights = start, mixture.average_array, mixture.array
+    epochs = {name: f"{value:.1f}" for name, value in mixture.about.get("epochs", {}).items()}
+    rows = []
     for m in shown:
         name = mixture.domains[m]
-        passes = f"{epochs[name]:8.1f}" if name in epochs else ""
-        average, last = mixture.average_array[m], mixture.array[m]
-        lines.append(f"{name:{width}}  {start[m]:.4f}   {average:.4f}   {last:.4f}{passes}")
+        rows.append([name, *(f"{column[m]:.4f}" for column in weights), epochs.get(name, "")])
+    table = text_table(["domain", "start", "average", "   last", "epochs"], rows)
     if len(shown) < size:
         rest = 1.0 - mixture.average_array[shown].sum()
-        lines.append(f"... {size - len(shown)} more in mixture.yaml, with {rest:.4f} on average")
-    return "\n".join(lines)
+        table += f"\n... {size - len(shown)} more in mixture.yaml, with {rest:.4f} on average"
+    return table
 
 
 def write_trajectory(
     path: Path, domains: Sequence[str], steps: Sequence[int], trajectory: Array
 ) -> None:
-    """CSV: a column `step` and one for each domain; numbers read back bit for bit."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["step", *domains])
-    writer.writerows([step, *row] for step, row in zip(steps, trajectory.tolist(), strict=True))
-    write_atomically(path, text.getvalue().encode())
+    """Write a CSV file with a column `step` and a column for each domain."""
+    rows = ([step, *row] for step, row in zip(steps, trajectory.tolist(), strict=True))
+    write_atomically(path, csv_bytes(["step", *domains], rows))
 
 
 def read_trajectory(path: Path) -> tuple[list[str], list[int], Array]:
-    """Domains [M], steps [T] and weights [T, M] of a `trajectory.csv`.
+    """Return the domains [M], steps [T] and weights [T, M] of a `trajectory.csv`.
 
     Raises:
-        InputError: where it is missing or not such a file.
+        InputError: the file is missing or has another format.
     """
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            header, *rows = list(csv.reader(file))
+        header, *rows = _read_csv(path)
         steps = [int(row[0]) for row in rows]
         weights = np.array([[float(value) for value in row[1:]] for row in rows])
     except (OSError, ValueError, IndexError) as error:
@@ -120,33 +110,36 @@ def read_trajectory(path: Path) -> tuple[list[str], list[int], Array]:
 
 
 def write_signal(path: Path, domains: Sequence[str], signal: Signal) -> None:
-    """CSV in long form: a row `step, domain, *columns` for each update and domain, bit for bit."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["step", "domain", *signal.columns])
-    for step, values in zip(signal.steps, signal.values, strict=True):
-        rows = zip(domains, values.T.tolist(), strict=True)
-        writer.writerows([step, name, *row] for name, row in rows)
-    write_atomically(path, text.getvalue().encode())
+    """Write a CSV file with a row `step, domain, *columns` for each update and domain."""
+    rows = (
+        [step, name, *row]
+        for step, values in zip(signal.steps, signal.values, strict=True)
+        for name, row in zip(domains, values.T.tolist(), strict=True)
+    )
+    write_atomically(path, csv_bytes(["step", "domain", *signal.columns], rows))
 
 
 def read_signal(path: Path) -> tuple[list[str], Signal]:
-    """Domains [M] and the signal of a file that `write_signal` wrote.
+    """Return the domains [M] and the signal of a file that `write_signal` wrote.
 
     Raises:
-        InputError: where it is missing or not such a file.
+        InputError: the file is missing or has another format.
     """
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            header, *rows = list(csv.reader(file))
+        header, *rows = _read_csv(path)
         domains = list(dict.fromkeys(row[1] for row in rows))
-        if header[:2] != ["step", "domain"] or [row[1] for row in rows] != domains * (
-            len(rows) // max(len(domains), 1)
-        ):
+        size = max(len(domains), 1)
+        names = [row[1] for row in rows]
+        if header[:2] != ["step", "domain"] or names != domains * (len(rows) // size):
             raise ValueError("it needs a header 'step,domain,...' and all domains at each step")
         numbers = np.array([[float(value) for value in row[2:]] for row in rows])
         values = numbers.reshape(-1, len(domains), len(header) - 2) if rows else np.zeros((0, 0, 0))
-        steps = [int(row[0]) for row in rows[:: max(len(domains), 1)]]
+        steps = [int(row[0]) for row in rows[::size]]
     except (OSError, ValueError, IndexError) as error:
         raise InputError(f"{path} is not a signal of a run: {error}.") from None
     return domains, Signal(path.stem, tuple(header[2:]), steps, values.transpose(0, 2, 1))
+
+
+def _read_csv(path: Path) -> list[list[str]]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.reader(file))

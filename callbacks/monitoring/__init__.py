@@ -1,1 +1,1 @@
-"""What a run shows while it trains and when it is evaluated."""
+"""Callbacks that show what a run does, while it trains and when it is evaluated."""

@@ -1,4 +1,4 @@
-"""One progress bar for the whole run: episodes are too short to have one each."""
+"""`RunProgressBar`: one progress bar for the whole run, because episodes are short."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from lightning.pytorch.callbacks import ProgressBar
 from tqdm.auto import tqdm
 
 from tandem_pl.episode import WITHOUT_STEP
+from tandem_pl.training.connection import find_data
 
 
 class RunProgressBar(ProgressBar):
-    """Counts proxy batches (`global_step`) up to the end of training, with the time left.
+    """Count proxy batches (`global_step`) up to the end of training, with the time left.
 
     Args:
-        refresh_rate: proxy batches between updates; 0 shows nothing.
+        refresh_rate: proxy batches between updates; 0 hides the bar.
     """
 
     def __init__(self, refresh_rate: int = 10) -> None:
@@ -26,15 +27,15 @@ class RunProgressBar(ProgressBar):
         self._enabled = refresh_rate > 0
 
     def enable(self) -> None:
-        """Called by Lightning on rank zero."""
+        """Show the bar; Lightning calls it on rank zero."""
         self._enabled = self.refresh_rate > 0
 
     def disable(self) -> None:
-        """Called by Lightning on the other ranks."""
+        """Hide the bar; Lightning calls it on the other ranks."""
         self._enabled = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Opens the bar."""
+        """Open the bar."""
         self._bar = tqdm(
             desc=str(getattr(trainer.logger, "name", None) or "training"),
             total=_total_steps(trainer),
@@ -48,7 +49,7 @@ class RunProgressBar(ProgressBar):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Moves it."""
+        """Move the bar."""
         if self._bar is None or self._bar.disable:
             return
         behind = trainer.global_step - self._bar.n
@@ -59,7 +60,7 @@ class RunProgressBar(ProgressBar):
             self._bar.update(behind)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leaves it at its last state."""
+        """Close the bar at its last state."""
         if self._bar is not None:
             self._bar.update(trainer.global_step - self._bar.n)
             self._bar.close()
@@ -67,23 +68,21 @@ class RunProgressBar(ProgressBar):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Leaves it where the run stopped, so that what is said next has a line of its own."""
+        """Close the bar, so that the error message starts on a new line."""
         if self._bar is not None:
             self._bar.close()
 
     def print(self, *args: Any, **kwargs: Any) -> None:
-        """Prints above the bar."""
+        """Print above the bar."""
         if self._enabled:
             tqdm.write(" ".join(map(str, args)), **kwargs)
 
 
 def _total_steps(trainer: Trainer) -> int | None:
-    """Proxy batches at the end: `max_steps`, or episodes times the steps of one."""
+    """Return the number of proxy batches: `max_steps`, or episodes times steps per episode."""
     limits = [trainer.max_steps] if trainer.max_steps > 0 else []
-    sampler = getattr(getattr(trainer, "datamodule", None), "sampler", None)
-    if trainer.max_epochs is not None and trainer.max_epochs > 0 and sampler is not None:
-        steps = sum(
-            segment.batches for segment in sampler.plan if segment.phase not in WITHOUT_STEP
-        )
-        limits.append(trainer.max_epochs * steps)
+    data = find_data(trainer)
+    if trainer.max_epochs is not None and trainer.max_epochs > 0 and data is not None:
+        steps = [part.batches for part in data.planned if part.phase not in WITHOUT_STEP]
+        limits.append(trainer.max_epochs * sum(steps))
     return min(limits) if limits else None

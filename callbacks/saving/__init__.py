@@ -1,1 +1,1 @@
-"""What a run keeps beside its mixture."""
+"""Callbacks that save more than the mixture: averaged weights, checkpoints, scores of samples."""

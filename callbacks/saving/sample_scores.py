@@ -1,9 +1,12 @@
-"""Scores of single samples by twin networks, as CoLoR-Filter does (arXiv 2406.10670)."""
+"""Scores of single samples by twin networks, as in CoLoR-Filter (arXiv 2406.10670).
+
+`color_scores` computes them and `best_samples` selects samples by them; `write_scores` and
+`read_scores` keep them in a file. `SampleScores` is the callback that computes and writes them.
+"""
 
 from __future__ import annotations
 
 import csv
-import io
 import math
 import os
 from collections.abc import Mapping
@@ -15,22 +18,24 @@ import torch
 from lightning.fabric.utilities.apply_func import move_data_to_device
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Subset
 
 from tandem_pl.episode import TRAIN
 from tandem_pl.errors import InputError
-from tandem_pl.files import write_atomically
+from tandem_pl.files import csv_bytes, write_atomically
 from tandem_pl.modes import evaluating
 from tandem_pl.simplex import Array
+
+HEADER = ["domain", "index", "score"]
 
 
 @torch.no_grad()
 def color_scores(module: Any, datamodule: Any) -> dict[str, Array]:
-    """Domain -> score [N] of each training sample: loss under the proxy less loss under the twin.
+    """Return domain -> scores [N]: loss under the proxy minus loss under the reference.
 
-    Where the reference, which has seen target data, does better, the score is high and the sample
-    is like the target (CoLoR-Filter's L_prior - L_cond). Two forwards a sample, in eval mode.
-    Under a trainer of several ranks all call it together, each scores its part and gets all.
+    The reference has seen target data. A sample with a high score is like the target, because the
+    reference does better on it (L_prior - L_cond in CoLoR-Filter). It takes two forwards a sample,
+    in eval mode. With several ranks all must call it; each scores its part, and all get all scores.
 
     Args:
         module: a `TandemModule`, on its device.
@@ -39,7 +44,7 @@ def color_scores(module: Any, datamodule: Any) -> dict[str, Array]:
     Raises:
         InputError: a module without twins, or no training data.
     """
-    if not hasattr(module, "reference"):
+    if getattr(module, "reference", None) is None:
         raise InputError(
             f"scores compare twin networks, which {type(module).__name__} does not have: use a "
             "TandemModule."
@@ -66,9 +71,14 @@ def color_scores(module: Any, datamodule: Any) -> dict[str, Array]:
 
 
 def best_samples(
-    data: Mapping[str, Dataset], scores: Mapping[str, Array], share: float
+    data: Mapping[str, Any], scores: Mapping[str, Array], share: float
 ) -> dict[str, Subset]:
-    """Domain -> the `share` of its samples with the highest scores, at least one, best first.
+    """Return the share of each domain's samples that scores best, at least one, best first.
+
+    Args:
+        data: domain -> map-style data set.
+        scores: domain -> scores [N] by index.
+        share: of the samples, above 0 and at most 1.
 
     Raises:
         InputError: a share that is not in (0, 1], or scores of other data.
@@ -81,10 +91,10 @@ def best_samples(
         raise InputError(f"share={share} must be above 0 and at most 1, such as 0.25.")
     kept = {}
     for name, samples in data.items():
-        size, have = len(samples), len(scores.get(name, []))  # type: ignore[arg-type]
-        if size != have:
+        size, known = len(samples), len(scores.get(name, []))
+        if size != known:
             raise InputError(
-                f"the scores have {have} samples of {name!r} and the data has {size}: score this "
+                f"the scores have {known} samples of {name!r} and the data has {size}: score this "
                 "data."
             )
         order = np.argsort(-np.asarray(scores[name]), kind="stable")
@@ -93,40 +103,39 @@ def best_samples(
 
 
 def write_scores(path: str | os.PathLike[str], scores: Mapping[str, Array]) -> None:
-    """CSV with the columns domain, index, score: domain after domain, each from the best down."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["domain", "index", "score"])
-    for name, values in scores.items():
-        for index in np.argsort(-values, kind="stable").tolist():
-            writer.writerow([name, index, float(values[index])])
-    write_atomically(path, text.getvalue().encode())
+    """Write a CSV file with the columns domain, index, score; each domain's best sample first."""
+    rows = (
+        [name, index, float(values[index])]
+        for name, values in scores.items()
+        for index in np.argsort(-values, kind="stable").tolist()
+    )
+    write_atomically(path, csv_bytes(HEADER, rows))
 
 
 def read_scores(path: str | os.PathLike[str]) -> dict[str, Array]:
-    """Domain -> score [N] by index, of a file that `write_scores` wrote, to the bit.
+    """Return domain -> scores [N] by index, from a file that `write_scores` wrote.
 
     Raises:
-        InputError: where it is missing or not such a file.
+        InputError: the file is missing or has another format.
     """
-    pairs: dict[str, dict[int, float]] = {}
+    scores: dict[str, dict[int, float]] = {}
     try:
         with open(path, newline="", encoding="utf-8") as file:
             header, *rows = list(csv.reader(file))
-        if header != ["domain", "index", "score"]:
+        if header != HEADER:
             raise ValueError("it needs the header domain,index,score")
         for name, index, score in rows:
-            pairs.setdefault(name, {})[int(index)] = float(score)
-        return {name: np.array([of[i] for i in range(len(of))]) for name, of in pairs.items()}
+            scores.setdefault(name, {})[int(index)] = float(score)
+        return {name: np.array([of[i] for i in range(len(of))]) for name, of in scores.items()}
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{path} does not hold the scores of samples: {error}.") from None
 
 
 class SampleScores(Callback):
-    """Writes `sample_scores.csv`: every training sample's score, at the end of fit or of predict.
+    """Write the score of every training sample to a file, at the end of fit or of predict.
 
-    Use it with a `TandemModule`. The twins say most right after they were probed, so let
-    `max_steps` end with an episode: in free steps the proxy trains on and the reference does not.
+    Use it with a `TandemModule`. Let `max_steps` be a whole number of episodes: scores compare the
+    twins best right after they were probed, because in free steps only the proxy trains.
 
     Args:
         path: of the file; None for `sample_scores.csv` in the run's folder.
@@ -134,30 +143,30 @@ class SampleScores(Callback):
 
     def __init__(self, path: str | None = None) -> None:
         self.path = path
-        self._stale = False
+        self._stale = False  # whether the reference is older than the proxy
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Remembers whether the twins belong together."""
+        """Note if the batch was a free step."""
         self._stale = batch.phase == TRAIN
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Scores the training data."""
+        """Score the training data."""
         if self._stale:
             rank_zero_warn(
                 "the run ended in free steps, so the reference is older than the proxy: let "
-                "max_steps be a whole number of episodes for scores of twins of one age."
+                "max_steps be a whole number of episodes to score with twins of the same age."
             )
         self._write(trainer, pl_module)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Scores the training data under a checkpoint's twins."""
+        """Score the training data with the twins of a checkpoint."""
         self._write(trainer, pl_module)
 
     def _write(self, trainer: Trainer, module: LightningModule) -> None:
         with trainer.precision_plugin.forward_context():
-            scores = color_scores(module, trainer.datamodule)  # type: ignore[attr-defined]
+            scores = color_scores(module, getattr(trainer, "datamodule", None))
         if trainer.is_global_zero:
             folder = Path(trainer.log_dir or trainer.default_root_dir)
             path = Path(self.path or folder / "sample_scores.csv")

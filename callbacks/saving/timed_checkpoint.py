@@ -1,174 +1,21 @@
-"""`TimedCheckpoint`: what a run that may be stopped at any moment resumes from."""
+"""`TimedCheckpoint`: `last.ckpt` by the clock, beside the ends of a run."""
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
-from time import monotonic
-from typing import Any
-
-import torch
-from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.fabric.plugins.environments import LightningEnvironment
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.utilities import rank_zero_info
-from lightning.pytorch.utilities.exceptions import SIGTERMException
-
-from tandem_pl.errors import InputError
-from tandem_pl.training.checkpoint_io import AtomicCheckpointIO, refuse_time_interval
-
-STOPPED = 128 + signal.SIGTERM  # 143, what a shell says of a process that SIGTERM ended
-APART = 1.0  # seconds of training between two exchanges of several processes
+from tandem_pl.training.last_checkpoint import LastCheckpoint
 
 
-class TimedCheckpoint(Checkpoint):
-    """Keeps `checkpoints/last.ckpt` by the clock, and saves it when SIGTERM ends the run.
+class TimedCheckpoint(LastCheckpoint):
+    """Save `checkpoints/last.ckpt` every few minutes, and at every end of a run.
 
-    SIGTERM is what clusters send before they take a machine back. The batch at hand is finished,
-    the checkpoint is saved, `fit` raises SystemExit with code 143, and rank zero says how to
-    resume. The resumed run equals the uninterrupted one. A second SIGTERM changes nothing; a
-    signal before the first batch ends the process at once, and one during validation waits for
-    the validation's end. `tandem fit` adds this callback by itself.
-
-    With several processes it does not matter which of them are signalled, and time is rank
-    zero's: they exchange both about once a second of training, and every batch where a batch
-    takes longer.
-
-    `last.ckpt` is beside the files of `ModelCheckpoint` where there is one, and takes the place
-    of its `last.ckpt`. With `minutes`, or alone, it is the run's end too.
+    For machines that vanish without a signal. See `LastCheckpoint`, which every run of a
+    `MixtureModule` has, for the ends.
 
     Args:
-        minutes: of training between two saves; None saves at SIGTERM only.
-
-    Raises:
-        InputError: `minutes` is not positive, or a ModelCheckpoint would save nothing.
+        minutes: minutes of training between two saves; None to save at ends only.
 
     Example:
         >>> TimedCheckpoint(minutes=0)
         Traceback (most recent call last):
-        tandem_pl.errors.InputError: minutes=0 must be positive, or null to save at SIGTERM only.
+        tandem_pl.errors.InputError: minutes=0 must be positive, or null to save at ends only.
     """
-
-    def __init__(self, minutes: float | None = None) -> None:
-        super().__init__()
-        if minutes is not None and not minutes > 0:
-            raise InputError(
-                f"minutes={minutes} must be positive, or null to save at SIGTERM only."
-            )
-        self.minutes = minutes
-        self.best_model_path = ""  # Lightning asks its first checkpoint callback for it
-        self.signalled = False  # this process was
-        self._folder = ""
-        self._saved_at = 0.0  # clock at the last save
-        self._step = self._any_step = -1  # global step of our newest file, and of anybody's
-        self._exchanged_at = 0.0
-        self._batches = self._wait = 0  # since the last exchange, and until the next
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Has the trainer write whole files; refuses what would write none."""
-        if stage != "fit":
-            return
-        if not pl_module.automatic_optimization:
-            refuse_time_interval(trainer)
-        root = str(trainer.log_dir or trainer.default_root_dir)  # a path, or a remote address
-        self._folder = f"{root.rstrip('/')}/checkpoints"
-        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
-            trainer.strategy.checkpoint_io = AtomicCheckpointIO()
-
-    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listens from here on."""
-        self._listen()
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts the clock."""
-        self._listen()
-        self._saved_at = self._exchanged_at = monotonic()
-        self._step = self._any_step = -1
-        self._batches, self._wait = 0, 1
-
-    def _listen(self) -> None:
-        """In place of Lightning's handler, which hangs unless rank zero alone is signalled.
-
-        Lightning puts back what was there before when `fit` ends, however it ends.
-        """
-        if threading.current_thread() is not threading.main_thread():
-            return  # Python delivers signals to the main thread only
-        if signal.getsignal(signal.SIGTERM) != self._note:
-            self.signalled = False
-            signal.signal(signal.SIGTERM, self._note)
-
-    def _note(self, number: int, frame: Any) -> None:
-        self.signalled = True
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Saves where it is time, and ends a run that was told to; after all other callbacks."""
-        stop, due = self._decide(trainer)
-        if stop or due:
-            path = self._save(trainer)
-        if stop:
-            rank_zero_info(
-                f"\nstopped by SIGTERM at step {trainer.global_step}; "
-                f"resume with --ckpt_path {path}"
-            )
-            raise SIGTERMException(_exit_code(trainer))
-
-    def _decide(self, trainer: Trainer) -> tuple[bool, bool]:
-        """Whether to stop, and whether a save is due; the same on every rank."""
-        now = monotonic()
-        due = self.minutes is not None and now - self._saved_at >= 60 * self.minutes
-        if trainer.world_size == 1:
-            return self.signalled, due
-        self._batches += 1
-        if self._batches < self._wait:
-            return False, False
-        pace = self._batches / max(now - self._exchanged_at, 1e-6)  # batches a second
-        mine = [self.signalled, *([due, pace] if trainer.is_global_zero else [0, 0])]
-        votes = torch.tensor(mine, dtype=torch.float32, device=trainer.strategy.root_device)
-        stop, save, pace = trainer.strategy.reduce(votes, reduce_op="max").tolist()
-        self._exchanged_at, self._batches = monotonic(), 0
-        self._wait = max(1, min(int(APART * pace), 1000))
-        return bool(stop), bool(save)
-
-    def _save(self, trainer: Trainer) -> str:
-        """All ranks together; gives the file."""
-        others = [c for c in trainer.checkpoint_callbacks if getattr(c, "dirpath", None)]
-        folder = str(others[0].dirpath) if others else self._folder  # type: ignore[attr-defined]
-        path = f"{folder.rstrip('/')}/last.ckpt"
-        for other in others:
-            if getattr(other, "save_last", None) and str(other.dirpath) == folder:  # type: ignore[attr-defined]
-                other.last_model_path = path  # type: ignore[attr-defined]  # it shall go on with this file
-        if not others:
-            self.best_model_path = path
-        if trainer.is_global_zero and os.path.islink(path):
-            os.unlink(path)  # a sharded checkpoint would be written through it
-        trainer.strategy.barrier()
-        trainer.save_checkpoint(path)
-        self._saved_at, self._step = monotonic(), trainer.global_step
-        return path
-
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Notes the step of checkpoints that others save, too."""
-        self._any_step = trainer.global_step
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leaves no `last.ckpt` that is older than the end."""
-        others = [c for c in trainer.checkpoint_callbacks if c is not self]
-        kept = any(getattr(other, "save_last", None) for other in others)
-        newest = self._any_step if kept else self._step
-        wanted = self.minutes is not None or not others
-        if wanted and newest < trainer.global_step and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            self._save(trainer)
-
-
-def _exit_code(trainer: Trainer) -> int:
-    """143; 0 for a process that Lightning started, or it would kill rank zero for that code."""
-    strategy: Any = trainer.strategy
-    environment = getattr(strategy, "cluster_environment", None)
-    started = isinstance(environment, LightningEnvironment) and trainer.local_rank > 0
-    return 0 if started else STOPPED

@@ -1,38 +1,37 @@
-"""Prompts and responses, or chats, of your own as a mixture of task families."""
+"""`InstructionMixtureDataModule`: your own prompts and responses, or chats, as a mixture."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import numpy as np
 from tqdm import tqdm
 
+from tandem_pl.checks import check_fractions
 from tandem_pl.datamodules.sources.domains import Source, check_given, open_domains
 from tandem_pl.datamodules.text.documents import (
     DROPPED,
     SPLIT_CODES,
     assign_splits,
-    check_fractions,
     document_keys,
 )
 from tandem_pl.errors import InputError
 
-from .sample_cache import Conversation, ResponseDataModule
-from .templates import Message, check_messages, pair, prompt_of
+from .messages import Message, from_columns, from_messages, prompt_of
+from .responses import Conversation, ResponseDataModule
 
-NAMES = {code: split for split, code in SPLIT_CODES.items()}
+SPLIT_OF = {code: split for split, code in SPLIT_CODES.items()}
 
 
 class InstructionMixtureDataModule(ResponseDataModule):
     r"""Prompts with responses, or chats, from your own files; a domain is a task family.
 
     A batch is `{"input_ids", "labels", "attention_mask"}`, LongTensor[B, L] each, padded at the end
-    to the longest sample; labels are -100 outside responses. A response has the token that ends it,
-    and that token has a loss too. Shares of domains are of samples, not of tokens.
+    to the longest sample; labels are -100 outside responses. A token ends every response, and has a
+    loss too. Shares of domains are of samples, not of tokens.
 
-    Samples are split by their prompt: one that is met twice, also in two domains, has all its
-    samples in one split. A sample met twice is dropped, and the first domain keeps it.
+    Samples are split by their prompt: all samples of a prompt are in one split, also if two domains
+    have the prompt. Repeated samples are dropped, and the first domain keeps its own.
 
     Args:
         domains: domain -> a path, folder, glob pattern or list of these with JSON lines, Parquet or
@@ -45,26 +44,14 @@ class InstructionMixtureDataModule(ResponseDataModule):
         prompt_column: column of the prompt; of a list of columns, those that are not empty are
             joined by an empty line.
         response_column: column of the response.
-        messages_column: column of chats instead of the two above: lists of
+        messages_column: column of chats in place of the two above: lists of
             `{"role": ..., "content": ...}` with at least one turn of the role "assistant".
-        tokenizer: `"bytes"`, or a saved tokenizer's folder or `tokenizer.json`.
-        chat_template: a Jinja template or its path; None: the tokenizer's own, and plain rendering
-            where it has none, see `chat.ConversationEncoder`.
-        prompt_template: of plain rendering: what stands before a response, with `{prompt}` in it.
-        turns: whether all turns of the assistant have a loss, or only the `"last"`.
-        max_length: most tokens of a sample.
-        too_long: of a longer sample `"cut"` keeps the first `max_length` tokens, so its response
-            loses its end; `"drop"` leaves it out. A sample of which no response is left is dropped.
-            All are counted, see `summary`.
-        pad_to_multiple_of: a batch is padded to a multiple of so many tokens, for kernels that like
-            that; never above `max_length`.
         target_fraction: share of every domain's prompts for the target split.
         test_fraction: share for the test split.
-        split_seed: decides which prompts fall in which split; `seed` only orders the batches.
+        split_seed: decides which prompts are in which split; `seed` only orders the batches.
         encoding_errors: `"raise"` or `"replace"`, for files that are not UTF-8.
         corrupt: `"stop"` at a row that cannot be used, or `"skip"` and count it.
-        cache_dir: folder of the caches; by default see `default_cache_dir`.
-        batching: see `ConfiguredDataModule`.
+        sampling: options of `ResponseDataModule` and `ConfiguredDataModule`.
 
     Raises:
         InputError: neither or both of `domains` and `dataset`, a bad setting, and, when the cache
@@ -85,62 +72,36 @@ class InstructionMixtureDataModule(ResponseDataModule):
         prompt_column: str | list[str] = "prompt",
         response_column: str = "response",
         messages_column: str | None = None,
-        tokenizer: str = "bytes",
-        chat_template: str | None = None,
-        prompt_template: str = "{prompt}\n",
-        turns: Literal["all", "last"] = "all",
-        max_length: int = 1024,
-        too_long: Literal["cut", "drop"] = "cut",
-        pad_to_multiple_of: int = 8,
         target_fraction: float = 0.05,
         test_fraction: float = 0.05,
         split_seed: int = 0,
         encoding_errors: str = "raise",
         corrupt: Literal["stop", "skip"] = "stop",
-        cache_dir: str | None = None,
-        **batching: Any,
+        **sampling: Any,
     ) -> None:
-        super().__init__(
-            tokenizer=tokenizer,
-            chat_template=chat_template,
-            prompt_template=prompt_template,
-            turns=turns,
-            max_length=max_length,
-            too_long=too_long,
-            pad_to_multiple_of=pad_to_multiple_of,
-            cache_dir=cache_dir,
-            **batching,
-        )
+        super().__init__(**sampling)
         check_given(domains, dataset)
         check_fractions(target_fraction, test_fraction)
-        self.domains = domains
-        self.dataset = dataset
-        self.domain_column = domain_column
-        prompts = [prompt_column] if isinstance(prompt_column, str) else list(prompt_column)
-        self.prompt_columns = prompts
-        self.response_column = response_column
-        self.messages_column = messages_column
-        self.target_fraction = target_fraction
-        self.test_fraction = test_fraction
+        self.domains, self.dataset, self.domain_column = domains, dataset, domain_column
+        self.encoding_errors, self.corrupt = encoding_errors, corrupt
+        self.target_fraction, self.test_fraction = target_fraction, test_fraction
         self.split_seed = split_seed
-        self.encoding_errors = encoding_errors
-        self.corrupt = corrupt
+        self.messages_column = messages_column
+        prompts = [prompt_column] if isinstance(prompt_column, str) else prompt_column
+        self.columns = [*prompts, response_column] if messages_column is None else [messages_column]
         self._sources: dict[str, Source] = {}
 
-    def sources(self) -> dict[str, Source]:
-        """Domain -> where its samples lie."""
-        return open_domains(
+    def settings(self) -> dict[str, Any]:
+        """Return the options that decide the samples and splits, and a digest of every source."""
+        self._sources = open_domains(
             self.domains, self.dataset, self.domain_column, self.encoding_errors, self.corrupt
         )
-
-    def settings(self) -> dict[str, Any]:
-        """The options that decide the samples and splits, and a digest of every source."""
-        self._sources = self.sources()
+        pairs = self.messages_column is None
         return {
-            "sources": {d: source.digest(self._columns()) for d, source in self._sources.items()},
+            "sources": {d: source.digest(self.columns) for d, source in self._sources.items()},
             "domain_column": self.domain_column if self.dataset else None,
-            "prompt_columns": None if self.messages_column else self.prompt_columns,
-            "response_column": None if self.messages_column else self.response_column,
+            "prompt_columns": self.columns[:-1] if pairs else None,
+            "response_column": self.columns[-1] if pairs else None,
             "messages_column": self.messages_column,
             "target_fraction": self.target_fraction,
             "test_fraction": self.test_fraction,
@@ -151,15 +112,15 @@ class InstructionMixtureDataModule(ResponseDataModule):
 
     def conversations(self) -> tuple[Mapping[str, Iterator[Conversation]], dict[str, int]]:
         """Read every source once to decide the splits; the iterators read it again."""
-        self._sources = self._sources or self.sources()
         prompts: dict[str, np.ndarray] = {}
         samples: dict[str, np.ndarray] = {}
         for domain, source in self._sources.items():
-            keys: list[np.ndarray] = []
-            read = tqdm(self._read(source), desc=f"reading {domain}", unit=" samples", delay=1)
-            for _, messages in read:
-                texts = (prompt_of(messages), json.dumps(messages))
-                keys.append(document_keys(texts, self.split_seed))
+            keys = [
+                document_keys((prompt_of(messages), json.dumps(messages)), self.split_seed)
+                for _, messages in tqdm(
+                    self._read(source), desc=f"reading {domain}", unit=" samples", delay=1
+                )
+            ]
             if not keys and source.skipped:
                 raise InputError(
                     f"domain {domain!r} has no sample that can be used ({source.skipped} skipped; "
@@ -174,86 +135,34 @@ class InstructionMixtureDataModule(ResponseDataModule):
         return chosen, {domain: int((row == DROPPED).sum()) for domain, row in codes.items()}
 
     def refuse(self, domain: str, error: InputError) -> None:
-        """Leaves a conversation out where unfit rows are skipped."""
+        """Raise the error, or leave the conversation out if `corrupt` is "skip"."""
         self._sources[domain].refuse(str(error))
 
     def skipped(self) -> dict[str, tuple[int, str | None]]:
-        """Counts of the last pass."""
+        """Return the counts of the last pass."""
         return {domain: (s.skipped, s.first_skipped) for domain, s in self._sources.items()}
 
     def _choose(self, source: Source, codes: np.ndarray) -> Iterator[Conversation]:
         number = 0
         for number, (where, messages) in enumerate(self._read(source), start=1):
             if number <= len(codes) and codes[number - 1] != DROPPED:
-                yield NAMES[int(codes[number - 1])], where, messages
+                yield SPLIT_OF[int(codes[number - 1])], where, messages
         if number != len(codes):
             raise InputError(
                 f"domain {source.domain!r} changed while it was read; leave its files alone and "
                 "start again."
             )
 
-    def _columns(self) -> list[str]:
-        pair = [*self.prompt_columns, self.response_column]
-        return pair if self.messages_column is None else [self.messages_column]
-
     def _read(self, source: Source) -> Iterator[tuple[str, list[Message]]]:
-        """The conversations of a source in order, the unfit ones refused."""
-        columns = self._columns()
-        if self.messages_column is None:
-            convert = partial(from_columns, columns=columns)
-        else:
-            convert = partial(from_messages, column=self.messages_column)
-        for where, row in source.rows(columns):
+        """Yield the conversations of a source in order, without those that cannot be used."""
+        for where, row in source.rows(self.columns):
             try:
-                messages = convert(row, where)
+                if self.messages_column is None:
+                    yield where, from_columns(row, where, self.columns)
+                else:
+                    yield where, from_messages(row, where, self.messages_column)
             except InputError as error:
                 source.refuse(f'{str(error)[:-1]}; or set corrupt to "skip".')
-                continue
-            yield where, messages
-
-
-def from_columns(row: Mapping[str, Any], where: str, columns: Sequence[str]) -> list[Message]:
-    r"""The conversation of a prompt, in all but the last of `columns`, and a response, in the last.
-
-    Raises:
-        InputError: a value that is not a text, or an empty prompt or response.
-
-    Example:
-        >>> row = {"task": "Add.", "input": "1 and 2", "response": "3"}
-        >>> from_columns(row, "a.jsonl, line 1", ["task", "input", "response"])[0]["content"]
-        'Add.\n\n1 and 2'
-    """
-    values = [row[column] for column in columns]
-    if len(values) > 2:  # an optional input may be missing
-        values = ["" if value is None else value for value in values[:-1]] + values[-1:]
-    for column, value in zip(columns, values, strict=True):
-        if not isinstance(value, str):
-            raise InputError(
-                f"{where} has a {column!r} of type {type(value).__name__}; give a text."
-            )
-    prompt = "\n\n".join(value for value in values[:-1] if value.strip())
-    for column, value in ((columns[0], prompt), (columns[-1], values[-1])):
-        if not value.strip():
-            raise InputError(f"{where} has an empty {column!r}; give a text.")
-    return pair(prompt, values[-1])
-
-
-def from_messages(row: Mapping[str, Any], where: str, column: str) -> list[Message]:
-    """The conversation in a column: a list of messages, or the JSON of one.
-
-    Raises:
-        InputError: what `check_messages` refuses, or no JSON.
-    """
-    messages = row[column]
-    if isinstance(messages, str):
-        try:
-            messages = json.loads(messages)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{where} has a {column!r} that is no JSON ({error.msg}).") from error
-    return [
-        {"role": message["role"], "content": message["content"]}
-        for message in check_messages(messages, where)
-    ]
 
 
 def split_by_prompt(
@@ -262,7 +171,7 @@ def split_by_prompt(
     target_fraction: float,
     test_fraction: float,
 ) -> dict[str, np.ndarray]:
-    """Assign every sample to the split of its prompt, and drop samples met before.
+    """Assign every sample to the split of its prompt, and drop repeated samples.
 
     A domain's prompts that no earlier domain has are ranked by their keys: the first are test, the
     next target, the rest train. A prompt of an earlier domain keeps that domain's split.
@@ -280,23 +189,20 @@ def split_by_prompt(
         InputError: a domain has fewer than three prompts of its own.
     """
     sizes = [len(keys) for keys in prompts.values()]
-    _, first, groups = np.unique(
+    _, first, prompt_number = np.unique(
         np.concatenate(list(prompts.values())), axis=0, return_index=True, return_inverse=True
     )
-    starts = np.cumsum([0, *sizes])
-    for (domain, size), start in zip(
-        zip(prompts, sizes, strict=True), starts[:-1].tolist(), strict=True
-    ):
-        own = int(((first >= start) & (first < start + size)).sum())
-        if own < 3:
+    own = np.bincount(np.repeat(np.arange(len(sizes)), sizes)[first], minlength=len(sizes))
+    for domain, size, count in zip(prompts, sizes, own.tolist(), strict=True):
+        if count < 3:
             raise InputError(
-                f"domain {domain!r} has {own} prompts that no other has ({size} samples read) but "
-                "needs 3, one each to train, target and test; add samples or leave it out."
+                f"domain {domain!r} has {count} prompts that no other has ({size} samples read) "
+                "but needs 3, one each to train, target and test; add samples or leave it out."
             )
     codes = np.concatenate(list(assign_splits(prompts, target_fraction, test_fraction).values()))
-    codes = codes[first][groups.reshape(-1)]  # later samples of a prompt follow its first
+    codes = codes[first][prompt_number.reshape(-1)]  # the split of the first sample of the prompt
     _, kept = np.unique(np.concatenate(list(samples.values())), axis=0, return_index=True)
-    dropped = np.ones(len(codes), dtype=bool)
-    dropped[kept] = False
-    codes[dropped] = DROPPED
-    return dict(zip(prompts, np.split(codes, starts[1:-1]), strict=True))
+    repeated = np.ones(len(codes), dtype=bool)
+    repeated[kept] = False
+    codes[repeated] = DROPPED
+    return dict(zip(prompts, np.split(codes, np.cumsum(sizes)[:-1]), strict=True))

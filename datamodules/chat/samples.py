@@ -1,11 +1,10 @@
 """Tokenized samples of different lengths: on disk, as data sets, and padded into batches.
 
-A domain's split is one Arrow file with the columns `input_ids` and `response`, the latter a list of
-`start, stop` pairs of token positions: where the tokens with a loss lie. It is memory-mapped when
-read, and `datasets.Dataset.from_file` opens it too.
+A split of a domain is one Arrow file with the columns `input_ids` and `response`. The latter is a
+list of pairs `start, stop` of token positions: the tokens with a loss.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +12,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from tandem_pl.datamodules.text.blocks import smallest_dtype
@@ -31,13 +32,13 @@ class SampleWriter:
         path: the file to write.
         vocab_size: decides the integer type of the tokens.
         max_length: most tokens of a sample.
-        too_long: `"cut"` keeps the first `max_length` tokens of a longer one, so that the response
-            loses its end; `"drop"` leaves it out.
+        too_long: `"cut"` keeps the first `max_length` tokens of a longer sample, `"drop"` leaves
+            the sample out.
 
     Attributes:
         counts: `samples`, `tokens` and `response_tokens` written, the `longest` sample's tokens,
-            how many were `cut`, `dropped_long` (by `too_long`) and `dropped_empty` (with no token
-            of a response left).
+            how many were `cut`, `dropped_long` (by `too_long`) and `dropped_empty` (without a token
+            of a response).
     """
 
     def __init__(
@@ -46,14 +47,9 @@ class SampleWriter:
         self.path, self.max_length, self.too_long = path, max_length, too_long
         self.counts = dict.fromkeys(COUNTS, 0)
         self._dtype = smallest_dtype(vocab_size)
-        self._schema = pa.schema(
-            {
-                "input_ids": pa.list_(pa.from_numpy_dtype(self._dtype)),
-                "response": pa.list_(pa.int32()),
-            }
-        )
-        self._ids: list[np.ndarray] = []
-        self._spans: list[np.ndarray] = []
+        ids = pa.list_(pa.from_numpy_dtype(self._dtype))
+        self._schema = pa.schema({"input_ids": ids, "response": pa.list_(pa.int32())})
+        self._rows: list[tuple[np.ndarray, np.ndarray]] = []
 
     def __enter__(self) -> "SampleWriter":
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,35 +64,33 @@ class SampleWriter:
         self._file.close()
 
     def write(self, sample: Rendered) -> None:
-        """Adds a sample, cut or left out as the settings say."""
-        ids, response = sample
-        long = len(ids) > self.max_length
-        if long and self.too_long == "drop":
+        """Add a sample, or cut or drop it as the settings say."""
+        is_long = len(sample.ids) > self.max_length
+        if is_long and self.too_long == "drop":
             self.counts["dropped_long"] += 1
             return
-        ids, response = ids[: self.max_length], response[: self.max_length]
-        if not response[1:].any():  # a first token has nothing to be predicted from
+        ids, response = sample.ids[: self.max_length], sample.response[: self.max_length]
+        if not response[1:].any():  # nothing predicts the first token
             self.counts["dropped_empty"] += 1
             return
-        self.counts["cut"] += long
+        self.counts["cut"] += is_long
         self.counts["samples"] += 1
         self.counts["tokens"] += len(ids)
         self.counts["response_tokens"] += int(response[1:].sum())
         self.counts["longest"] = max(self.counts["longest"], len(ids))
-        self._ids.append(ids.astype(self._dtype))
-        self._spans.append(spans_of(response))
-        if len(self._ids) == BATCH_SAMPLES:
+        self._rows.append((ids.astype(self._dtype), spans_of(response)))
+        if len(self._rows) == BATCH_SAMPLES:
             self._flush()
 
     def _flush(self) -> None:
-        if self._ids:
-            columns = [_lists(self._ids), _lists(self._spans)]
+        if self._rows:
+            columns = [list(column) for column in zip(*self._rows, strict=True)]
             self._writer.write_batch(pa.record_batch(columns, schema=self._schema))
-        self._ids, self._spans = [], []
+        self._rows = []
 
 
 def spans_of(mask: np.ndarray) -> np.ndarray:
-    """`start, stop` of every run of true values, flat, int32.
+    """Return `start, stop` of every run of true values, flat, int32.
 
     Example:
         >>> spans_of(np.array([False, True, True, False, True])).tolist()
@@ -109,58 +103,44 @@ class TokenizedSamples(Dataset[dict[str, Tensor]]):
     """The samples of one Arrow file, memory-mapped.
 
     A sample is `{"input_ids": LongTensor[T], "labels": LongTensor[T]}` with T its own length; the
-    label of a token without a loss is -100. A pickled copy holds only the path and opens the file
-    anew, so workers share its pages.
+    label of a token without a loss is -100.
 
     Args:
         path: a file that `SampleWriter` wrote.
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = str(path)
-        self._open()
+        from datasets import Dataset as ArrowDataset
 
-    def _open(self) -> None:
-        with pa.memory_map(self.path) as source:
-            table = pa.ipc.open_stream(source).read_all()
-        self._ids = [_views(chunk) for chunk in table.column("input_ids").chunks]
-        self._spans = [_views(chunk) for chunk in table.column("response").chunks]
-        self._starts = np.cumsum([0] + [len(offsets) - 1 for _, offsets in self._ids])
+        self.rows = ArrowDataset.from_file(str(path)).with_format("numpy")
 
     def __len__(self) -> int:
-        return int(self._starts[-1])
+        return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        if not 0 <= index < len(self):
-            raise IndexError(f"index {index} is not in 0 .. {len(self) - 1}")
-        chunk = int(np.searchsorted(self._starts, index, side="right")) - 1
-        row = index - int(self._starts[chunk])
-        ids = torch.from_numpy(_row(self._ids[chunk], row).astype(np.int64))
-        labels = torch.full_like(ids, IGNORED)
-        spans = _row(self._spans[chunk], row).tolist()
-        for start, stop in zip(spans[::2], spans[1::2], strict=True):
-            labels[start:stop] = ids[start:stop]
-        return {"input_ids": ids, "labels": labels}
+        return self.__getitems__([index])[0]
 
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        return (self[index] for index in range(len(self)))
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.path = state["path"]
-        self._open()
+    def __getitems__(self, indices: list[int]) -> list[dict[str, Tensor]]:
+        """Return several samples with one look-up, which is much faster."""
+        rows = self.rows[indices]
+        samples = []
+        for tokens, spans in zip(rows["input_ids"], rows["response"], strict=True):
+            ids = torch.from_numpy(tokens)
+            labels = torch.full_like(ids, IGNORED)
+            for start, stop in spans.reshape(-1, 2):
+                labels[start:stop] = ids[start:stop]
+            samples.append({"input_ids": ids, "labels": labels})
+        return samples
 
 
 class PadToLongest:
-    """Collates samples: padded at their end to the longest, rounded up to a multiple.
+    """Collates samples: pads them at the end to the longest, rounded up to a multiple.
 
     The batch is `{"input_ids", "labels", "attention_mask"}`, each LongTensor[B, L]; labels are -100
-    and the mask 0 at padding.
+    and the mask is 0 at padding.
 
     Args:
-        pad_id: token that stands at padding; it has no influence.
+        pad_id: token at padding; it has no influence.
         multiple: L is a multiple of it, but never more than `max_length`.
         max_length: most tokens of a sample.
 
@@ -174,32 +154,17 @@ class PadToLongest:
         self.pad_id, self.multiple, self.max_length = pad_id, multiple, max_length
 
     def __call__(self, samples: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """The padded batch."""
-        lengths = [len(sample["input_ids"]) for sample in samples]
-        width = -(-max(lengths) // self.multiple) * self.multiple
-        shape = (len(samples), max(min(width, self.max_length), max(lengths)))
-        batch = {
-            "input_ids": torch.full(shape, self.pad_id),
-            "labels": torch.full(shape, IGNORED),
-            "attention_mask": torch.zeros(shape, dtype=torch.long),
+        """Return the padded batch."""
+        ids = [sample["input_ids"] for sample in samples]
+        longest = max(map(len, ids))
+        rounded = -(-longest // self.multiple) * self.multiple
+        more = max(min(rounded, self.max_length) - longest, 0)
+
+        def pad(rows: list[Tensor], value: int) -> Tensor:
+            return F.pad(pad_sequence(rows, True, value), (0, more), value=value)
+
+        return {
+            "input_ids": pad(ids, self.pad_id),
+            "labels": pad([sample["labels"] for sample in samples], IGNORED),
+            "attention_mask": pad([torch.ones_like(row) for row in ids], 0),
         }
-        for row, (sample, length) in enumerate(zip(samples, lengths, strict=True)):
-            batch["input_ids"][row, :length] = sample["input_ids"]
-            batch["labels"][row, :length] = sample["labels"]
-            batch["attention_mask"][row, :length] = 1
-        return batch
-
-
-def _lists(arrays: Sequence[np.ndarray]) -> pa.ListArray:
-    offsets = np.cumsum([0] + [len(array) for array in arrays]).astype(np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.concatenate(arrays)))
-
-
-def _views(chunk: pa.ListArray) -> tuple[np.ndarray, np.ndarray]:
-    """Values and row offsets of a list column, without a copy."""
-    return chunk.values.to_numpy(zero_copy_only=True), chunk.offsets.to_numpy(zero_copy_only=True)
-
-
-def _row(views: tuple[np.ndarray, np.ndarray], row: int) -> np.ndarray:
-    values, offsets = views
-    return values[offsets[row] : offsets[row + 1]]

@@ -1,26 +1,25 @@
-r"""Conversations to tokens: what is rendered, and which of its tokens have a loss.
+r"""Turn conversations into tokens, and mark the tokens with a loss.
 
-A conversation is a list of messages `{"role": ..., "content": ...}`; a prompt and its response are
-one of two messages. Without a chat template it is rendered plainly: every message that is not the
-assistant's by a prompt template (`"{prompt}\n"`), every response as it is with an end-of-text token
-after it. With a chat template it is rendered as the template says.
+Plain rendering, without a chat template, puts every message that is not the assistant's into a
+prompt template (`"{prompt}\n"`) and an end-of-text token after every response.
 
 Only responses have a loss: the assistant's turns with the token that ends them.
 """
 
-import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from tandem_pl.checks import check_choice
 from tandem_pl.datamodules.text.tokenization import HuggingFaceTokenizer, Tokenizer
 from tandem_pl.errors import InputError
 from tandem_pl.files import read_text
 
-Message = Mapping[str, Any]
+from .messages import Message
+
 GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
@@ -36,81 +35,30 @@ class Rendered(NamedTuple):
     response: np.ndarray
 
 
-def check_messages(messages: Any, where: str) -> list[Message]:
-    """The messages of a conversation as they are, refused unless they are well formed.
-
-    Raises:
-        InputError: no list of messages with `role` and `content` texts, or none by the assistant.
-
-    Example:
-        >>> check_messages([{"role": "user", "content": "Hi"}], "chats.jsonl, line 3")
-        Traceback (most recent call last):
-        ...
-        tandem_pl.errors.InputError: chats.jsonl, line 3 has no turn of the role "assistant" (its \
-roles are 'user'); every chat needs one, since only responses have a loss.
-    """
-    if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
-        raise InputError(
-            f"{where} has messages of type {type(messages).__name__}; give a list of "
-            '{"role": ..., "content": ...}.'
-        )
-    for number, message in enumerate(messages, start=1):
-        for key in ("role", "content"):
-            if not (isinstance(message, Mapping) and isinstance(message.get(key), str)):
-                raise InputError(
-                    f"{where} has no text {key!r} in message {number}; give messages as "
-                    '{"role": ..., "content": ...}.'
-                )
-    if not any(message["role"] == "assistant" for message in messages):
-        roles = ", ".join(sorted({repr(message["role"]) for message in messages}))
-        raise InputError(
-            f'{where} has no turn of the role "assistant" (its roles are {roles}); every chat '
-            "needs one, since only responses have a loss."
-        )
-    return list(messages)
-
-
-def pair(prompt: str, response: str) -> list[Message]:
-    """A prompt and its response as a conversation."""
-    return [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
-
-
-def prompt_of(messages: Sequence[Message]) -> str:
-    """What stands before the first response, as a text that identifies it but for case and spaces.
-
-    Example:
-        >>> prompt_of(pair("Hi", "A")) == prompt_of(pair("hi ", "B")) != prompt_of(pair("", ""))
-        True
-    """
-    first = next(i for i, message in enumerate(messages) if message["role"] == "assistant")
-    plain = ([m["role"], " ".join(m["content"].split()).casefold()] for m in messages[:first])
-    return json.dumps(list(plain))
-
-
 class ConversationEncoder:
-    r"""Tokenizes conversations, by the tokenizer's chat template where it has one.
+    r"""Tokenizes conversations with a chat template, or plainly.
 
-    With a chat template the whole conversation is rendered and tokenized as one text. Its responses
-    are what the template marks by `{% generation %}`; in a template without that mark, what an
-    assistant's turn adds to the conversation before it (rendered with the generation prompt), less
-    white space at its end. A special token that follows a response at once ends it and has a loss.
-    Where the text ends with a response and no special token, the end-of-text token takes the place
-    of what white space there is. A special token that is spelled in a message is read as one.
+    With a chat template the whole conversation is rendered and tokenized as one text. The template
+    marks responses by `{% generation %}`. If it does not, a response is what an assistant's turn
+    adds to the conversation before it (rendered with the generation prompt), without white space
+    at its end. A special token right after a response ends it and has a loss. If the text ends with
+    a response and no special token, the end-of-text token replaces the white space at the end.
+    Special tokens that are spelled in a message become special tokens.
 
-    Without a chat template a sample starts as the tokenizer starts a text: with a begin-of-text
-    token where it adds one.
+    In plain rendering a sample starts with a begin-of-text token if the tokenizer adds one.
 
     Args:
-        tokenizer: gives the tokens.
-        chat_template: a Jinja template or the path of one; None for the tokenizer's own, or plain
-            rendering where it has none.
-        prompt_template: of plain rendering; holds `{prompt}`.
+        tokenizer: makes the tokens.
+        chat_template: a Jinja template or its path; None for the tokenizer's own, or plain
+            rendering if it has none.
+        prompt_template: of plain rendering; has `{prompt}` in it.
         turns: whether every response has a loss, or only the `"last"`.
 
     Raises:
         InputError: a template that cannot be used.
 
     Example:
+        >>> from tandem_pl.datamodules.chat.messages import pair
         >>> from tandem_pl.datamodules.text.tokenization import ByteTokenizer
         >>> encode = ConversationEncoder(ByteTokenizer(), prompt_template="Q {prompt} A ")
         >>> sample = encode(pair("2+2", "4"), "here")
@@ -127,11 +75,10 @@ class ConversationEncoder:
     ) -> None:
         if "{prompt}" not in prompt_template:
             raise InputError(
-                f"prompt_template is {prompt_template!r}; it must hold {{prompt}}, where the "
-                "prompt goes."
+                f"prompt_template is {prompt_template!r}; it must have {{prompt}} in place of the "
+                "prompt."
             )
-        if turns not in ("all", "last"):
-            raise InputError(f'turns is {turns!r}; give "all" or "last".')
+        check_choice("turns", turns, ("all", "last"))
         self.tokenizer = tokenizer
         self.prompt_template = prompt_template
         self.turns = turns
@@ -139,7 +86,7 @@ class ConversationEncoder:
         self.start = begin_of_text(tokenizer)
 
     def __call__(self, messages: Sequence[Message], where: str) -> Rendered:
-        """Tokens and loss mask of one conversation; `where` is for error messages."""
+        """Return tokens and loss mask; error messages name the conversation by `where`."""
         if self.template is None:
             return self._plain(messages)
         assert isinstance(self.tokenizer, HuggingFaceTokenizer)
@@ -159,25 +106,26 @@ class ConversationEncoder:
         parts, masks = [self.start], [np.zeros(len(self.start), dtype=bool)]
         encoded = self.tokenizer.encode_batch(texts)
         for number, (message, ids) in enumerate(zip(messages, encoded, strict=True)):
-            answers = message["role"] == "assistant"
-            if answers:
+            is_response = message["role"] == "assistant"
+            if is_response:
                 ids = np.append(ids.astype(np.int64), self.tokenizer.eos_token_id)
+            has_loss = is_response and (self.turns == "all" or number == last)
             parts.append(ids)
-            masks.append(np.full(len(ids), answers and (self.turns == "all" or number == last)))
+            masks.append(np.full(len(ids), has_loss))
         return Rendered(np.concatenate(parts).astype(np.int64), np.concatenate(masks))
 
 
 def begin_of_text(tokenizer: Tokenizer) -> np.ndarray:
-    """The begin-of-text token, where the tokenizer puts one before every text; else nothing."""
-    inner = getattr(tokenizer, "tokenizer", None)
-    begin = getattr(inner, "bos_token_id", None)
-    if begin is None or list(inner("a")["input_ids"])[:1] != [begin]:  # type: ignore[misc]
-        return np.empty(0, dtype=np.int64)
-    return np.asarray([begin], dtype=np.int64)
+    """Return the begin-of-text token if the tokenizer puts one before every text, else nothing."""
+    if isinstance(tokenizer, HuggingFaceTokenizer):
+        begin = tokenizer.tokenizer.bos_token_id
+        if begin is not None and list(tokenizer.tokenizer("a")["input_ids"])[:1] == [begin]:
+            return np.asarray([begin], dtype=np.int64)
+    return np.empty(0, dtype=np.int64)
 
 
 def load_template(tokenizer: Tokenizer, chat_template: str | None) -> str | None:
-    """The text of the chat template to use, or None for plain rendering.
+    """Return the text of the chat template to use, or None for plain rendering.
 
     Raises:
         InputError: a path that does not exist, or a template for a tokenizer without special
@@ -207,17 +155,17 @@ def load_template(tokenizer: Tokenizer, chat_template: str | None) -> str | None
 def render(
     tokenizer: Any, template: str, messages: Sequence[Message], where: str
 ) -> tuple[str, list[tuple[int, int]]]:
-    """The text of a conversation, and the character spans `(start, stop)` of its responses.
+    """Return the text of a conversation, and the character spans `(start, stop)` of its responses.
 
     Raises:
-        InputError: the template refuses the conversation, or renders a response's beginning
-            differently from the same messages before it.
+        InputError: the template raises an error, or renders the messages before a response
+            differently once the response is there.
     """
     from transformers.utils.chat_template_utils import render_jinja_template
 
     marked = GENERATION.search(template) is not None
 
-    def rendered(some: Sequence[Message], prompt: bool = False) -> tuple[str, Any]:
+    def apply(some: Sequence[Message], prompt: bool = False) -> tuple[str, Any]:
         try:
             texts, spans = render_jinja_template(
                 conversations=[list(some)],
@@ -226,14 +174,14 @@ def render(
                 add_generation_prompt=prompt,
                 **tokenizer.special_tokens_map,
             )
-        except Exception as error:  # what a template raises is its author's choice
+        except Exception as error:  # a template can raise any exception
             raise InputError(
                 f"{where} cannot be rendered by the chat template ({type(error).__name__}: "
-                f"{error}); mend the chat or set chat_template to another."
+                f"{error}); correct the chat or set chat_template to another."
             ) from error
         return texts[0], spans[0] if marked else None
 
-    text, spans = rendered(messages)
+    text, spans = apply(messages)
     if marked:
         if not spans:
             raise InputError(
@@ -245,12 +193,12 @@ def render(
     for number, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
-        before, _ = rendered(messages[:number], prompt=True)
-        after, _ = rendered(messages[: number + 1])
+        before, _ = apply(messages[:number], prompt=True)
+        after, _ = apply(messages[: number + 1])
         if not (after.startswith(before) and text.startswith(after.rstrip())):
             raise InputError(
                 f"{where}: the chat template renders the messages before turn {number + 1} "
-                "differently once it is there, so its response cannot be told apart; put "
+                "differently once it is there, so its response cannot be found; put "
                 "{% generation %} ... {% endgeneration %} around the response in the template, and "
                 "give it as chat_template."
             )
@@ -263,11 +211,11 @@ def encode_spans(
 ) -> Rendered:
     """Tokenize a text as a whole; a token that overlaps a span has a loss.
 
-    The end-of-text token is added where the text ends with the last span (but for white space) and
-    not with a special token.
+    The end-of-text token is added if the text ends with the last span (and white space), and not
+    with a special token.
 
     Raises:
-        InputError: a tokenizer that cannot say where its tokens stand in the text.
+        InputError: the tokenizer does not report the positions of its tokens in the text.
     """
     if not tokenizer.is_fast:
         raise InputError(
@@ -280,7 +228,7 @@ def encode_spans(
     special = np.isin(ids, [*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder])
     response = np.zeros(len(ids), dtype=bool)
     for start, stop in spans:
-        # A token of nothing (white space that the tokenizer trimmed) stands where it begins.
+        # An empty token (white space that the tokenizer trimmed) counts as one character.
         ends = np.maximum(offsets[:, 1], offsets[:, 0] + 1)
         places = np.flatnonzero((offsets[:, 0] < stop) & (ends > start))
         response[places] = True

@@ -1,51 +1,30 @@
-"""Real images that install with a package, a few of them, and domains made of these.
+"""`DigitsMixtureDataModule`: few real images, and domains made of them.
 
-Few of scikit-learn's digits are kept for training, as where real data are scarce; see
-`digit_images` for how the other domains are made of those few alone.
+Few of scikit-learn's digits are for training, as if real data were scarce; `digit_images` makes the
+other domains of those few alone.
 """
 
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import StackDataset
 
+from tandem_pl.checks import check_at_least
 from tandem_pl.datamodules.batching import ConfiguredDataModule
 from tandem_pl.errors import InputError
 
 from .digit_images import CLASSES, SIZES, Images, load_digits, make_domain, stratified_split
 
 REAL = "real"
-
-
-class LabelledImages(Dataset):
-    """Images [N, C, H, W] float32 and classes [N] int64, in memory.
-
-    A sample is {"image": [C, H, W], "label": int}.
-    """
-
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
-        self.images, self.labels = images, labels
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"image": self.images[index], "label": int(self.labels[index])}
-
-    def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
-        """The same samples; one look-up for all of them."""
-        labels = self.labels[indices].tolist()
-        pairs = zip(self.images[indices], labels, strict=True)
-        return [{"image": image, "label": label} for image, label in pairs]
+SPLIT_OPTIONS = ("split_seed", "real_per_class", "target_per_class")
 
 
 class DigitsMixtureDataModule(ConfiguredDataModule):
     """A few real digits, six domains made of them, and real target and test data.
 
-    Training has the domain "real" and those of `sizes` (see `make_domain`); target and test have
-    "real" alone, with images that no training domain holds or was made of. A sample is
+    Training has the domain "real" and those of `sizes` (see `make_domain`). Target and test have
+    only "real", with images that no training domain has or was made of. A sample is
     {"image": FloatTensor[1, 8, 8], "label": int}; the pixels are normalised by mean and standard
     deviation of the real training images.
 
@@ -64,7 +43,7 @@ class DigitsMixtureDataModule(ConfiguredDataModule):
 
     Raises:
         InputError: an unknown domain, a negative size, fewer than two real images a class; by
-            `setup`, without scikit-learn, or where no image is left to test with.
+            `setup`, without scikit-learn, or if no image is left to test with.
 
     Example:
         >>> data = DigitsMixtureDataModule(sizes={"noise": 0, "rotated": 500})
@@ -80,23 +59,17 @@ class DigitsMixtureDataModule(ConfiguredDataModule):
         split_seed: int = 0,
         **batching: Any,
     ) -> None:
-        super().__init__(
-            **batching,
-        )
-        for key, value, least in (
-            ("real_per_class", real_per_class, 2),
-            ("target_per_class", target_per_class, 1),
-            ("split_seed", split_seed, 0),
-            *((f"sizes[{name!r}]", size, 0) for name, size in (sizes or {}).items()),
-        ):
-            if value < least:
-                raise InputError(f"{key}={value} must be at least {least}.")
-        unknown = [name for name in sizes or {} if name not in SIZES]
-        if unknown:
-            raise InputError(
-                f"sizes names the unknown domain {unknown[0]!r}: the made domains are "
-                f"{', '.join(SIZES)}."
-            )
+        super().__init__(**batching)
+        check_at_least("real_per_class", real_per_class, 2)
+        check_at_least("target_per_class", target_per_class, 1)
+        check_at_least("split_seed", split_seed, 0)
+        for name, size in (sizes or {}).items():
+            check_at_least(f"sizes[{name!r}]", size, 0)
+            if name not in SIZES:
+                raise InputError(
+                    f"sizes names the unknown domain {name!r}: the made domains are "
+                    f"{', '.join(SIZES)}."
+                )
         self.real_per_class = real_per_class
         self.target_per_class = target_per_class
         self.sizes = {name: size for name, size in {**SIZES, **(sizes or {})}.items() if size}
@@ -108,34 +81,29 @@ class DigitsMixtureDataModule(ConfiguredDataModule):
         self.std: list[float] | None = None
 
     def setup(self, stage: str | None = None) -> None:
-        """Splits the real images and makes the other domains; takes half a second."""
+        """Split the real images and make the other domains; takes half a second."""
         if not self.train_sets:
             digits = load_digits()
             wanted = {"train": self.real_per_class, "target": self.target_per_class}
             split = stratified_split(digits.labels, wanted, np.random.default_rng(self.split_seed))
             parts = {n: Images(digits.pixels[r], digits.labels[r]) for n, r in split.items()}
             real = parts["train"]
-            domains, order = {REAL: real}, list(SIZES)
-            for name, size in self.sizes.items():  # each of its own stream: sizes may change
-                stream = np.random.SeedSequence(self.split_seed, spawn_key=(order.index(name),))
-                domains[name] = make_domain(name, size, real, np.random.default_rng(stream))
-            mean, deviation = float(real.pixels.mean()), float(real.pixels.std())
-            self.mean, self.std = [mean], [deviation]
-
-            def normalised(images: Images) -> LabelledImages:
-                pixels = (images.pixels - mean)[:, None] / deviation
-                return LabelledImages(
-                    torch.from_numpy(pixels).float(), torch.from_numpy(images.labels)
-                )
-
-            self.train_sets = {name: normalised(images) for name, images in domains.items()}
-            self.target_sets = {REAL: normalised(parts["target"])}
-            self.test_sets = {REAL: normalised(parts["rest"])}
+            domains = {REAL: real}
+            for number, name in enumerate(SIZES):  # a generator each, so that sizes may change
+                if name in self.sizes:
+                    stream = np.random.SeedSequence(self.split_seed, spawn_key=(number,))
+                    random = np.random.default_rng(stream)
+                    domains[name] = make_domain(name, self.sizes[name], real, random)
+            mean, std = float(real.pixels.mean()), float(real.pixels.std())
+            self.mean, self.std = [mean], [std]
+            self.train_sets = {name: _normalise(x, mean, std) for name, x in domains.items()}
+            self.target_sets = {REAL: _normalise(parts["target"], mean, std)}
+            self.test_sets = {REAL: _normalise(parts["rest"], mean, std)}
         super().setup(stage)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Refuses a checkpoint of another split, also to test with: its test images are others."""
-        for key in ("split_seed", "real_per_class", "target_per_class"):
+        """Resume; refuse a checkpoint of another split, which trained on other images."""
+        for key in SPLIT_OPTIONS:
             then = state["identity"].get(key) if state else None
             if then is not None and then != getattr(self, key):
                 raise InputError(
@@ -146,6 +114,11 @@ class DigitsMixtureDataModule(ConfiguredDataModule):
         super().load_state_dict(state)
 
     def _identity(self) -> dict[str, Any]:
-        # Sizes alike do not make images alike.
-        keys = ("split_seed", "real_per_class", "target_per_class")
-        return {**super()._identity(), **{key: getattr(self, key) for key in keys}}
+        # With the split, because equal sizes may have other images.
+        return {**super()._identity(), **{key: getattr(self, key) for key in SPLIT_OPTIONS}}
+
+
+def _normalise(images: Images, mean: float, std: float) -> StackDataset:
+    pixels = torch.from_numpy((images.pixels - mean)[:, None] / std).float()
+    columns: dict[str, Any] = {"image": pixels, "label": images.labels.tolist()}
+    return StackDataset(**columns)

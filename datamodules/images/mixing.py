@@ -1,7 +1,10 @@
 """Mixup and cutmix within domains: every sample is mixed with another one of its own domain.
 
-So a sample's loss stays the loss of one domain. Labels become probabilities, and the cross-entropy
-with them is lambda CE(y) + (1 - lambda) CE(y'), y' being the partner's label.
+So the loss of a sample remains the loss of one domain. Labels become probabilities, and their
+cross-entropy is lambda CE(y) + (1 - lambda) CE(y') with y' the label of the partner.
+
+mixup: Zhang et al. 2018, arXiv 1710.09412; cutmix: Yun et al. 2019, arXiv 1905.04899. timm mixes
+whole batches with one lambda, and across domains.
 """
 
 from __future__ import annotations
@@ -13,21 +16,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tandem_pl.checks import check_share
 from tandem_pl.errors import InputError
 
 
 @dataclass(frozen=True)
 class Mixing:
-    """How samples are mixed.
-
-    Args:
-        mixup: a of lambda ~ Beta(a, a) for mixing pixel by pixel; 0 for none of it.
-        cutmix: a of lambda ~ Beta(a, a) for pasting a box; 0 for none of it. With both, a sample
-            gets either with equal probability.
-        probability: of a sample to be mixed at all.
+    """How samples are mixed; `AugmentedImageDataModule` describes the settings.
 
     Raises:
-        InputError: a number that cannot be.
+        InputError: a number out of range.
     """
 
     mixup: float = 0.0
@@ -38,24 +36,65 @@ class Mixing:
         for key, value in (("mixup", self.mixup), ("cutmix", self.cutmix)):
             if not 0 <= value < float("inf"):
                 raise InputError(f"{key}={value} must be at least 0, which turns it off.")
-        if not 0 <= self.probability <= 1:
-            raise InputError(f"mix_probability={self.probability} must be 0 to 1.")
+        check_share("mix_probability", self.probability)
 
     def __bool__(self) -> bool:
         return self.mixup > 0 or self.cutmix > 0
 
 
-def partners(domains: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """The partner of every sample: another one of its domain, or itself where there is none.
-
-    The samples of a domain stand in a ring of random order, and each has the next as its partner.
+def mix(
+    images: Tensor,
+    labels: Tensor,
+    domains: Tensor,
+    num_classes: int,
+    mixing: Mixing,
+    random: np.random.Generator,
+) -> tuple[Tensor, Tensor]:
+    """Mix the samples of a batch with others of their domains.
 
     Args:
+        images: [B, C, H, W].
+        labels: int64 [B].
         domains: int64 [B].
-        random: draws the order.
+        num_classes: columns of the probabilities.
+        mixing: the settings.
+        random: draws all that is random.
 
     Returns:
-        Places in the batch, int64 [B].
+        Images of the same shape and type, and probabilities [B, num_classes], float32 or the
+        images' higher precision. Each row sums to 1.
+
+    Example:
+        >>> images = torch.stack([torch.zeros(1, 2, 2), torch.ones(1, 2, 2)])
+        >>> labels, domains = torch.tensor([0, 1]), torch.tensor([0, 0])
+        >>> random = np.random.default_rng(0)
+        >>> mixed, shares = mix(images, labels, domains, 2, Mixing(mixup=1.0), random)
+        >>> bool(torch.allclose(mixed.mean((1, 2, 3)), shares[:, 1]))
+        True
+    """
+    device, dtype = images.device, torch.promote_types(images.dtype, torch.float32)
+    height, width = images.shape[-2:]
+    partner = partners(domains.cpu().numpy(), random)
+    kept, cut = _draw_lambda(partner, mixing, random)
+    edges = boxes(np.where(cut, kept, 1.0), height, width, random)
+    top, bottom, left, right = edges
+    kept = np.where(cut, 1 - (bottom - top) * (right - left) / (height * width), kept)
+
+    others = torch.from_numpy(partner).to(device)
+    blend = torch.from_numpy(np.where(cut, 1.0, kept)).to(device, images.dtype)
+    inside = _in_boxes(torch.from_numpy(edges).to(device), height, width)
+    own = blend[:, None, None].masked_fill(inside, 0.0)[:, None]  # share of each pixel that is kept
+    mixed = torch.where(own == 1, images, images * own + images[others] * (1 - own))
+    share = torch.from_numpy(kept).to(device, dtype)[:, None]
+    exact = F.one_hot(labels, num_classes).to(dtype)
+    return mixed, share * exact + (1 - share) * exact[others]
+
+
+def partners(domains: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Draw the position of a partner for every sample, int64 [B], of the same `domains` [B].
+
+    The samples of a domain form a ring in random order, and each one's partner is the next. A
+    sample alone in its domain is its own partner.
 
     Example:
         >>> partners(np.array([0, 0, 1]), np.random.default_rng(0)).tolist()
@@ -71,16 +110,16 @@ def partners(domains: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
 
 def boxes(kept: np.ndarray, height: int, width: int, random: np.random.Generator) -> np.ndarray:
-    """Boxes to paste: of the share `1 - kept` of the image, about a random centre, cut at its edge.
+    """Draw boxes about random centres, and cut them at the edge of the image.
 
     Args:
-        kept: lambda [B], the share of a sample's own pixels.
-        height: of the images, in pixels.
-        width: of the images.
+        kept: lambda [B]; a box has the share `1 - kept` of the image.
+        height: pixels of the images.
+        width: pixels of the images.
         random: draws the centres.
 
     Returns:
-        Top, bottom, left and right, int64 [4, B]; bottom and right are not inside.
+        Top, bottom, left and right, int64 [4, B]; bottom and right are outside.
 
     Example:
         >>> top, bottom, _, _ = boxes(np.array([1.0, 0.75]), 4, 4, np.random.default_rng(0))
@@ -88,65 +127,34 @@ def boxes(kept: np.ndarray, height: int, width: int, random: np.random.Generator
         [0, 2]
     """
     sides = np.sqrt(1 - kept)
-    found = []
+    edges = []
     for size in (height, width):
         side = (sides * size).astype(np.int64)
         start = random.integers(0, size, len(kept)) - side // 2
-        found += [start.clip(0, size), (start + side).clip(0, size)]
-    return np.stack(found)
+        edges += [start.clip(0, size), (start + side).clip(0, size)]
+    return np.stack(edges)
 
 
-def mix(
-    images: Tensor,
-    labels: Tensor,
-    domains: Tensor,
-    num_classes: int,
-    mixing: Mixing,
-    random: np.random.Generator,
-) -> tuple[Tensor, Tensor]:
-    """Mixes the samples of a batch with others of their domains.
+def _draw_lambda(
+    partner: np.ndarray, mixing: Mixing, random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw lambda, float64 [B], and whether a sample gets cutmix, bool [B].
 
-    Args:
-        images: [B, C, H, W].
-        labels: int64 [B].
-        domains: int64 [B].
-        num_classes: C of the probabilities.
-        mixing: how.
-        random: draws all that is random.
-
-    Returns:
-        Images as they came in shape and type, and probabilities [B, classes], float32 or the
-        images' higher precision, each row summing to 1.
-
-    Example:
-        >>> images = torch.stack([torch.zeros(1, 2, 2), torch.ones(1, 2, 2)])
-        >>> labels, domains = torch.tensor([0, 1]), torch.tensor([0, 0])
-        >>> random = np.random.default_rng(0)
-        >>> mixed, shares = mix(images, labels, domains, 2, Mixing(mixup=1.0), random)
-        >>> bool(torch.allclose(mixed.mean((1, 2, 3)), shares[:, 1]))
-        True
+    Lambda is the share that a sample keeps; a sample that is its own partner keeps all.
     """
-    size, (height, width) = len(images), images.shape[-2:]
-    partner = partners(domains.cpu().numpy(), random)
+    size = len(partner)
     cut = random.random(size) < (mixing.cutmix > 0) * (0.5 if mixing.mixup > 0 else 1.0)
     mixed = (random.random(size) < mixing.probability) & (partner != np.arange(size))
     kept = np.ones(size)
     for chosen, alpha in ((~cut, mixing.mixup), (cut, mixing.cutmix)):
         if alpha > 0:
             kept = np.where(chosen & mixed, random.beta(alpha, alpha, size), kept)
-    top, bottom, left, right = boxes(np.where(cut, kept, 1.0), height, width, random)
-    kept = np.where(cut, 1 - (bottom - top) * (right - left) / (height * width), kept)
+    return kept, cut
 
-    device, dtype = images.device, torch.promote_types(images.dtype, torch.float32)
-    others = torch.from_numpy(partner).to(device)
-    share = torch.from_numpy(kept).to(device, dtype)
-    rows = torch.arange(height, device=device)[None, :, None]
-    columns = torch.arange(width, device=device)[None, None, :]
-    edges = torch.from_numpy(np.stack([top, bottom, left, right])).to(device)[:, :, None, None]
-    inside = (rows >= edges[0]) & (rows < edges[1]) & (columns >= edges[2]) & (columns < edges[3])
-    # The share of own pixels at each place: 1 or 0 where a box is pasted, lambda elsewhere.
-    blended = torch.from_numpy(np.where(cut, 1.0, kept)).to(device, images.dtype)
-    own = blended[:, None, None].masked_fill(inside, 0.0)[:, None]
-    result = torch.where(own == 1, images, images * own + images[others] * (1 - own))
-    exact = F.one_hot(labels, num_classes).to(dtype)
-    return result, share[:, None] * exact + (1 - share[:, None]) * exact[others]
+
+def _in_boxes(edges: Tensor, height: int, width: int) -> Tensor:
+    """Return whether each pixel is in the box of its image, bool [B, height, width]."""
+    top, bottom, left, right = edges[:, :, None, None]
+    rows = torch.arange(height, device=edges.device)[None, :, None]
+    columns = torch.arange(width, device=edges.device)[None, None, :]
+    return (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)

@@ -1,11 +1,13 @@
 """A folder of packed blocks: `manifest.yaml`, and an Arrow file for each split and domain."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import numpy as np
@@ -16,10 +18,13 @@ from tandem_pl.errors import InputError
 from tandem_pl.files import file_names
 from tandem_pl.yaml_files import dump_yaml, read_yaml
 
-from .blocks import BlockWriter, PackedBlocks, encode_documents
+from .blocks import BlockWriter, encode_documents
 from .documents import SPLIT_CODES, SPLITS
 from .threads import map_in_threads
 from .tokenization import Tokenizer
+
+if TYPE_CHECKING:
+    from .packed_blocks import PackedBlocks
 
 MANIFEST = "manifest.yaml"
 BATCH_CHARACTERS = 1 << 20  # texts are tokenized together until they hold this many characters
@@ -137,6 +142,8 @@ def open_blocks(folder: Path, manifest: Mapping[str, Any]) -> dict[str, dict[str
     Raises:
         InputError: a file is missing, or has not as many blocks as the manifest says.
     """
+    from .packed_blocks import PackedBlocks  # imports torch, which `tandem prepare` does not need
+
     opened: dict[str, dict[str, PackedBlocks]] = {split: {} for split in SPLITS}
     for split in SPLITS:
         names = file_names(manifest["splits"][split])

@@ -9,10 +9,10 @@ from typing import Any
 from tandem_pl.checks import check_at_least
 from tandem_pl.datamodules.sources.cache_folder import default_cache_dir as default_cache_dir
 from tandem_pl.files import new_folder
+from tandem_pl.machine import count_cores
 
 from .block_folder import MANIFEST, Documents, write_manifest, write_splits
 from .prepared import PackedTextDataModule
-from .threads import count_cores
 from .tokenization import load_tokenizer
 
 CACHE_FORMAT = 2  # raise it when the same settings give other blocks

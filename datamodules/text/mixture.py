@@ -5,12 +5,12 @@ from functools import partial
 from typing import Any, Literal
 
 from tandem_pl.datamodules.sources.domains import Source, check_given, open_domains
+from tandem_pl.machine import count_cores
 
 from .block_folder import Documents
 from .cached import CachedTextDataModule
 from .corpus import Corpus
 from .documents import check_fractions, digest_texts
-from .threads import count_cores
 
 
 class TextMixtureDataModule(CachedTextDataModule):

@@ -18,6 +18,7 @@ from tandem_pl.checks import check_at_least
 from tandem_pl.datamodules.sources.domains import check_given, open_domains
 from tandem_pl.errors import InputError
 from tandem_pl.files import new_folder
+from tandem_pl.machine import count_cores
 from tandem_pl.text_tables import text_table
 
 from .block_folder import MANIFEST, read_manifest, write_manifest, write_splits
@@ -26,7 +27,6 @@ from .byte_level_bpe import train_bpe as train_byte_level_bpe
 from .corpus import Corpus
 from .documents import SPLITS, TRAIN, check_fractions, digest_texts
 from .near_duplicates import drop_near_duplicates
-from .threads import count_cores
 from .tokenization import HuggingFaceTokenizer, Tokenizer, load_tokenizer
 
 FORMAT = 1

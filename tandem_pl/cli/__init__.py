@@ -13,12 +13,12 @@ VERBS = {  # verb -> module with main(arguments), and what the verb does
     "prepare": ("prepare", "tokenize and split your own text into a corpus that fit takes"),
     "compare": ("compare", "methods and seeds under one budget, with tables and pictures"),
     "export": ("export", "a mixture for another trainer, or the trained network"),
-    "report": ("report", "one page on a finished run: what rose, what fell, how sure"),
+    "report": ("report", "one page on a finished run: which weights rose or fell, and how surely"),
 }
 
 
 def usage() -> str:
-    """The text of `tandem --help`."""
+    """Return the text of `tandem --help`."""
     width = max(map(len, VERBS))
     verbs = "\n".join(f"  {verb:{width}}  {about}" for verb, (_, about) in VERBS.items())
     return (
@@ -30,28 +30,29 @@ def usage() -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one verb; gives the exit code. Errors that a user can mend are one line."""
+    """Run one verb and return the exit code; an `InputError` is printed as one line."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if not arguments or arguments[0] in ("-h", "--help"):
+    verb = arguments[0] if arguments else "--help"
+    if verb in ("-h", "--help"):
         print(usage(), end="")
         return 0
-    if arguments[0] == "--version":
+    if verb == "--version":
         from tandem_pl import __version__
 
         print(f"tandem_pl {__version__}")
         return 0
-    if arguments[0] not in VERBS:
-        print(f"tandem: error: unknown verb {arguments[0]!r}: use one of {', '.join(VERBS)}.")
-        return 2
-    from tandem_pl.errors import InputError
+    from tandem_pl.errors import InputError, did_you_mean
 
-    module = import_module(f"{__name__}.{VERBS[arguments[0]][0]}")
     try:
-        module.main(arguments)
+        if verb not in VERBS:
+            known = ", ".join(VERBS)
+            hint = did_you_mean(verb, VERBS)
+            raise InputError(f"unknown verb {verb!r}: {hint}use one of {known}.")
+        import_module(f"{__name__}.{VERBS[verb][0]}").main(arguments)
     except Exception as error:
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, InputError):
-            cause = cause.__cause__  # the parser wraps what a constructor raises
+            cause = cause.__cause__  # jsonargparse wraps what a constructor raises
         if cause is None:
             raise
         print(f"tandem: error: {cause}", file=sys.stderr)

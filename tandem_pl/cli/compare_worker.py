@@ -1,4 +1,4 @@
-"""One cell's process: `tandem fit`, then `tandem test`, with one start for both.
+"""One cell's process: `tandem fit`, then `tandem test`, so that imports are paid once.
 
 python -m tandem_pl.cli.compare_worker CONFIG CHECKPOINT SECONDS
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def main(config: str, checkpoint: str, seconds: str) -> int:
-    """Runs both; writes the seconds of the first, imports left out; gives the exit code."""
+    """Run both, write the seconds of the first without imports, and return the exit code."""
     from tandem_pl import cli
     from tandem_pl.cli import lightning_cli  # noqa: F401  (the import that takes long)
 

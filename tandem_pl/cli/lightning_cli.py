@@ -19,30 +19,31 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from tandem_pl.errors import InputError
 from tandem_pl.files import write_atomically
 from tandem_pl.training.checkpoint_io import AtomicCheckpointIO
+from tandem_pl.training.connection import callbacks_of
+from tandem_pl.training.last_checkpoint import LastCheckpoint
 from tandem_pl.training.sharding import check_strategy_name
 
-from .arguments import OneLineErrors
+from .arguments import Parser
 from .yaml_options import MODE, quote_named_values
 
 
 class SaveConfig(SaveConfigCallback):
-    """Saves the parsed configuration as `config.yaml` of the run."""
+    """Save the parsed configuration as `config.yaml` of the run."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Asks for the folder on every rank, since `log_dir` is a broadcast; saves on one."""
+        """Read the folder on every rank, since `log_dir` is a broadcast; save on one."""
         self.folder = Path(trainer.log_dir or trainer.default_root_dir)
         super().setup(trainer, pl_module, stage)
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Fit's configuration is the run's; other verbs leave it alone."""
-        path = self.folder / self.config_filename
+        """Save fit's configuration; other verbs leave it alone."""
         if stage == "fit":
             text = self.parser.dump(self.config, skip_unset=False)
-            write_atomically(path, text.encode())
+            write_atomically(self.folder / self.config_filename, text.encode())
 
 
-class Parser(OneLineErrors, LightningArgumentParser):
-    """Says what is wrong without first printing every option there is."""
+class LightningParser(Parser, LightningArgumentParser):
+    """Lightning's parser with errors of one sentence."""
 
 
 class TandemCLI(LightningCLI):
@@ -62,7 +63,7 @@ class TandemCLI(LightningCLI):
             save_config_callback=SaveConfig,
             save_config_kwargs={"save_to_log_dir": False},
             seed_everything_default=0,
-            parser_class=Parser,
+            parser_class=LightningParser,
             parser_kwargs={
                 "parser_mode": MODE,
                 "prog": "tandem",
@@ -74,14 +75,14 @@ class TandemCLI(LightningCLI):
     def _prepare_subcommand_parser(
         self, klass: type, subcommand: str, **kwargs: Any
     ) -> LightningArgumentParser:
-        """Leaves the table of results to `EvaluationTable`."""
+        """Leave the table of results to `EvaluationTable`."""
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         if subcommand in ("validate", "test"):
             parser.set_defaults(verbose=False)
         return parser
 
     def before_instantiate_classes(self) -> None:
-        """Meets a misspelt checkpoint at the door; results go to the folder of its run."""
+        """Fail early if ckpt_path does not exist; write results to the folder of its run."""
         config = self.config[self.subcommand]
         check_strategy_name(config.trainer.strategy)
         path = config.get("ckpt_path")
@@ -89,33 +90,33 @@ class TandemCLI(LightningCLI):
         if path and not str(path).startswith(special) and not Path(path).exists():
             raise InputError(f"ckpt_path={str(path)!r} does not exist: give a checkpoint's path.")
         if self.subcommand != "fit" and path and Path(path).parent.name == "checkpoints":
-            config.trainer.logger = False  # one folder a run, not a new one for each look at it
+            config.trainer.logger = False  # not a new folder for each evaluation of a run
             config.trainer.default_root_dir = str(Path(path).parent.parent)
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """A run that is refused before its first step leaves no folder behind.
+        """Run the verb; delete the new folder of a run that fails before its first step.
 
         Raises:
-            InputError: also where the run's folder is full or cannot be written.
+            InputError: the input cannot be used, or the run's folder is full or not writable.
         """
         folder = getattr(self.trainer.logger, "log_dir", None)
-        fresh = folder is not None and not os.path.exists(folder)
+        run = Path(folder or self.trainer.default_root_dir)
+        new = folder is not None and not run.exists()
         try:
             super()._run_subcommand(subcommand)
         except (InputError, OSError) as error:
-            if fresh and self.trainer.global_step == 0 and self.trainer.is_global_zero:
-                shutil.rmtree(folder, ignore_errors=True)  # type: ignore[arg-type]
-                with contextlib.suppress(OSError):  # the parents too, where they are empty
-                    os.removedirs(os.path.dirname(folder))  # type: ignore[arg-type]
-            run = Path(folder or self.trainer.default_root_dir)
+            if new and self.trainer.global_step == 0 and self.trainer.is_global_zero:
+                shutil.rmtree(run, ignore_errors=True)
+                with contextlib.suppress(OSError):  # also the parents that are empty now
+                    os.removedirs(run.parent)
             sentence = unwritable(error, run) if isinstance(error, OSError) else None
             if sentence is None:
                 raise
             raise InputError(sentence) from error
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
-        """Adds a table of results, a bar for the run, and checkpoints whole and at SIGTERM."""
-        from tandem_pl.callbacks import EvaluationTable, RunProgressBar, TimedCheckpoint
+        """Add a table of results, a bar for the run, and `last.ckpt` at every end."""
+        from tandem_pl.callbacks import EvaluationTable, RunProgressBar
 
         given = [callback for callback in config.get("callbacks") or [] if callback]
         callbacks = [*callbacks, EvaluationTable()]
@@ -125,14 +126,14 @@ class TandemCLI(LightningCLI):
         trainer = super()._instantiate_trainer(config, callbacks)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
-        checkpoints = trainer.checkpoint_callbacks  # none where enable_checkpointing is false
-        if checkpoints and not any(isinstance(callback, TimedCheckpoint) for callback in given):
-            trainer.callbacks.append(TimedCheckpoint())  # type: ignore[attr-defined]
+        checkpoints = trainer.checkpoint_callbacks  # empty if enable_checkpointing is false
+        if checkpoints and not any(isinstance(callback, LastCheckpoint) for callback in given):
+            callbacks_of(trainer).append(LastCheckpoint())  # also for modules of other projects
         return trainer
 
 
 def unwritable(error: OSError, run: Path) -> str | None:
-    """What to do about a file of the folder `run` that could not be written; None for other errors.
+    """Return what to do about an unwritable file of the folder `run`; None for other errors.
 
     >>> unwritable(OSError(errno.EROFS, "Read-only file system", "runs/a/b.ckpt"), Path("runs/a"))
     'cannot write runs/a/b.ckpt: Read-only file system; give a folder that can be written.'
@@ -140,15 +141,15 @@ def unwritable(error: OSError, run: Path) -> str | None:
     path = Path(error.filename or run)
     if path.suffix == ".tmp":  # `write_atomically`
         path = path.with_name(path.stem.removeprefix("."))
-    there = next((p for p in (run, *run.parents) if p.is_dir()), Path())
     reason = error.strerror or "it cannot be written"
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         checkpoint = run / "checkpoints" / "last.ckpt"
         again = f", and resume with --ckpt_path {checkpoint}" if checkpoint.exists() else ""
-        free = shutil.disk_usage(there).free / 1e6
+        existing = next((p for p in (run, *run.parents) if p.is_dir()), Path())
+        free = shutil.disk_usage(existing).free / 1e6
         return f"cannot write {path}: {reason} ({free:,.1f} MB are free); make room{again}."
-    place, whole = Path(os.path.abspath(run)), Path(os.path.abspath(path))
-    inside = place in (whole, *whole.parents) or whole in place.parents
+    folder, file = Path(os.path.abspath(run)), Path(os.path.abspath(path))
+    inside = folder in (file, *file.parents) or file in folder.parents
     refused = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
     if inside and error.errno in refused:
         return f"cannot write {path}: {reason}; give a folder that can be written."
@@ -156,12 +157,12 @@ def unwritable(error: OSError, run: Path) -> str | None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Runs the verb."""
+    """Run the verb `arguments[0]`."""
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval")
-    # A resumed run has a new folder, or goes on in the old one; neither is worth a warning.
+    # A resumed run has a new folder or the old one; both are intended.
     warnings.filterwarnings("ignore", message="The dirpath has changed from")
     warnings.filterwarnings("ignore", message=".*exists and is not empty")
     warnings.filterwarnings("ignore", message=".*no pre-optimization state was saved")

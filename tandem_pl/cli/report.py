@@ -11,73 +11,61 @@ from tandem_pl.errors import InputError
 from tandem_pl.mixture import Mixture, check_domains
 from tandem_pl.yaml_files import read_yaml
 
-from .arguments import Parser
+from .arguments import run_verb
 
-FORMATS = ("html", "md")
-
-
-def parser() -> Parser:
-    """The options."""
-    made = Parser(
-        prog="tandem report",
-        description="One page on a run: its weights, why they moved, and how settled they are.",
-        allow_abbrev=False,
-    )
-    made.add_argument("run", metavar="RUN", help="the run's folder")
-    made.add_argument(
-        "--tokens", type=float, help="length of the final run, such as 1e9, for its epochs"
-    )
-    made.add_argument(
-        "--samples", type=float, help="the same in samples, for data that is not tokens"
-    )
-    made.add_argument(
-        "--tokens_per_domain",
-        metavar="FILE",
-        help="what the final run has of each domain, where it is not this run's data: a corpus "
-        "folder, its manifest.yaml, or a YAML map of domain to tokens",
-    )
-    made.add_argument(
-        "--seeds", metavar="RUN", nargs="+", default=[], help="runs that repeat this one"
-    )
-    made.add_argument("--format", default=None, help="html (one file) or md (pictures beside it)")
-    made.add_argument("--out", metavar="FILE", help="RUN/report.html unless given")
-    return made
+FORMATS = {"html": "html", "htm": "html", "md": "md", "markdown": "md"}  # suffix -> format
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Runs `tandem report ...`; `arguments[0]` is the verb."""
-    options = parser().parse_args(arguments[1:])
-    out = Path(options.out) if options.out else None
-    form = options.format or (out.suffix.lstrip(".") if out and out.suffix else "html")
-    form = {"htm": "html", "markdown": "md"}.get(form, form)
-    if form not in FORMATS:
-        raise InputError(f"--format {form} is unknown: use one of {', '.join(FORMATS)}.")
-    if options.tokens is not None and options.samples is not None:
+def report(
+    run: str,
+    tokens: float | None = None,
+    samples: float | None = None,
+    tokens_per_domain: str | None = None,
+    seeds: list[str] | None = None,
+    format: str | None = None,
+    out: str | None = None,
+) -> None:
+    """One page on a run: its weights, why they moved, and how settled they are.
+
+    Args:
+        run: the run's folder.
+        tokens: length of the final run in tokens, such as 1e9, to compute its epochs.
+        samples: length of the final run in samples, if the data has no tokens.
+        tokens_per_domain: tokens that the final run has of each domain, if its data is not this
+            run's: a corpus folder, its manifest.yaml, or a YAML map of domain to tokens.
+        seeds: folders of runs that repeat this one, such as `--seeds RUN2 RUN3`.
+        format: html (one file) or md (pictures beside it); by default what `out` ends with.
+        out: file to write; by default RUN/report.html.
+    """
+    suffix = format or (Path(out).suffix.lstrip(".") if out else "") or "html"
+    if suffix not in FORMATS:
+        raise InputError(f"--format {suffix} is unknown: use html or md.")
+    if tokens is not None and samples is not None:
         raise InputError("--tokens and --samples both give the final run's length: keep one.")
-    if options.tokens_per_domain and options.tokens is None:
+    if tokens_per_domain and tokens is None:
         raise InputError("--tokens_per_domain needs --tokens, the length of the final run.")
+    from tandem_pl.report.domains import summarize_domains
     from tandem_pl.report.page import build_page, write_page
-    from tandem_pl.report.run import domain_rows, read_run
-    from tandem_pl.report.words import number
+    from tandem_pl.report.run import read_run
+    from tandem_pl.report.sentences import number
 
-    run = read_run(Path(options.run))
-    sizes = read_tokens(options.tokens_per_domain, run.mixture)
-    others = [read_run(Path(folder)).mixture for folder in options.seeds]
-    rows = domain_rows(run, options.tokens, sizes, options.samples, others)
-    length = f"{number(options.tokens)} tokens" if options.tokens else None
-    length = f"{number(options.samples)} samples" if options.samples else length
-    page = build_page(run, rows, length, 1 + len(others))
-    out = out or run.folder / f"report.{form}"
-    files = write_page(run, rows, page, out, form)
-    print("\n".join([page.headline, page.verdict, *page.warnings]))
-    print(f"written to {files[0]}")
+    this = read_run(Path(run))
+    sizes = read_tokens(tokens_per_domain, this.mixture)
+    repetitions = [read_run(Path(folder)).mixture for folder in seeds or []]
+    domains = summarize_domains(this, tokens, sizes, samples, repetitions)
+    length = f"{number(tokens)} tokens" if tokens else None
+    length = f"{number(samples)} samples" if samples else length
+    page = build_page(this, domains, length, 1 + len(repetitions))
+    path = Path(out) if out else this.folder / f"report.{FORMATS[suffix]}"
+    write_page(this, domains, page, path, FORMATS[suffix])
+    print(page.headline, page.verdict, *page.warnings, f"written to {path}", sep="\n")
 
 
 def read_tokens(path: str | None, mixture: Mixture) -> dict[str, float] | None:
-    """Domain -> training tokens, of a corpus's manifest or a map of domain to tokens.
+    """Return domain -> training tokens, from a corpus's manifest or a map of domain to tokens.
 
     Raises:
-        InputError: not such a file, or one of other domains.
+        InputError: the file is neither, or has other domains.
     """
     if path is None:
         return None
@@ -89,14 +77,16 @@ def read_tokens(path: str | None, mixture: Mixture) -> dict[str, float] | None:
         sizes = {name: float(tokens) for name, tokens in content.items()}
     except InputError:
         raise
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError, KeyError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"--tokens_per_domain={path!r} cannot be read: {reason}.") from None
-    except (TypeError, ValueError):
+    except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"--tokens_per_domain={path!r} is neither a corpus's manifest.yaml nor a map of domain "
-            "to a number of tokens, such as web: 1.0e+9."
+            f"--tokens_per_domain={path!r} cannot be read as a corpus's manifest.yaml or a map of "
+            f"domain to tokens, such as web: 1.0e+9: {str(error).splitlines()[0]}."
         ) from None
     known = {name: size for name, size in sizes.items() if name in mixture.domains}
     check_domains(known, mixture.domains, f"--tokens_per_domain={path}")
     return known
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the verb; `arguments[0]` is its name."""
+    run_verb(report, arguments[1:], positional=True)

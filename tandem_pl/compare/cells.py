@@ -1,4 +1,4 @@
-"""The runs that a comparison consists of, each with its whole configuration."""
+"""The runs of a comparison, each with its whole configuration."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from tandem_pl.yaml_files import dump_yaml
 from .config import Comparison, Entry, merge
 
 LEARN, FINAL = "learn", "final"
-REFERENCE = "reference"  # label of the run that methods with a reference share
+FIXED = "tandem_pl.callbacks.FixedMixture"  # trains at given weights
+REFERENCE = "reference"  # label of the reference runs if the comparison has no uniform ones
 
 
 class Cell(NamedTuple):
     """One run: trained, then tested.
 
-    `folder` holds `cell.yaml` (the configuration, which `tandem fit` takes), `run` (what the run
-    writes), `log.txt`, and at the end `result.yaml` or `failed.txt`. `needs` are the names of the
-    cells whose results the configuration refers to.
+    `folder` holds `cell.yaml` (the configuration for `tandem fit`), `run` (the run's files),
+    `log.txt`, and at the end `result.yaml` or `failed.txt`. `needs` are the names of the cells
+    whose results the configuration refers to.
     """
 
     name: str
@@ -42,39 +43,46 @@ class Cell(NamedTuple):
 
     @property
     def checkpoint(self) -> Path:
-        """Of the trained network."""
+        """The trained network."""
         return self.run / "checkpoints" / "last.ckpt"
 
     @property
     def result(self) -> Path:
-        """There when the cell is done."""
+        """Exists if the cell is done."""
         return self.folder / "result.yaml"
 
     @property
     def failure(self) -> Path:
-        """There when the cell failed: the end of what it printed."""
+        """Exists if the cell failed: the end of what it printed."""
         return self.folder / "failed.txt"
 
 
 def build_cells(comparison: Comparison) -> list[Cell]:
-    """All cells, in an order in which each comes after what it needs; seed by seed."""
+    """Return all cells, seed by seed, each after the cells that it needs."""
     cells: dict[str, Cell] = {}
     for seed in comparison.seeds:
-        reference = _reference(comparison, seed)
-        if reference is not None:
+        reference = None
+        label = _reference_label(comparison)
+        if label is not None:
+            fixed = _of_class(FIXED, {"weights": "uniform"})
+            reference = _build_cell(comparison, label, seed, FINAL, fixed)
             cells[reference.name] = reference
         for entry in comparison.entries:
-            learn = None
+            weights = entry.settings
+            needs: tuple[str, ...] = ()
             if entry.learns:
                 learn = _learning(comparison, entry, seed, reference)
                 cells[learn.name] = learn
-            cell = _training(comparison, entry.label, _weights(entry, learn), seed, learn)
+                last = "last:" if entry.definition.result == "last" else ""
+                weights, needs = {"weights": f"{last}{learn.run / 'mixture.yaml'}"}, (learn.name,)
+            fixed = _of_class(FIXED, weights)
+            cell = _build_cell(comparison, entry.label, seed, FINAL, fixed, needs)
             cells.setdefault(cell.name, cell)
     return list(cells.values())
 
 
-def reference_label(comparison: Comparison) -> str | None:
-    """Label of the runs that give reference networks: uniform's, or their own; None for none."""
+def _reference_label(comparison: Comparison) -> str | None:
+    """Return the label of the reference runs, which may be uniform's, or None."""
     if not any(entry.wants_reference for entry in comparison.entries):
         return None
     for entry in comparison.entries:
@@ -83,73 +91,40 @@ def reference_label(comparison: Comparison) -> str | None:
     return REFERENCE
 
 
-def _reference(comparison: Comparison, seed: int) -> Cell | None:
-    label = reference_label(comparison)
-    if label is None:
-        return None
-    return _training(comparison, label, {"weights": "uniform"}, seed, None)
-
-
-def _weights(entry: Entry, learn: Cell | None) -> dict[str, Any]:
-    """Settings of the final run's `FixedMixture`."""
-    if learn is None:
-        return entry.settings
-    last = "last:" if entry.row.result == "last" else ""
-    return {"weights": f"{last}{learn.run / 'mixture.yaml'}"}
-
-
-def _training(
-    comparison: Comparison, label: str, weights: dict[str, Any], seed: int, learn: Cell | None
-) -> Cell:
-    callback = {"class_path": "tandem_pl.callbacks.FixedMixture", "init_args": weights}
-    folder = comparison.folder / label / f"seed-{seed}" / FINAL
-    config = _configured(comparison, folder, seed, callback, "MixtureModule", {})
-    needs = (learn.name,) if learn else ()
-    return Cell(f"{label}/seed-{seed}/{FINAL}", label, seed, FINAL, folder, config, needs)
-
-
 def _learning(comparison: Comparison, entry: Entry, seed: int, reference: Cell | None) -> Cell:
     settings = entry.settings
     needs: tuple[str, ...] = ()
-    if entry.wants_reference:
-        assert reference is not None
-        settings = settings | {"reference": str(reference.checkpoint)}
-        needs = (reference.name,)
-    callback = {"class_path": f"tandem_pl.callbacks.{entry.row.callback}", "init_args": settings}
-    folder = comparison.folder / entry.label / f"seed-{seed}" / LEARN
-    config = _configured(comparison, folder, seed, callback, entry.row.module, entry.overrides)
-    name = f"{entry.label}/seed-{seed}/{LEARN}"
-    return Cell(name, entry.label, seed, LEARN, folder, config, needs)
+    if entry.wants_reference and reference is not None:
+        settings, needs = settings | {"reference": str(reference.checkpoint)}, (reference.name,)
+    method = entry.definition
+    callback = _of_class(method.class_path, settings)
+    return _build_cell(
+        comparison, entry.label, seed, LEARN, callback, needs, method.module, entry.overrides
+    )
 
 
-def _configured(
+def _build_cell(
     comparison: Comparison,
-    folder: Path,
+    label: str,
     seed: int,
+    stage: str,
     callback: dict[str, Any],
-    module: str,
-    overrides: Mapping[str, Any],
-) -> dict[str, Any]:
-    """The base with this callback and module, quiet, and writing into `folder`."""
+    needs: tuple[str, ...] = (),
+    module: str = "MixtureModule",
+    overrides: Mapping[str, Any] = {},
+) -> Cell:
+    """Return the cell of the base with this callback and module, without progress bars."""
+    name = f"{label}/seed-{seed}/{stage}"
+    folder = comparison.folder / name
     config = merge(comparison.base, overrides)
     config["model"] = with_module(config["model"], module)
     trainer = config["trainer"]
-    kept = [row for row in trainer.get("callbacks") or [] if not _replaced(row["class_path"])]
+    kept = [c for c in trainer.get("callbacks") or [] if not _replaced(c["class_path"])]
     save = {"every_n_train_steps": trainer["max_steps"], "save_top_k": 1, "save_last": "link"}
-    checkpoint = {
-        "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
-        "init_args": save,
-    }
+    checkpoint = _of_class("lightning.pytorch.callbacks.ModelCheckpoint", save)
     trainer["callbacks"] = [callback, *kept, checkpoint]
-    trainer["logger"] = {
-        "class_path": "lightning.pytorch.loggers.TensorBoardLogger",
-        "init_args": {
-            "save_dir": str(folder),
-            "name": "",
-            "version": "run",
-            "default_hp_metric": False,
-        },
-    }
+    log = {"save_dir": str(folder), "name": "", "version": "run", "default_hp_metric": False}
+    trainer["logger"] = _of_class("lightning.pytorch.loggers.TensorBoardLogger", log)
     quiet = {"enable_progress_bar": False, "enable_model_summary": False}
     trainer |= quiet | {"limit_val_batches": 0, "num_sanity_val_steps": 0, "devices": 1}
     if comparison.devices is not None:
@@ -158,11 +133,15 @@ def _configured(
     for part in (config["data"], config["model"], config["model"]["init_args"].get("network")):
         if isinstance(part, dict) and takes_seed(str(part.get("class_path"))):
             part.setdefault("init_args", {})["seed"] = seed
-    return config
+    return Cell(name, label, seed, stage, folder, config, needs)
+
+
+def _of_class(class_path: str, init_args: Mapping[str, Any]) -> dict[str, Any]:
+    return {"class_path": class_path, "init_args": init_args}
 
 
 def with_module(model: dict[str, Any], name: str) -> dict[str, Any]:
-    """The same network, objective and optimizer in the module that a method needs.
+    """Return the same network, objective and optimizer in the module that a method needs.
 
     >>> with_module({"class_path": "tandem_pl.MixtureModule", "init_args": {}}, "TandemModule")
     {'class_path': 'tandem_pl.TandemModule', 'init_args': {}}
@@ -182,7 +161,7 @@ def with_module(model: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def takes_seed(class_path: str) -> bool:
-    """Whether a class or function, or what it hands its keywords on to, has a `seed`.
+    """Return whether a class or function, or a base class that takes its keywords, has a `seed`.
 
     Raises:
         InputError: it cannot be imported.
@@ -194,7 +173,7 @@ def takes_seed(class_path: str) -> bool:
     if found is None:
         raise InputError(
             f"class_path={class_path!r} cannot be imported: give its whole path, and set "
-            "PYTHONPATH where it is not installed."
+            "PYTHONPATH if it is not installed."
         )
     for part in found.__mro__ if isinstance(found, type) else [found]:
         try:
@@ -209,7 +188,7 @@ def takes_seed(class_path: str) -> bool:
 
 
 def _replaced(class_path: str) -> bool:
-    """Callbacks of the base that a cell has its own of."""
+    """Return whether the cell replaces this callback of the base."""
     from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 
     from tandem_pl.callbacks import ReweightingCallback
@@ -220,7 +199,7 @@ def _replaced(class_path: str) -> bool:
 
 
 def _find(class_path: str) -> Any:
-    """What a path names; None where nothing is."""
+    """Return what an import path names, or None."""
     module, _, name = class_path.rpartition(".")
     if "." not in class_path:  # a name alone is one of Lightning's callbacks
         module = "lightning.pytorch.callbacks"
@@ -231,7 +210,7 @@ def _find(class_path: str) -> Any:
 
 
 def write_config(cell: Cell) -> None:
-    """`cell.yaml`, with the commands to run it by hand."""
+    """Write `cell.yaml`, with the commands to run it by hand."""
     path = cell.folder / "cell.yaml"
     head = (
         f"# {cell.name}\n"
@@ -242,7 +221,7 @@ def write_config(cell: Cell) -> None:
 
 
 def dump(config: dict[str, Any]) -> str:
-    r"""YAML without anchors.
+    r"""Return YAML without anchors.
 
     >>> shared = [1]
     >>> dump({"a": shared, "b": shared})

@@ -1,19 +1,19 @@
-"""What a comparison's YAML file says, checked: base configuration, methods, seeds, cores."""
+"""Reading and checking a comparison's YAML file: base configuration, methods, seeds, cores."""
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
-from tandem_pl.errors import InputError
+from tandem_pl.errors import InputError, did_you_mean
+from tandem_pl.machine import count_cores
 from tandem_pl.yaml_files import read_yaml
 
 if TYPE_CHECKING:
@@ -34,10 +34,10 @@ LABEL = re.compile(r"[A-Za-z0-9][\w.+-]*")
 
 
 class Entry(NamedTuple):
-    """One line of the comparison: a method with its settings.
+    """A method with its settings.
 
-    `settings` are the callback's, the row's own included; `overrides` change the configuration of
-    the cells that learn.
+    `settings` are the callback's, those of the table of methods included; `overrides` change the
+    configuration of the cells that learn.
     """
 
     label: str
@@ -46,8 +46,8 @@ class Entry(NamedTuple):
     overrides: dict[str, Any]
 
     @property
-    def row(self) -> Method:
-        """The method's row of `callbacks.methods.METHODS`."""
+    def definition(self) -> Method:
+        """The method in the table `callbacks.methods.METHODS`."""
         from tandem_pl.callbacks.methods.table import METHODS
 
         return METHODS[self.method]
@@ -55,19 +55,19 @@ class Entry(NamedTuple):
     @property
     def learns(self) -> bool:
         """Whether weights are learned in a run before the final one."""
-        return self.row.callback != "FixedMixture"
+        return self.definition.callback != "FixedMixture"
 
     @property
     def wants_reference(self) -> bool:
-        """Whether a network must be trained first, for want of one in the settings."""
-        return self.row.needs_reference and not self.settings.get("reference")
+        """Whether a reference must be trained first, because the settings name none."""
+        return self.definition.needs_reference and not self.settings.get("reference")
 
 
 class Comparison(NamedTuple):
-    """A comparison: every method with every seed, all trained alike.
+    """A comparison: every method with every seed under one configuration.
 
     `base` is the final run's configuration, overrides included. Every run has one device: `devices`
-    are the numbers of the GPUs that runs may take, or None for what the base says.
+    are the numbers of the GPUs that runs may use, or None for the accelerator of the base.
     """
 
     name: str
@@ -82,25 +82,26 @@ class Comparison(NamedTuple):
 
     @property
     def steps(self) -> int:
-        """Batches of every run."""
+        """Number of batches of every run."""
         return int(self.base["trainer"]["max_steps"])
 
 
-def read_comparison(path: str | os.PathLike[str], **options: Any) -> Comparison:
-    """Reads and checks a comparison's file.
+def read_comparison(
+    path: str | os.PathLike[str], only: Sequence[str] | None = None, **options: Any
+) -> Comparison:
+    """Read and check a comparison's file.
 
     Args:
         path: the YAML file.
-        options: keys of the file that are given otherwise; None is not given. `only` keeps the
-            methods of these labels, and the baseline.
+        only: keep the methods with these labels, and the baseline.
+        options: values that replace those of the file, unless None.
 
     Raises:
-        InputError: for a file, key, method or setting that cannot be used, or fewer cores or
+        InputError: a file, key, method or setting cannot be used, or there are fewer cores or
             devices than asked for.
     """
     path = Path(path)
     content = _read_map(path, "--config")
-    only = options.pop("only", None)
     content |= {key: value for key, value in options.items() if value is not None}
     _check_keys(content, KEYS, str(path))
     content = KEYS | {key: value for key, value in content.items() if value is not None}
@@ -132,7 +133,7 @@ def read_comparison(path: str | os.PathLike[str], **options: Any) -> Comparison:
 
 
 def read_base(base: Any, folder: Path) -> dict[str, Any]:
-    """The final run's configuration: a path relative to `folder`, a list of them, or itself."""
+    """Return the final run's configuration, from paths relative to `folder` or from itself."""
     if isinstance(base, Mapping):
         return deepcopy(dict(base))
     paths = [base] if isinstance(base, str) else base
@@ -148,7 +149,7 @@ def read_base(base: Any, folder: Path) -> dict[str, Any]:
 
 
 def read_methods(methods: Any) -> list[Entry]:
-    """The methods, from a list of names or a map of label -> settings.
+    """Return the methods, from a list of names or a map of label -> settings.
 
     >>> [entry.label for entry in read_methods(["uniform", "proportional"])]
     ['uniform', 'proportional']
@@ -173,18 +174,18 @@ def read_methods(methods: Any) -> list[Entry]:
         method = settings.pop("method", label)
         overrides = settings.pop("overrides", {}) or {}
         try:
-            row = find_method(method)
+            definition = find_method(method)
         except InputError as error:
             raise InputError(f"methods.{label}: {error}") from None
-        entry = Entry(label, method, {**row.settings, **settings}, overrides)
+        entry = Entry(label, method, {**definition.settings, **settings}, overrides)
         check_settings(entry)
         entries.append(entry)
     return entries
 
 
 def check_settings(entry: Entry) -> None:
-    """Meets a bad setting before hours of work: its name, and what the callback says of it."""
-    callback = entry.row.load()
+    """Validate settings by constructing the callback."""
+    callback = entry.definition.load()
     known = [name for name in inspect.signature(callback).parameters if name != "self"]
     _check_keys(entry.settings, known, f"methods.{entry.label}")
     if entry.wants_reference:
@@ -194,14 +195,14 @@ def check_settings(entry: Entry) -> None:
     except InputError as error:
         raise InputError(f"methods.{entry.label}: {error}") from None
     except Exception:
-        return  # a value that the command line's parser converts; the cell itself will say
+        return  # the parser of the cell may convert this value; an error will show there
 
 
 def merge(base: Any, over: Any) -> Any:
-    """`over` laid on `base`, key by key; neither is changed.
+    """Merge `over` into a copy of `base`, key by key.
 
-    Another `class_path` brings its own `init_args`. A map without one that is laid on a class
-    speaks of its `init_args`, as on the command line.
+    Another `class_path` replaces the `init_args`. A map without a class path over a class gives
+    its `init_args`, as on the command line.
 
     >>> merge({"class_path": "A", "init_args": {"x": 1, "y": 2}}, {"y": 3})
     {'class_path': 'A', 'init_args': {'x': 1, 'y': 3}}
@@ -222,11 +223,9 @@ def merge(base: Any, over: Any) -> Any:
 
 
 def _cores(workers: Any, threads: Any, devices: Any) -> tuple[int, int, tuple[int, ...] | None]:
-    """Workers, threads of each and devices, checked against what there is."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    cores = cores or 1
-    if not isinstance(threads, int) or threads < 1:
-        raise InputError(f"threads={threads!r} must be a whole number, 1 or more.")
+    """Return workers, threads of each and devices, checked against those of the machine."""
+    cores = count_cores()
+    _check_count("threads", threads)
     if devices is not None:
         devices = [devices] if isinstance(devices, int) else devices
         if not isinstance(devices, list) or not devices or set(map(type, devices)) != {int}:
@@ -241,8 +240,7 @@ def _cores(workers: Any, threads: Any, devices: Any) -> tuple[int, int, tuple[in
             )
     most = len(devices) if devices else max(cores // threads, 1)
     workers = most if workers is None else workers
-    if not isinstance(workers, int) or workers < 1:
-        raise InputError(f"workers={workers!r} must be a whole number, 1 or more.")
+    _check_count("workers", workers)
     if workers * threads > cores:
         raise InputError(
             f"workers={workers} of threads={threads} need {workers * threads} cores and there "
@@ -256,14 +254,15 @@ def _cores(workers: Any, threads: Any, devices: Any) -> tuple[int, int, tuple[in
     return workers, threads, tuple(devices) if devices else None
 
 
+def _check_count(key: str, value: Any) -> None:
+    if not isinstance(value, int) or value < 1:
+        raise InputError(f"{key}={value!r} must be a whole number, 1 or more.")
+
+
 def _seeds(seeds: Any) -> tuple[int, ...]:
     seeds = [seeds] if isinstance(seeds, int) else seeds
-    if (
-        not isinstance(seeds, list)
-        or not seeds
-        or not all(isinstance(seed, int) and seed >= 0 for seed in seeds)
-        or len(set(seeds)) < len(seeds)
-    ):
+    numbers = isinstance(seeds, list) and all(isinstance(n, int) and n >= 0 for n in seeds)
+    if not seeds or not numbers or len(set(seeds)) < len(seeds):
         raise InputError(f"seeds={seeds!r} must be a list of different whole numbers, 0 or more.")
     return tuple(seeds)
 
@@ -272,8 +271,7 @@ def _check_keys(given: Iterable[str], known: Iterable[str], where: str) -> None:
     known = list(known)
     for key in given:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, 1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
+            hint = did_you_mean(key, known)
             raise InputError(f"{where} has the unknown key {key!r}: {hint}use {', '.join(known)}.")
 
 

@@ -1,4 +1,4 @@
-"""Runs the cells of a comparison in processes of their own, and keeps what is finished."""
+"""Running the cells of a comparison in processes of their own; finished cells are kept."""
 
 from __future__ import annotations
 
@@ -25,14 +25,16 @@ from .cells import FINAL, Cell, dump, write_config
 from .config import Comparison
 
 POLL_SECONDS = 0.2
-TAIL_LINES = 40  # of what a failed cell printed
+TAIL_LINES = 40  # lines kept of what a failed cell printed
 
 
 def pending_cells(cells: Sequence[Cell], overwrite: bool = False) -> list[Cell]:
-    """Cells to run: without a result, or after one to run. Their folders are emptied.
+    """Return the cells to run, and delete their folders.
+
+    These are the cells without a result, and the cells that need one of them.
 
     Raises:
-        InputError: where a finished cell had another configuration, unless `overwrite`.
+        InputError: a finished cell had another configuration, unless `overwrite`.
     """
     stale: dict[str, Cell] = {}
     for cell in cells:
@@ -54,7 +56,7 @@ def pending_cells(cells: Sequence[Cell], overwrite: bool = False) -> list[Cell]:
 
 
 def first_difference(old: Any, new: Any, key: str = "") -> str | None:
-    """The first key at which two configurations differ; None where they are equal.
+    """Return the first key at which two configurations differ, or None.
 
     >>> first_difference({"a": {"b": 1}}, {"a": {"b": 2}})
     'a.b'
@@ -72,12 +74,10 @@ def first_difference(old: Any, new: Any, key: str = "") -> str | None:
 def run_cells(
     comparison: Comparison, cells: Sequence[Cell], pending: Sequence[Cell], lock: IO | None
 ) -> None:
-    """Runs the pending cells, at most `workers` at a time, with a bar over all cells.
+    """Run the pending cells, at most `workers` at a time, with a bar over all cells.
 
-    `lock` is what `locked` gave.
-
-    A cell that fails leaves `failed.txt`, and those that need it are not run; the others go on.
-    On Ctrl-C or SIGTERM the running cells are ended.
+    A cell that fails leaves `failed.txt`, and cells that need it are not run; the others are. On
+    Ctrl-C or SIGTERM the running cells are stopped. `lock` comes from `locked`.
     """
     done = {cell.name for cell in cells} - {cell.name for cell in pending}
     waiting, failed = list(pending), set[str]()
@@ -118,7 +118,7 @@ def _show(bar: tqdm, running: Sequence[Job]) -> None:
 
 
 class Job:
-    """A cell being run: `tandem fit` and `tandem test` in one process, output in `log.txt`."""
+    """A running cell: `tandem fit` and `tandem test` in one process, with output in `log.txt`."""
 
     command = (sys.executable, "-m", "tandem_pl.cli.compare_worker")
 
@@ -138,12 +138,12 @@ class Job:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=environment,
-                start_new_session=True,  # ended as a whole
+                start_new_session=True,  # so that `end` reaches its data workers
                 pass_fds=() if lock is None else (lock.fileno(),),
             )
 
     def poll(self) -> bool:
-        """Whether it is over; then its result or its failure is written."""
+        """Return whether the cell has ended, after writing its result or its failure."""
         code = self._process.poll()
         if code is None:
             return False
@@ -160,7 +160,7 @@ class Job:
         return True
 
     def end(self) -> None:
-        """Ends the processes, where they still run."""
+        """Stop the processes that still run."""
         for number in (signal.SIGTERM, signal.SIGKILL):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, number)
@@ -172,7 +172,7 @@ class Job:
 
 
 def read_result(cell: Cell) -> dict[str, Any]:
-    """Losses by domain, weights, epochs, settings and seconds of a finished run."""
+    """Return losses by domain, weights, epochs, settings and seconds of a finished run."""
     with open(cell.run / "test.csv", newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["domain"] != "exp(mean loss)"]
     losses = {row["domain"]: float(row["loss"]) for row in rows[:-1]}  # the last is their mean
@@ -187,7 +187,7 @@ def read_result(cell: Cell) -> dict[str, Any]:
 
 
 def reason_of(text: str, code: int) -> str:
-    r"""One line on why a run failed, from what it printed.
+    r"""Return one line on why a run failed, from what it printed.
 
     >>> reason_of("...\ntandem: error: floor=2 must be below 1/M.\n", 2)
     'floor=2 must be below 1/M.'
@@ -204,10 +204,10 @@ def reason_of(text: str, code: int) -> str:
 
 
 def try_out(comparison: Comparison, cell: Cell, lock: IO | None) -> None:
-    """One step and one test batch of a cell: checks the base, and builds what is cached.
+    """Run one step and one test batch of a cell, to check the base and build the data's cache.
 
     Raises:
-        InputError: with what the command said.
+        InputError: the run failed; the message says why.
     """
     folder = comparison.folder / ".try"
     shutil.rmtree(folder, ignore_errors=True)
@@ -233,15 +233,15 @@ def try_out(comparison: Comparison, cell: Cell, lock: IO | None) -> None:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[IO | None]:
-    """Holds `folder` against another comparison; cells hold it too, also when orphaned.
+    """Lock `folder` against another comparison; cells keep the lock if this process is killed.
 
     Raises:
-        InputError: it is held.
+        InputError: the folder is locked.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
         import fcntl
-    except ImportError:  # no such locks on this system
+    except ImportError:  # not on Windows
         yield None
         return
     with open(folder / ".lock", "w") as file:

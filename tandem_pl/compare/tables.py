@@ -1,55 +1,51 @@
-"""The tables of a comparison: Markdown for reading, CSV for working on."""
+"""The tables of a comparison, as Markdown and as CSV."""
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+
+import pandas as pd
+
+from tandem_pl.plots import MOST_DOMAINS
+from tandem_pl.text_tables import markdown_table
 
 from .config import Comparison
-from .statistics import CONFIDENCE, METRICS, Estimate, Row, paired
+from .results import FRESH, NETWORK, ONLINE, Runs, network_name
+from .statistics import CONFIDENCE, Estimate, differences, metrics, over_seeds, perplexities
 
-MOST_DOMAINS = 20  # columns that a page has room for
 
-
-def markdown(comparison: Comparison, rows: Sequence[Row]) -> str:
-    """The whole page."""
-    parts = [f"# {comparison.name}\n", opening(comparison, rows), overview(comparison, rows)]
-    domains = domains_of(rows)
+def markdown(comparison: Comparison, runs: Runs) -> str:
+    """Return the whole page."""
+    domains = list(runs.losses.columns)
+    shown = domains[:MOST_DOMAINS]  # columns that a page has room for
+    few = "" if shown == domains else f" (first {len(shown)} of {len(domains)} domains)"
+    sections = {}
     if domains:
-        shown = domains[:MOST_DOMAINS]
-        few = "" if shown == domains else f" (first {len(shown)} of {len(domains)} domains)"
-        parts += [
-            "\n## Test perplexity\n",
-            perplexities(comparison, rows),
-            f"\n## Test perplexity by domain{few}\n",
-            by_domain(rows, shown, "perplexities", lambda e: spread(e, 2), "perplexity"),
-            f"\n## Test loss by domain, in nats{few}\n",
-            by_domain(rows, shown, "losses", lambda e: spread(e, 3), "loss"),
-            f"\n## Share of samples and (passes over the domain){few}\n",
-            shares(rows, shown),
-        ]
-    failed = failures(rows)
-    if failed:
-        parts += ["\n## What failed\n", failed]
-    return "\n".join(parts) + "\n"
+        sections = {
+            "Test perplexity": averages(comparison, runs),
+            f"Test perplexity by domain{few}": by_domain(runs, shown, "perplexity", 2),
+            f"Test loss by domain, in nats{few}": by_domain(runs, shown, "loss", 3),
+            f"Share of samples and (passes over the domain){few}": shares(runs, shown),
+        }
+    if runs.failures:
+        sections["What failed"] = failures(runs)
+    page = f"# {comparison.name}\n\n{opening(comparison, runs)}\n{overview(comparison, runs)}\n"
+    return page + "".join(f"\n## {title}\n\n{text}\n" for title, text in sections.items())
 
 
-def opening(comparison: Comparison, rows: Sequence[Row]) -> str:
-    """What was run, and how to read the tables."""
+def opening(comparison: Comparison, runs: Runs) -> str:
+    """Return what was run, and how to read the tables."""
     count = len(comparison.seeds)
-    percent = round(100 * CONFIDENCE)
     text = (
-        f"{count} seed{'s' if count > 1 else ''}, {comparison.steps} batches a run. Averages weigh "
-        f"the domains alike; ± is the standard deviation over seeds. Differences are to "
-        f"{comparison.baseline}, seed by seed, with a {percent} % Student t interval; bold ones "
-        "have an interval without 0. Cost is in plain runs (one proxy step, forward and backward, "
-        "counts 1), all runs that a row needs together; minutes are measured, and several cells "
-        "ran at once.\n"
+        f"{count} seed{'s' if count > 1 else ''}, {comparison.steps} batches a run. Averages "
+        f"count all domains the same; ± is the standard deviation over seeds. Differences are to "
+        f"{comparison.baseline}, seed by seed, with a {100 * CONFIDENCE:.0f} % Student t interval; "
+        "bold ones have an interval without 0. Cost is in plain runs (one proxy step, forward and "
+        "backward, counts 1), all runs that a row needs together; minutes are measured, and "
+        "several cells ran at once.\n"
     )
-    if any(row.stage == "learn" for row in rows):
+    if ONLINE in runs.networks.index.get_level_values("network"):
         text += (
             "\nA method's row is a fresh network trained at the mixture that it learned; the row "
             "marked online is the network that the mixture was learned with.\n"
@@ -57,138 +53,120 @@ def opening(comparison: Comparison, rows: Sequence[Row]) -> str:
     return text
 
 
-def overview(comparison: Comparison, rows: Sequence[Row]) -> str:
-    """Mean loss, its difference to the baseline, and cost."""
-    baseline = baseline_row(comparison, rows)
-    lines = []
-    for row in rows:
-        if not row.results:
-            lines.append([row.name, "failed", *[""] * 4])
+def overview(comparison: Comparison, runs: Runs) -> str:
+    """Return the mean losses, their differences to the baseline, and costs."""
+    losses = _compared(comparison, runs, "loss", 4)
+    seeds = runs.losses.groupby(level=NETWORK).size()
+    rows = []
+    for key, cost, extra_runs, seconds in runs.networks.itertuples():
+        if key not in losses.index:
+            rows.append([network_name(key), "failed", *[""] * 4])
             continue
-        few = f" ({len(row.results)} of {len(comparison.seeds)} seeds)" if row.failures else ""
-        cost = "" if row.cost is None else f"{row.cost:.2f}"
-        lines.append(
-            [
-                row.name + few,
-                *compared(row, baseline, "loss", 4),
-                cost,
-                str(row.extra_runs),
-                f"{row.seconds / 60:.1f}",
-            ]
-        )
-    against = f"vs {comparison.baseline}"
-    return table(["method", "test loss", against, "cost", "extra runs", "minutes"], lines)
-
-
-def perplexities(comparison: Comparison, rows: Sequence[Row]) -> str:
-    """Perplexity averaged both ways, with differences to the baseline."""
-    baseline = baseline_row(comparison, rows)
-    lines = [
-        [
-            row.name,
-            *compared(row, baseline, "perplexity", 3),
-            *compared(row, baseline, "geometric", 3),
+        some = seeds[key] < len(comparison.seeds)
+        few = f" ({seeds[key]} of {len(comparison.seeds)} seeds)" if some else ""
+        text = "" if math.isnan(cost) else f"{cost:.2f}"
+        row = [
+            network_name(key) + few,
+            *losses.loc[key],
+            text,
+            str(extra_runs),
+            f"{seconds / 60:.1f}",
         ]
-        for row in rows
-        if row.results
-    ]
+        rows.append(row)
     against = f"vs {comparison.baseline}"
-    return table(["method", "mean of perplexities", against, "exp(mean loss)", against], lines)
+    return markdown_table(["method", "test loss", against, "cost", "extra runs", "minutes"], rows)
 
 
-def compared(row: Row, baseline: Row, metric: str, digits: int) -> list[str]:
-    """A metric, and its difference to the baseline; "" for the baseline itself."""
-    gap = paired(row.values(metric), baseline.values(metric))
-    against = "" if row is baseline else difference(gap, digits)
-    return [spread(row.estimate(metric), digits), against]
+def averages(comparison: Comparison, runs: Runs) -> str:
+    """Return perplexities averaged in both ways, with differences to the baseline."""
+    cells = [_compared(comparison, runs, name, 3) for name in ("perplexity", "geometric")]
+    against = f"vs {comparison.baseline}"
+    return _table(["mean of perplexities", against, "exp(mean loss)", against], *cells)
 
 
-def by_domain(
-    rows: Sequence[Row],
-    domains: Sequence[str],
-    key: str,
-    show: Callable[[Estimate], str],
-    metric: str,
-) -> str:
-    """A column for each domain, and their average."""
-    lines = [
-        [row.name, *(show(row.domain(name, key)) for name in domains), show(row.estimate(metric))]
-        for row in rows
-        if row.results
-    ]
-    return table(["method", *domains, "average"], lines)
+def by_domain(runs: Runs, domains: list[str], metric: str, digits: int) -> str:
+    """Return the "loss" or "perplexity" of each domain, and the average over all domains."""
+    values = runs.losses if metric == "loss" else perplexities(runs.losses)
+    frames = (values[domains], metrics(runs.losses)[[metric]])
+    cells = (_texts(over_seeds(frame), spread, digits) for frame in frames)
+    return _table([*domains, "average"], *cells)
 
 
-def shares(rows: Sequence[Row], domains: Sequence[str]) -> str:
-    """Mean weights over the seeds, and passes over each domain where they are known."""
-    lines = []
-    for row in rows:
-        if not row.results:
-            continue
-        cells = [row.name]
-        for name in domains:
-            weight, epochs = row.domain(name, "weights"), row.domain(name, "epochs")
-            passes = f" ({epochs.mean:.1f})" if epochs.number else ""
-            cells.append(f"{weight.mean:.3f}{passes}")
-        lines.append(cells)
-    return table(["method", *domains], lines)
+def shares(runs: Runs, domains: list[str]) -> str:
+    """Return mean weights over the seeds, and the passes over each domain if they are known."""
+    weights, epochs = (
+        over_seeds(frame.reindex(columns=domains)).mean for frame in (runs.weights, runs.epochs)
+    )
+    passes = epochs.map(" ({:.1f})".format).where(epochs.notna(), "")
+    return _table(domains, weights.map("{:.3f}".format) + passes)
 
 
-def failures(rows: Sequence[Row]) -> str:
-    """What has no result and why, a line for each reason; "" where all have one."""
-    lines = []
-    for row in rows:
-        for reason in dict.fromkeys(row.failures.values()):
-            seeds = ", ".join(str(seed) for seed, why in row.failures.items() if why == reason)
-            lines.append(f"- {row.name}, seed {seeds}: {reason}")
+def failures(runs: Runs) -> str:
+    """Return the runs without a result and why, a line for each network and reason."""
+    seeds: dict[tuple[str, str], list[str]] = {}
+    for key in runs.networks.index:
+        for (*network, seed), reason in runs.failures.items():
+            if tuple(network) == key:
+                seeds.setdefault((network_name(key), reason), []).append(str(seed))
+    lines = (f"- {name}, seed {', '.join(seeds[name, why])}: {why}" for name, why in seeds)
     return "\n".join(lines)
 
 
-def results_csv(rows: Sequence[Row]) -> bytes:
-    """A line for each cell and domain."""
-    header = ["method", "network", "seed", "domain", "loss", "perplexity", "weight", "epochs"]
-    lines: list[list[Any]] = []
-    for row in rows:
-        network = "online" if row.stage == "learn" else "fresh"
-        for seed, run in row.results.items():
-            for name, loss in run["losses"].items():
-                perplexity = math.exp(loss) if loss < 700 else math.inf
-                weight, epochs = ((run.get(k) or {}).get(name, "") for k in ("weights", "epochs"))
-                lines.append([row.label, network, seed, name, loss, perplexity, weight, epochs])
-    return to_csv(header, lines)
+def results_csv(runs: Runs) -> bytes:
+    """Return a line for each run and domain."""
+    columns = {
+        "loss": runs.losses,
+        "perplexity": perplexities(runs.losses),
+        "weight": runs.weights.reindex(columns=runs.losses.columns),
+        "epochs": runs.epochs.reindex(columns=runs.losses.columns),
+    }
+    return _long(columns, "domain").to_csv(lineterminator="\n").encode()
 
 
-def summary_csv(comparison: Comparison, rows: Sequence[Row]) -> bytes:
-    """A line for each row and metric; `low` and `high` bound the paired difference."""
-    baseline = baseline_row(comparison, rows)
-    header = ["method", "network", "metric", "seeds", "mean", "sd", "difference", "low", "high"]
-    lines: list[list[Any]] = []
-    for row in rows:
-        network = "online" if row.stage == "learn" else "fresh"
-        costs = ["" if row.cost is None else row.cost, row.extra_runs, row.seconds]
-        for metric in METRICS:
-            whole = row.estimate(metric)
-            gap = paired(row.values(metric), baseline.values(metric))
-            numbers = [whole.number, whole.mean, whole.sd, gap.mean, gap.low, gap.high]
-            lines.append([row.label, network, metric, *numbers, *costs])
-    return to_csv([*header, "cost", "extra_runs", "seconds"], lines)
+def summary_csv(comparison: Comparison, runs: Runs) -> bytes:
+    """Return a line for each network and metric; `low` and `high` bound the difference."""
+    values, networks = metrics(runs.losses), runs.networks
+    whole = over_seeds(values)
+    gap = over_seeds(differences(values, comparison.baseline))
+    columns = {"mean": whole.mean, "sd": whole.sd}
+    columns |= {"difference": gap.mean, "low": gap.low, "high": gap.high}
+    number = whole.number.reindex(networks.index, fill_value=0)
+    columns = {key: frame.reindex(networks.index) for key, frame in columns.items()}
+    table = _long({"seeds": number} | columns, "metric")
+    costs = networks.astype({"cost": object}).fillna({"cost": ""})
+    table[list(costs)] = costs.loc[table.index.droplevel("metric")].to_numpy()
+    return table.to_csv(lineterminator="\n", na_rep="nan").encode()
 
 
-def baseline_row(comparison: Comparison, rows: Sequence[Row]) -> Row:
-    """The row that differences are to."""
-    return next(r for r in rows if r.label == comparison.baseline and r.stage == "final")
+def _compared(comparison: Comparison, runs: Runs, metric: str, digits: int) -> pd.DataFrame:
+    """Return a metric and its difference to the baseline; "" for the baseline itself."""
+    values = metrics(runs.losses)[[metric]]
+    gaps = _texts(over_seeds(differences(values, comparison.baseline)), difference, digits)
+    gaps[gaps.index == (comparison.baseline, FRESH)] = ""
+    return pd.concat([_texts(over_seeds(values), spread, digits), gaps], axis=1)
 
 
-def domains_of(rows: Sequence[Row]) -> list[str]:
-    """The test domains, in the order of the data."""
-    for row in rows:
-        for run in row.results.values():
-            return list(run["losses"])
-    return []
+def _texts(values: Estimate, write: Callable[[Estimate, int], str], digits: int) -> pd.DataFrame:
+    """Return a frame of estimates as a frame of text."""
+    rows = zip(*(frame.to_numpy() for frame in values), strict=True)
+    cells = [[write(Estimate(*cell), digits) for cell in zip(*row, strict=True)] for row in rows]
+    return pd.DataFrame(cells, values.mean.index)
+
+
+def _table(header: Sequence[str], *cells: pd.DataFrame) -> str:
+    """Return Markdown with a row for each network, from frames of text side by side."""
+    rows = pd.concat(cells, axis=1).itertuples()
+    return markdown_table(["method", *header], [[network_name(key), *row] for key, *row in rows])
+
+
+def _long(frames: dict[str, pd.DataFrame], level: str) -> pd.DataFrame:
+    """Return frames of the same shape as columns, with a line for each row and column of theirs."""
+    table = pd.DataFrame({name: frame.T.unstack() for name, frame in frames.items()})
+    return table.rename_axis(index=[*table.index.names[:-1], level])
 
 
 def spread(value: Estimate, digits: int) -> str:
-    """Mean ± standard deviation.
+    """Write mean ± standard deviation.
 
     >>> spread(Estimate(1.0, 0.25, 0.9, 1.1, 3), 2)
     '1.00 ± 0.25'
@@ -199,7 +177,7 @@ def spread(value: Estimate, digits: int) -> str:
 
 
 def difference(gap: Estimate, digits: int) -> str:
-    """A paired difference with its interval, bold where that leaves 0 out.
+    """Write a paired difference with its interval, bold if 0 is outside of it.
 
     >>> difference(Estimate(-1.0, 0.1, -1.2, -0.8, 3), 1)
     '**-1.0** [-1.2, -0.8]'
@@ -212,35 +190,3 @@ def difference(gap: Estimate, digits: int) -> str:
     if gap.low > 0 or gap.high < 0:
         text = f"**{text}**"
     return f"{text} [{gap.low:+.{digits}f}, {gap.high:+.{digits}f}]"
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Markdown, its columns aligned for a terminal.
-
-    >>> print(table(["method", "loss"], [["a", "1.0"]]))
-    | method | loss |
-    |--------|------|
-    | a      |  1.0 |
-    """
-    lines = [list(header), *map(list, rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-    shown = [
-        "| "
-        + " | ".join(
-            cell.rjust(width) if i else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        + " |"
-        for line in lines
-    ]
-    shown.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return "\n".join(shown)
-
-
-def to_csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
-    """UTF-8 text; floats read back bit for bit."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue().encode()

@@ -1,19 +1,18 @@
-"""A mixture in the words of other trainers: one function a format, and the table `FORMATS`.
+"""A mixture in the formats of other trainers: a function for each, and the table `FORMATS`.
 
 A weight here is a share of samples of equal length (blocks of tokens): of 1000 samples, about
-`1000 * weight` come from the domain. All formats below but the plain ones mean the same by theirs;
-where their samples are documents of unequal length, shares of tokens will differ from these.
+`1000 * weight` come from the domain. The trainers mean the same by theirs; if their samples are
+documents of unequal length, shares of tokens will differ from these.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from tandem_pl.errors import InputError
+from tandem_pl.files import csv_bytes
 from tandem_pl.yaml_files import dump_yaml
 
 Schedule = list[tuple[int, dict[str, float]]]  # (first step, weights), ascending
@@ -22,9 +21,9 @@ Schedule = list[tuple[int, dict[str, float]]]  # (first step, weights), ascendin
 class Blend(NamedTuple):
     """What a format writes.
 
-    `weights` are shares by domain that sum to 1; `paths` has a place for each domain; `schedule`
-    holds the trajectory where it was asked for, and then only some formats can be used; `origin`
-    says in a few words where the weights come from.
+    `weights` are shares by domain that sum to 1; `paths` has a path for each domain; `schedule` is
+    the trajectory, for the formats that can hold one; `origin` says in a few words where the
+    weights come from.
     """
 
     weights: dict[str, float]
@@ -34,7 +33,7 @@ class Blend(NamedTuple):
 
 
 class Format(NamedTuple):
-    """A row of the table.
+    """A format: `write` returns its text, `about` is its line in `tandem export --help`.
 
     `zeros`: whether the trainer takes a weight of 0 (else the domain is left out); `paths`:
     whether the text names data; `schedule`: whether it can hold a trajectory.
@@ -42,14 +41,13 @@ class Format(NamedTuple):
 
     write: Callable[[Blend], str]
     about: str
-    suffix: str
     zeros: bool = False
     paths: bool = False
     schedule: bool = False
 
 
 def placeholder(domain: str) -> str:
-    """The path to write where none was given.
+    """Return the path to write for a domain without one.
 
     >>> placeholder("web text")
     'PATH/TO/web_text'
@@ -58,7 +56,7 @@ def placeholder(domain: str) -> str:
 
 
 def without_zeros(weights: Mapping[str, float]) -> tuple[dict[str, float], list[str]]:
-    """Weights above 0, and the domains that had none.
+    """Return the weights above 0, and the domains whose weight is 0.
 
     >>> without_zeros({"code": 1.0, "books": 0.0})
     ({'code': 1.0}, ['books'])
@@ -67,8 +65,7 @@ def without_zeros(weights: Mapping[str, float]) -> tuple[dict[str, float], list[
     return kept, [name for name in weights if name not in kept]
 
 
-def to_huggingface(blend: Blend) -> str:
-    """Names and probabilities for `datasets.interleave_datasets`."""
+def _huggingface(blend: Blend) -> str:
     return _yaml(
         blend,
         "datasets.interleave_datasets([data[name] for name in domains],",
@@ -79,8 +76,7 @@ def to_huggingface(blend: Blend) -> str:
     )
 
 
-def to_mosaicml(blend: Blend) -> str:
-    """Streams for `streaming.StreamingDataset`, as LLM Foundry's `dataset.streams`."""
+def _mosaicml(blend: Blend) -> str:
     streams = {
         name: {
             "remote" if "://" in blend.paths[name] else "local": blend.paths[name],
@@ -96,8 +92,7 @@ def to_mosaicml(blend: Blend) -> str:
     )
 
 
-def to_litdata(blend: Blend) -> str:
-    """Weights for `litdata.CombinedStreamingDataset`."""
+def _litdata(blend: Blend) -> str:
     return _yaml(
         blend,
         "CombinedStreamingDataset([data[name] for name in domains], weights=weights,",
@@ -107,12 +102,7 @@ def to_litdata(blend: Blend) -> str:
     )
 
 
-def to_megatron(blend: Blend) -> str:
-    """Weights and prefixes for Megatron-LM's `--data-path`, or a file for `--data-args-path`.
-
-    Raises:
-        InputError: a path has a space, where Megatron splits.
-    """
+def _megatron(blend: Blend) -> str:
     for name, path in blend.paths.items():
         if name in blend.weights and len(path.split()) != 1:
             raise InputError(
@@ -123,8 +113,7 @@ def to_megatron(blend: Blend) -> str:
     return " ".join(pairs) + "\n"
 
 
-def to_nemo(blend: Blend) -> str:
-    """Weights and prefixes for NeMo's `PreTrainingDataModule(paths=...)`."""
+def _nemo(blend: Blend) -> str:
     pairs = ([repr(weight), blend.paths[name]] for name, weight in blend.weights.items())
     return _yaml(
         blend,
@@ -133,8 +122,7 @@ def to_nemo(blend: Blend) -> str:
     )
 
 
-def to_levanter(blend: Blend) -> str:
-    """`data.train_weights` of Levanter's configuration; a trajectory becomes its schedule."""
+def _levanter(blend: Blend) -> str:
     weights: Any = blend.weights
     notes = [
         "Every name must be one of data.configs (data.components); weights are rounded to whole",
@@ -146,8 +134,7 @@ def to_levanter(blend: Blend) -> str:
     return _yaml(blend, *notes, data={"train_weights": weights})
 
 
-def to_torchdata(blend: Blend) -> str:
-    """Weights for `torchdata.nodes.MultiNodeWeightedSampler`."""
+def _torchdata(blend: Blend) -> str:
     return _yaml(
         blend,
         "MultiNodeWeightedSampler({name: nodes[name] for name in weights}, weights,",
@@ -156,44 +143,35 @@ def to_torchdata(blend: Blend) -> str:
     )
 
 
-def to_json(blend: Blend) -> str:
-    """A JSON map of domain to weight; a trajectory is a list of {"step", "weights"}."""
+def _json(blend: Blend) -> str:
     content: Any = blend.weights
     if blend.schedule is not None:
         content = [{"step": step, "weights": row} for step, row in blend.schedule]
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
-def to_csv(blend: Blend) -> str:
-    """CSV: `domain,weight`; a trajectory has a column `step` and one for each domain."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+def _csv(blend: Blend) -> str:
     if blend.schedule is None:
-        writer.writerow(["domain", "weight"])
-        writer.writerows(blend.weights.items())
-    else:
-        writer.writerow(["step", *blend.weights])
-        writer.writerows([step, *row.values()] for step, row in blend.schedule)
-    return text.getvalue()
+        return csv_bytes(["domain", "weight"], blend.weights.items()).decode()
+    rows = ([step, *row.values()] for step, row in blend.schedule)
+    return csv_bytes(["step", *blend.weights], rows).decode()
 
 
 FORMATS = {
-    "huggingface": Format(to_huggingface, "datasets.interleave_datasets probabilities", ".yaml"),
-    "mosaicml": Format(to_mosaicml, "MosaicML Streaming streams", ".yaml", paths=True),
-    "litdata": Format(to_litdata, "litdata CombinedStreamingDataset weights", ".yaml"),
-    "megatron": Format(to_megatron, "Megatron-LM --data-path $(...)", ".txt", paths=True),
-    "nemo": Format(to_nemo, "NeMo PreTrainingDataModule paths", ".yaml", paths=True),
-    "levanter": Format(
-        to_levanter, "Levanter data.train_weights", ".yaml", zeros=True, schedule=True
-    ),
-    "torchdata": Format(to_torchdata, "torchdata MultiNodeWeightedSampler weights", ".yaml"),
-    "json": Format(to_json, "a map of domain to weight", ".json", zeros=True, schedule=True),
-    "csv": Format(to_csv, "a table of domain and weight", ".csv", zeros=True, schedule=True),
+    "huggingface": Format(_huggingface, "datasets.interleave_datasets probabilities"),
+    "mosaicml": Format(_mosaicml, "MosaicML Streaming streams", paths=True),
+    "litdata": Format(_litdata, "litdata CombinedStreamingDataset weights"),
+    "megatron": Format(_megatron, "Megatron-LM --data-path $(...)", paths=True),
+    "nemo": Format(_nemo, "NeMo PreTrainingDataModule paths", paths=True),
+    "levanter": Format(_levanter, "Levanter data.train_weights", zeros=True, schedule=True),
+    "torchdata": Format(_torchdata, "torchdata MultiNodeWeightedSampler weights"),
+    "json": Format(_json, "a map of domain to weight", zeros=True, schedule=True),
+    "csv": Format(_csv, "a table of domain and weight", zeros=True, schedule=True),
 }
 
 
 def _yaml(blend: Blend, *notes: str, **content: Any) -> str:
-    """YAML under comments that say what the numbers are and where they go."""
+    """Return YAML under comments that say what the numbers are and how to use them."""
     origin = " ".join(blend.origin.split())  # a comment is one line
     comments = [f"From {origin}.", "Weights are shares of samples of equal length.", *notes]
     return "".join(f"# {line}\n" for line in comments) + dump_yaml(content, width=100)

@@ -17,14 +17,14 @@ CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 
 def conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
-    """A padded convolution without a bias, since BatchNorm follows each or the sum of two."""
+    """Return a padded convolution without a bias, because BatchNorm follows."""
     return nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
 
 
 class Block(nn.Module):
     """x + conv(act(norm(conv(act(norm(x)))))), [B, C, H, W] -> [B, C', H/stride, W/stride].
 
-    Where channels or stride change, a 1x1 convolution of act(norm(x)) stands in place of x.
+    If channels or stride change, a 1x1 convolution of act(norm(x)) replaces the first x.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """The block's output."""
+        """Return the block's output."""
         active = self.act1(self.norm1(x))
         kept = x if self.shortcut is None else self.shortcut(active)
         return kept + self.drop_path(self.conv2(self.act2(self.norm2(self.conv1(active)))))
@@ -54,18 +54,18 @@ class WideResNet(nn.Module):
     times `width` channels at strides 1, 2 and 4; norm, activation, global average, classifier.
 
     Zagoruyko & Komodakis 2016, arXiv 1605.07146; with SiLU after Gowal et al. 2020, arXiv
-    2010.03593. Their dropout between convolutions is left out. Convolutions start at He's normal
-    initialisation by their outputs, the classifier's bias at 0.
+    2010.03593. Their dropout between convolutions is left out. Convolutions have He's normal
+    initialisation by their outputs, and the classifier's bias starts at 0.
 
     Args:
         depth: 6 n + 4 layers.
-        width: factor on the channels of the plain ResNet.
-        num_classes: logits; 0 for pooled features.
+        width: times the channels of the plain ResNet.
+        num_classes: number of logits; 0 for pooled features.
         in_chans: channels of the images.
-        global_pool: of the features; as timm's.
+        global_pool: pooling of the features; see timm.
         drop_rate: dropout before the classifier.
-        drop_path_rate: chance that a sample skips the last block; linear from 0 at the first.
-        act_layer: as timm's; "relu" is the network of 1605.07146.
+        drop_path_rate: probability that a sample skips the last block; linear from 0 at the first.
+        act_layer: see timm; "relu" gives the network of 1605.07146.
 
     >>> import torch
     >>> network = WideResNet(depth=10, width=1, num_classes=5, in_chans=1)
@@ -117,28 +117,28 @@ class WideResNet(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """[B, in_chans, H, W] -> [B, num_features, H/4, W/4]."""
+        """Return features [B, num_features, H/4, W/4] of images [B, in_chans, H, W]."""
         return self.act(self.norm(self.stages(self.stem(x))))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Features -> logits [B, num_classes], or pooled features [B, num_features]."""
+        """Return the logits [B, num_classes] of features, or pooled features [B, num_features]."""
         return self.head(x, pre_logits=pre_logits)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images -> logits."""
+        """Return the logits of images."""
         return self.forward_head(self.forward_features(x))
 
     def get_classifier(self) -> nn.Module:
-        """The layer that gives the logits."""
+        """Return the layer that gives the logits."""
         return self.head.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A new classifier, of random weights; 0 classes for none."""
+        """Replace the classifier by a random one; 0 classes for none."""
         self.num_classes = num_classes
         self.head.reset(num_classes, global_pool)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Layers by depth, for learning rates that differ by layer."""
+        """Return the names of layers by depth, for learning rates that differ by layer."""
         blocks = r"^stages\.(\d+)" if coarse else r"^stages\.(\d+)\.(\d+)"
         return {"stem": r"^stem", "blocks": [(blocks, None), (r"^norm", (99999,))]}
 
@@ -173,35 +173,35 @@ def _create(depth: int, width: int, pretrained: bool, options: dict[str, Any]) -
 
 @register_model
 def wrn_10_1_silu(pretrained: bool = False, **options: Any) -> nn.Module:
-    """0.08 M parameters: for tests and images of a few pixels."""
+    """Build the network with 0.08 M parameters: for tests and images of a few pixels."""
     return _create(10, 1, pretrained, options)
 
 
 @register_model
 def wrn_16_1_silu(pretrained: bool = False, **options: Any) -> nn.Module:
-    """0.18 M parameters."""
+    """Build the network with 0.18 M parameters."""
     return _create(16, 1, pretrained, options)
 
 
 @register_model
 def wrn_16_4_silu(pretrained: bool = False, **options: Any) -> nn.Module:
-    """2.7 M parameters."""
+    """Build the network with 2.7 M parameters."""
     return _create(16, 4, pretrained, options)
 
 
 @register_model
 def wrn_28_2_silu(pretrained: bool = False, **options: Any) -> nn.Module:
-    """1.5 M parameters."""
+    """Build the network with 1.5 M parameters."""
     return _create(28, 2, pretrained, options)
 
 
 @register_model
 def wrn_28_10_silu(pretrained: bool = False, **options: Any) -> nn.Module:
-    """36.5 M parameters: the usual one for CIFAR."""
+    """Build the network with 36.5 M parameters: the usual one for CIFAR."""
     return _create(28, 10, pretrained, options)
 
 
 @register_model
 def wrn_70_16_silu(pretrained: bool = False, **options: Any) -> nn.Module:
-    """266.8 M parameters: the largest of arXiv 2010.03593."""
+    """Build the network with 266.8 M parameters: the largest of arXiv 2010.03593."""
     return _create(70, 16, pretrained, options)

@@ -12,9 +12,9 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 
+from tandem_pl.curves import domain_tags
 from tandem_pl.episode import MixtureBatch
 from tandem_pl.errors import InputError
-from tandem_pl.tags import domain_tags
 
 from .compiling import is_compiled, with_fallback
 from .connection import mixture_data

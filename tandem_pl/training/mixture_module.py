@@ -7,12 +7,21 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import torch
+from lightning.pytorch import Callback
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from tandem_pl.episode import MEASURE, TRAIN, WITHOUT_STEP, Handler, MixtureBatch, Outputs
+from tandem_pl.episode import (
+    MEASURE,
+    TRAIN,
+    WITHOUT_STEP,
+    EpisodePlanner,
+    Handler,
+    MixtureBatch,
+    Outputs,
+)
 from tandem_pl.errors import InputError
 from tandem_pl.modes import evaluating, keeping_buffers
 from tandem_pl.networks.checks import check_images, check_vocabulary
@@ -20,8 +29,9 @@ from tandem_pl.randomness import private_randomness, seed_generators
 
 from .checkpoint_io import refuse_time_interval
 from .compiling import compile_in_place
-from .connection import find_planner
+from .connection import callbacks_of, find_planner
 from .frozen import drop_frozen, restore_frozen
+from .last_checkpoint import LastCheckpoint
 from .micro_batches import split_batch
 from .norm_statistics import has_batch_norm
 from .optimizer_settings import keep_settings, trainable
@@ -113,6 +123,18 @@ class MixtureModule(ManualUpdates):
         check_images(
             self.network, getattr(data, "num_classes", None), getattr(data, "channels", None)
         )
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Save `last.ckpt` at every end of a run, unless checkpoints are switched off.
+
+        The callback that sets the weights is moved to the front: it then has done its part of a
+        batch whatever error another callback raises.
+        """
+        callbacks_of(self.trainer).sort(key=lambda c: not isinstance(c, EpisodePlanner))
+        checkpoints = self.trainer.checkpoint_callbacks
+        if not checkpoints or any(isinstance(c, LastCheckpoint) for c in checkpoints):
+            return []
+        return [LastCheckpoint()]
 
     def configure_model(self) -> None:
         """Shard the network if the strategy does (FSDP2)."""

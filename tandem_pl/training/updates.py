@@ -39,6 +39,10 @@ class ManualUpdates(EvaluationByDomain):
         """Copy BatchNorm's statistics, so that a batch that is not finite can be undone."""
         self._snapshot = StatisticsSnapshot(networks if self._has_batch_norm else [])
 
+    def restore_statistics(self) -> None:
+        """Undo what the batch at hand did to BatchNorm's statistics."""
+        self._snapshot.restore_if(torch.tensor(True, device=self.device))
+
     def apply_update(self, *losses: Tensor) -> None:
         """Step optimizer and scheduler, or skip the update if a loss is not finite on any rank."""
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
@@ -67,6 +71,7 @@ class ManualUpdates(EvaluationByDomain):
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Stop after too many skipped updates; poll rarely if reading them syncs with a device."""
+        self._snapshot = StatisticsSnapshot([])  # the batch is complete
         every = max(getattr(self.trainer, "log_every_n_steps", 1), 1)
         if self.skips.on_device and self.global_step % every:
             return

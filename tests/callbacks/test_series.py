@@ -20,14 +20,15 @@ from tandem_pl import Mixture, TandemModule
 from tandem_pl.callbacks import MixtureMonitor, TandemReweighting
 from tandem_pl.callbacks.methods.tandem import hyper_gradient
 from tandem_pl.callbacks.series import Blocks, Trajectory, most_rows
-from tandem_pl.curves import MOST_CURVES, by_name, with_curves
+from tandem_pl.curves import MOST_CURVES, by_name, domain_tags, with_curves
 from tandem_pl.datamodules import MixtureDataModule
 from tandem_pl.plots import MOST_DOMAINS, draw_mixture
+from tandem_pl.report.domains import summarize_domains
 from tandem_pl.report.page import build_page, to_html, write_page
-from tandem_pl.report.run import Run, domain_rows, on_the_way, read_run
+from tandem_pl.report.run import Run, read_run
+from tandem_pl.report.statistics import driving_means
 from tandem_pl.run_files import Signal, mixture_table, read_signal, read_trajectory
 from tandem_pl.simplex import projected_step
-from tandem_pl.tags import domain_tags
 
 MANY, BATCH, MEASURED, FREE, PROBE = 1000, 32, 4, 2, 1
 EPISODES, KEPT = 11, 4  # rows of the trajectory that the short runs here may keep
@@ -232,10 +233,10 @@ def test_a_csv_has_few_columns(tmp_path):
 def test_a_report_of_a_run_that_left_rows_out(whole):
     folder, _, _, _ = whole
     run_of = read_run(folder)
-    page = build_page(run_of, domain_rows(run_of))
+    page = build_page(run_of, summarize_domains(run_of))
     assert "11 updates" in page.facts
     notes = " ".join(page.notes)
-    assert "one update in 4 of the weights, and of Δ means over 8 updates" in notes
+    assert "the weights of one update in 4, and means of Δ over 8 updates" in notes
     assert "measured 0.13 samples of a domain" in notes
     assert "Δ is known" not in notes
     assert len(page.table) == 2 * MOST_DOMAINS
@@ -353,7 +354,7 @@ def test_a_picture_and_a_page_of_ten_thousand_domains_are_small(tmp_path):
     mixture = Mixture.from_array(NAMES, weights[-1], about=about)
     signal = Signal("hyper_gradient", ("delta",), range(10, 400, 10), weights[1:, None])
     big = Run(tmp_path, mixture, list(range(0, 400, 10)), weights, signal)
-    rows = domain_rows(big)
+    rows = summarize_domains(big)
     page = build_page(big, rows)
     assert "caps of 10000 domains" in page.facts
     assert len(to_html(page, [b"", b""])) < 40_000
@@ -370,6 +371,6 @@ def test_the_way_is_the_same_where_rows_are_left_out():
     full = Run(None, mixture, steps.tolist(), weights, Signal("s", ("delta",), steps[1:], delta))
     means = Signal("s", ("delta",), steps[2::2], delta.reshape(200, 2, 1, 3).mean(axis=1))
     thin = Run(None, mixture, steps[::2].tolist(), weights[::2], means)
-    for one, other in zip(on_the_way(full), on_the_way(thin), strict=True):
+    for one, other in zip(driving_means(full), driving_means(thin), strict=True):
         assert other.mean == pytest.approx(one.mean, abs=0.01)
         assert other.half == pytest.approx(one.half, rel=0.25)

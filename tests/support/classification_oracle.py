@@ -1,4 +1,4 @@
-"""The metrics of a classifier as torchmetrics has them."""
+"""The metrics of a classifier by torchmetrics."""
 
 from torchmetrics.functional import classification as oracle
 
@@ -6,7 +6,7 @@ NAMES = ("accuracy", "top5_accuracy", "macro_f1", "calibration_error")
 
 
 def expected(logits, labels):
-    """What torchmetrics says of some samples."""
+    """Return the metrics of some samples by torchmetrics."""
     size = {"num_classes": logits.shape[1]}
     values = [
         oracle.multiclass_accuracy(logits, labels, average="micro", **size),

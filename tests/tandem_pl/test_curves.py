@@ -1,4 +1,4 @@
-"""Which domains have curves, and what these are called."""
+"""Which domains have curves, and the tags of these."""
 
 import numpy as np
 import torch
@@ -10,9 +10,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tandem_pl import Mixture, TandemModule
 from tandem_pl.callbacks import MixtureMonitor, TandemReweighting
-from tandem_pl.curves import MOST_CURVES, with_curves
+from tandem_pl.curves import MOST_CURVES, domain_tags, with_curves
 from tandem_pl.datamodules import MixtureDataModule
-from tandem_pl.tags import domain_tags
 
 
 @given(st.integers(0, 10**6), st.integers(31, 60))

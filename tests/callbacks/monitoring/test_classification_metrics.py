@@ -1,4 +1,4 @@
-"""Against torchmetrics, and over two ranks. This file is also the program that each rank runs."""
+"""Metrics of a classifier against torchmetrics, and over two ranks that run this file."""
 
 import csv
 import io
@@ -46,7 +46,7 @@ class Images(Dataset):
 
 
 class Counting(nn.Module):
-    """A classifier that knows how often it was called, and gives logits as transformers do."""
+    """A classifier that counts its calls, and can return logits as transformers do."""
 
     def __init__(self, classes=CLASSES, wrap=False):
         super().__init__()
@@ -60,7 +60,7 @@ class Counting(nn.Module):
 
 
 class Plain(nn.Module):
-    """The same without a count, for which each call would be compiled anew."""
+    """The same classifier without a count, which would cause a recompilation at each call."""
 
     def __init__(self):
         super().__init__()
@@ -101,7 +101,7 @@ def data_of(sizes=(13, 8, 1), dtype=torch.float32, **options):
 
 
 def check(metrics, stage, network, sets, suffix=""):
-    """Every metric is torchmetrics', by domain and as the domains' mean."""
+    """Check that every metric equals torchmetrics', by domain and as the mean over domains."""
     by_domain = {}
     for name, data in sets.items():
         with torch.no_grad():
@@ -126,7 +126,7 @@ def test_test_has_metrics_columns_and_a_confusion_matrix(tmp_path, capsys, wrap)
     trainer = quiet_trainer(tmp_path, callbacks=[ClassificationMetrics(), EvaluationTable()])
     trainer.test(module, data, verbose=False)
     batches = network.calls
-    assert batches == len(data.test_dataloader())  # no forward more
+    assert batches == len(data.test_dataloader())  # no additional forward
     assert not network._forward_hooks
     check(trainer.callback_metrics, "test", network.layers, data.test_sets)
     everything = [data.test_sets[name] for name in data.test_sets]
@@ -157,7 +157,7 @@ def test_validate_has_the_metrics_and_no_confusion_file(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_half_precision_is_lifted(tmp_path):
+def test_half_precision_becomes_float32(tmp_path):
     module, data = module_of(), data_of()
     trainer = quiet_trainer(tmp_path, callbacks=[ClassificationMetrics()], precision="bf16-mixed")
     trainer.test(module, data, verbose=False)
@@ -175,7 +175,7 @@ def test_half_precision_is_lifted(tmp_path):
 
 
 class Watch(Callback):
-    """What the oracle says at each validation; must come before checkpoints are written."""
+    """Check the metrics at each validation; must come before the checkpoint callback."""
 
     def __init__(self):
         self.accuracies = []
@@ -191,7 +191,7 @@ class Watch(Callback):
         self.accuracies.append(float(metrics["validation/accuracy"]))
 
 
-def test_fit_shows_both_twins_and_checkpoints_go_by_them(tmp_path):
+def test_fit_logs_both_twins_and_checkpoints_use_them(tmp_path):
     logger = TensorBoardLogger(tmp_path, name="", version="", default_hp_metric=False)
     watch = Watch()
     best = ModelCheckpoint(tmp_path, monitor="validation/accuracy", mode="max")
@@ -218,7 +218,7 @@ def test_fit_shows_both_twins_and_checkpoints_go_by_them(tmp_path):
     assert [image.step for image in events.Images("validation/confusion")] == [2, 8, 10]
 
 
-def test_an_exception_leaves_no_hook(tmp_path):
+def test_an_exception_removes_the_hooks(tmp_path):
     class Failing(Classification):
         calls = 0
 
@@ -252,13 +252,13 @@ def fit_compiled(folder, backend, *callbacks):
         callbacks=[TandemReweighting(1, 1, 1), *callbacks],
         max_epochs=3,
         limit_val_batches=1.0,
-        inference_mode=False,  # so that validation and measuring share what is compiled
+        inference_mode=False,  # so that validation and measuring share compiled code
     )
     trainer.fit(module, data_of())
     return module
 
 
-def test_compiled_networks_have_the_metrics_and_are_compiled_no_more_often(tmp_path):
+def test_compiled_networks_have_the_metrics_without_recompilation(tmp_path):
     graphs = {}
     for name, callbacks in (("plain", ()), ("watched", (ClassificationMetrics(), Watch()))):
         graphs[name] = 0
@@ -274,7 +274,7 @@ def test_compiled_networks_have_the_metrics_and_are_compiled_no_more_often(tmp_p
     assert graphs["watched"] == graphs["plain"] > 0
 
 
-def test_a_compiler_that_fails_in_validation_costs_no_sample(tmp_path):
+def test_a_compiler_that_fails_in_validation_loses_no_sample(tmp_path):
     torch._dynamo.reset()
     module = module_of(TandemModule, compile={"backend": failing_backend})
     watch = Watch()
@@ -333,11 +333,11 @@ def test_many_domains_have_few_curves(tmp_path):
     assert len(small - set(tags)) == 5
 
 
-# ---- refusals ----
+# ---- errors ----
 
 
 def test_labels_out_of_range_are_refused(tmp_path):
-    class Blind(Classification):  # a loss that does not see the label
+    class Blind(Classification):  # a loss that ignores the label
         def __call__(self, network, samples):
             return network(samples["image"]).square().sum(dim=1)
 
@@ -351,7 +351,7 @@ def test_labels_out_of_range_are_refused(tmp_path):
 
 def test_negative_labels_are_left_out(tmp_path):
     data, module = data_of(), module_of()
-    for one in data.test_sets.values():  # as many wrong ones as there are samples
+    for one in data.test_sets.values():  # one sample with a negative label for each sample
         one.labels = torch.cat([one.labels, torch.full_like(one.labels, -100)])
         one.images = torch.cat([one.images, one.images])
     trainer = quiet_trainer(tmp_path, callbacks=[ClassificationMetrics()])
@@ -399,7 +399,7 @@ def evaluate(folder, devices):
     return {"metrics": found, "confusion": confusion}
 
 
-def test_two_ranks_are_one_process(tmp_path):
+def test_two_ranks_equal_one_process(tmp_path):
     (tmp_path / "one").mkdir()
     alone = evaluate(tmp_path / "one", 1)
     both = run_program(__file__, tmp_path)

@@ -15,7 +15,7 @@ from tandem_pl.callbacks.monitoring.classification_scores import (
 
 @pytest.mark.parametrize("classes", [2, 5, 6, 40])
 @pytest.mark.parametrize("scale", [1.0, 200.0])  # with confidences of exactly 1
-def test_scores_are_those_of_torchmetrics(classes, scale):
+def test_scores_equal_torchmetrics(classes, scale):
     generator = torch.Generator().manual_seed(classes)
     logits = scale * torch.randn(200, classes, generator=generator)
     labels = torch.randint(0, classes, (200,), generator=generator)
@@ -35,7 +35,7 @@ def test_scores_are_those_of_torchmetrics(classes, scale):
             assert np.isnan(column[1])
 
 
-def test_infinite_and_absent_logits_do_not_end_the_run():
+def test_infinite_and_nan_logits_raise_no_error():
     logits = torch.tensor([[float("nan"), 0.0], [1.0, float("-inf")]])
     samples = predict(torch.tensor([0, 1]), torch.tensor([1, 0]), logits)
     scores = scores_by_domain(Predictions(*(t.numpy() for t in samples)), 2, 2)

@@ -9,11 +9,8 @@ from lightning.pytorch import Callback
 
 from tandem_pl import MixtureModule
 from tandem_pl.callbacks import EvaluationTable
-from tandem_pl.callbacks.monitoring.evaluation_table import (
-    evaluation_rows,
-    format_table,
-    interleave,
-)
+from tandem_pl.callbacks.monitoring.evaluation_table import format_table, table_columns
+from tandem_pl.callbacks.monitoring.trainer_parts import interleave
 from tandem_pl.datamodules import MixtureDataModule
 
 SIZES = {"code": 5, "books, old": 3, "web": 9}
@@ -72,7 +69,7 @@ def test_table_is_printed_and_written(parts, tmp_path, capsys, verb, name):
 
 def test_predictions_are_one_loss_a_sample(parts, tmp_path, capsys):
     trainer, module, data = parts
-    for _ in range(2):  # a second time starts anew
+    for _ in range(2):  # the second run starts without samples
         trainer.predict(module, data)
     header, *rows = read(tmp_path / "predictions.csv")
     assert header == ["domain", "loss"]
@@ -102,17 +99,18 @@ def test_single_precision_losses_are_short_numbers(tmp_path):
 
 
 def test_columns_are_aligned():
-    lines = format_table(evaluation_rows({"a": 1.0, "a longer name": 123.456})).splitlines()
+    losses = {"a": 1.0, "a longer name": 123.456}
+    lines = format_table(list(losses), table_columns(losses, {})).splitlines()
     assert len({len(line) for line in lines}) == 1
     assert len(lines) == 5
 
 
 def test_huge_losses_give_an_infinite_perplexity():
-    rows = evaluation_rows({"a": 1000.0, "b": 1.0})
-    assert rows[0].perplexity == math.inf
-    assert rows[-2].perplexity == math.inf
-    assert rows[-2].loss == 500.5
-    assert "inf" in format_table(rows)
+    columns = table_columns({"a": 1000.0, "b": 1.0}, {})
+    assert columns["perplexity"][0] == math.inf
+    assert columns["perplexity"][-2] == math.inf
+    assert columns["loss"][-2] == 500.5
+    assert "inf" in format_table(["a", "b"], columns)
 
 
 @pytest.mark.parametrize("size", [0, 1, 7, 8])
@@ -122,7 +120,7 @@ def test_rows_of_ranks_come_back_in_order(size):
 
 
 class Logged(Callback):
-    """Logs metrics by domain, of which one domain has none."""
+    """Log metrics by domain; one domain has none."""
 
     def on_test_epoch_end(self, trainer, pl_module) -> None:
         for name, value in (("code", 0.1), ("web", 0.7)):
@@ -132,7 +130,7 @@ class Logged(Callback):
         pl_module.log("test/speed/nowhere", 3.0)
 
 
-def test_what_else_was_logged_by_domain_has_columns(parts, tmp_path, capsys):
+def test_other_metrics_by_domain_have_columns(parts, tmp_path, capsys):
     trainer, module, data = parts
     trainer.callbacks.append(Logged())
     trainer.test(module, data, verbose=False)

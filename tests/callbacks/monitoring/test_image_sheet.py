@@ -20,7 +20,7 @@ from tandem_pl.objectives import Classification
 
 
 class Flat(Dataset):
-    """Images of one value, their number in the data set, and augmented by every generator."""
+    """Images of one value, their index; augmentation draws from every global generator."""
 
     def __init__(self, size, augment=False):
         self.size, self.augment, self.asked = size, augment, []
@@ -42,7 +42,7 @@ def data_of(sizes, augment=False, **options):
 
 
 def fit(folder, data, sheet, **options):
-    """Gives the sheets' (rows, weights, number of domains), and the recorder of the training."""
+    """Return the arguments of `draw_sheet` for each sheet, the recorder and the method."""
     sheets, recorder, draw = [], Recorder(), image_sheet.draw_sheet
 
     def drawing(*arguments):
@@ -79,8 +79,8 @@ def test_sheets_have_domains_by_weight_and_the_same_images(tmp_path):
     assert domains == 3
     shown = {name: [int(tile.pixels[0, 0, 0]) for tile in tiles] for name, tiles in rows.items()}
     assert len(set(shown["large"])) == 4
-    assert shown["large"] == sorted(shown["large"])  # as they lie in the data set
-    assert max(shown["large"]) > 2.55 * 10  # and not its first ones
+    assert shown["large"] == sorted(shown["large"])  # in the order of the data set
+    assert max(shown["large"]) > 2.55 * 10  # not the first images
     assert shown["small"] == [round(2.55 * n) for n in (0, 1, 2)]
     rows, weights, _ = sheets[-1]
     assert weights.tolist() == sorted(method.weights, reverse=True)
@@ -89,7 +89,7 @@ def test_sheets_have_domains_by_weight_and_the_same_images(tmp_path):
     assert [image.step for image in images] == [0, 4, 8]
 
 
-def test_training_does_not_notice(tmp_path):
+def test_training_is_the_same_with_sheets(tmp_path):
     states, samples = [], []
     for name, sheet in (("with", ImageSheet(2, 1)), ("without", None)):
         random.seed(1), np.random.seed(2), torch.manual_seed(3)  # noqa: NPY002
@@ -133,7 +133,7 @@ def test_other_samples_are_refused_at_setup(tmp_path):
         ImageSheet(0)
 
 
-def test_images_alone_will_do(tmp_path):
+def test_samples_without_labels_are_accepted(tmp_path):
     data = MixtureDataModule({"a": Rows(torch.rand(5, 1, 6, 4))}, batch_size=4)
     data.setup("fit")
     callback = ImageSheet(images=3)
@@ -183,7 +183,7 @@ def test_the_picture_has_every_tile_at_its_pixel():
     assert box.x0 >= 0
 
 
-def test_class_names_are_captions_where_they_are_known():
+def test_class_names_are_captions_if_they_are_known():
     from tandem_pl.callbacks.monitoring.image_sheet import _caption
 
     names = ["cat", "a dog of some kind and colour"]

@@ -15,7 +15,7 @@ from tandem_pl.datamodules import MixtureDataModule
 from tandem_pl.errors import InputError
 
 DOMAINS, TARGETS, WIDTH = ("code", "c++", "news/uk"), ("new", "old"), 4
-EPISODE = 4 + 2  # proxy batches; one measure batch comes on top
+EPISODE = 4 + 2  # proxy batches; one measure batch is added
 # fmt: off
 BY_DOMAIN = (
     "train/loss", "train/loss_reference", "measured/loss", "measured/loss_reference",
@@ -52,7 +52,7 @@ def sgd(parameters):
 
 
 class Recorder(Callback):
-    """What the module put out, and the twins' distance, kept apart from the monitor."""
+    """Record the module's outputs and the twins' distance, independently of the monitor."""
 
     def __init__(self):
         self.rows, self.distances = [], []

@@ -90,7 +90,7 @@ def test_predict_scores_a_checkpoint(tmp_path) -> None:
     check(read_scores(tmp_path / "here.csv"), by_hand(module, data))
 
 
-def test_twins_of_two_ages_are_warned_of(tmp_path) -> None:
+def test_a_run_that_ends_in_free_steps_warns(tmp_path) -> None:
     callbacks = [TandemReweighting(4, 2, 1), SampleScores()]
     trainer = quiet_trainer(tmp_path, max_steps=9, max_epochs=-1, callbacks=callbacks)
     with pytest.warns(UserWarning, match="ended in free steps"):

@@ -305,7 +305,7 @@ def test_sources_that_cannot_be_used(files, tmp_path):
     with pytest.raises(InputError, match="not neither"):
         InstructionMixtureDataModule()
     for key, value in (("max_length", 1), ("too_long", "wrap"), ("pad_to_multiple_of", 0)):
-        with pytest.raises(InputError, match=f"^{key} is {value!r};"):
+        with pytest.raises(InputError, match=f"^{key}={value!r} must be"):
             module(files, tmp_path, **{key: value})
 
 

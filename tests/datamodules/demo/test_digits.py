@@ -45,13 +45,13 @@ def test_the_splits_hold_every_image_once():
     data = set_up()
     parts = [data.train_sets[REAL], data.target_sets[REAL], data.test_sets[REAL]]
     assert [len(part) for part in parts] == [100, 300, 1397]
-    assert [Counter(p.labels.tolist()).most_common()[-1][1] for p in parts[:2]] == [10, 30]
+    assert [Counter(p.datasets["label"]).most_common()[-1][1] for p in parts[:2]] == [10, 30]
     source = load_digits().images  # 0 to 16
 
     def key(pixels) -> list:
         return sorted(map(tuple, np.rint(pixels.reshape(len(pixels), -1)).astype(int).tolist()))
 
-    images = torch.cat([part.images for part in parts])
+    images = torch.cat([part.datasets["image"] for part in parts])
     assert images.dtype == torch.float32
     assert images.shape[1:] == (1, 8, 8)
     low, high = images.min(), images.max()
@@ -60,7 +60,7 @@ def test_the_splits_hold_every_image_once():
 
 
 def test_real_training_images_have_mean_0_and_deviation_1():
-    images = set_up().train_sets[REAL].images.double()
+    images = set_up().train_sets[REAL].datasets["image"].double()
     assert float(images.mean()) == pytest.approx(0, abs=1e-6)
     assert float(images.std(correction=0)) == pytest.approx(1, abs=1e-6)
 
@@ -74,20 +74,22 @@ def test_made_domains_know_nothing_of_target_and_test(monkeypatch):
     other[rows] = everything.pixels[rows]
     monkeypatch.setattr(digits, "load_digits", lambda: Images(other, everything.labels))
     after = set_up()
-    assert not torch.equal(before.test_sets[REAL].images, after.test_sets[REAL].images)
+    assert not torch.equal(
+        before.test_sets[REAL].datasets["image"], after.test_sets[REAL].datasets["image"]
+    )
     for name, data in before.train_sets.items():
-        assert torch.equal(data.images, after.train_sets[name].images), name
+        assert torch.equal(data.datasets["image"], after.train_sets[name].datasets["image"]), name
 
 
 def test_everything_is_a_function_of_the_split_seed():
     first, again = set_up(), set_up(seed=5, batch_size=8)
     other, fewer = set_up(split_seed=1), set_up(sizes={**SMALL, "generated": 0, "rotated": 20})
     for name, data in first.train_sets.items():
-        assert torch.equal(data.images, again.train_sets[name].images)
-        assert torch.equal(data.labels, again.train_sets[name].labels)
-        assert not torch.equal(data.images, other.train_sets[name].images)
+        assert torch.equal(data.datasets["image"], again.train_sets[name].datasets["image"])
+        assert data.datasets["label"] == again.train_sets[name].datasets["label"]
+        assert not torch.equal(data.datasets["image"], other.train_sets[name].datasets["image"])
         if name not in ("generated", "rotated"):  # of other sizes
-            assert torch.equal(data.images, fewer.train_sets[name].images)
+            assert torch.equal(data.datasets["image"], fewer.train_sets[name].datasets["image"])
     assert list(fewer.train_sets) == [REAL, "rotated", "blurred", "label_noise", "biased", "noise"]
     assert len(fewer.train_sets["rotated"]) == 20
 

@@ -14,8 +14,9 @@ from tandem_pl.datamodules.text.block_folder import (
     write_manifest,
     write_splits,
 )
-from tandem_pl.datamodules.text.blocks import BlockWriter, PackedBlocks, encode_documents
+from tandem_pl.datamodules.text.blocks import BlockWriter, encode_documents
 from tandem_pl.datamodules.text.documents import SPLITS
+from tandem_pl.datamodules.text.packed_blocks import PackedBlocks
 from tandem_pl.datamodules.text.tokenization import ByteTokenizer
 from tandem_pl.errors import InputError
 from tandem_pl.files import new_folder

@@ -10,7 +10,8 @@ from torch.utils.data import DataLoader
 
 from tandem_pl.datamodules.text import block_folder, blocks
 from tandem_pl.datamodules.text.block_folder import batches
-from tandem_pl.datamodules.text.blocks import BlockWriter, PackedBlocks, encode_documents
+from tandem_pl.datamodules.text.blocks import BlockWriter, encode_documents
+from tandem_pl.datamodules.text.packed_blocks import PackedBlocks
 from tandem_pl.datamodules.text.tokenization import ByteTokenizer
 
 TOKENIZER = ByteTokenizer()

@@ -103,14 +103,14 @@ def test_it_starts_without_torch(run):
 
 MISTAKES = {
     "format": (["--to", "mosaic"], "--to mosaic is unknown: did you mean 'mosaicml'?"),
-    "which": (["--to", "json", "--which", "mean"], "--which mean is unknown"),
+    "which": (["--to", "json", "--which", "mean"], "--which='mean' must be one of"),
     "neither": ([], "give either --to FORMAT"),
     "both": (["--to", "json", "--network", "x"], "give either --to FORMAT"),
     "trajectory": (["--to", "litdata", "--which", "trajectory"], "one of levanter, json, csv"),
     "domain": (["--to", "nemo", "--paths.wbe", "x"], "unknown domain 'wbe': did you mean 'web'"),
     "no value": (["--to", "nemo", "--paths.web"], "--paths.web needs the path"),
     "no map": (["--to", "nemo", "--paths", "gone.yaml"], "--paths='gone.yaml' is neither"),
-    "option": (["--to", "json", "--foo"], "unrecognized arguments: --foo"),
+    "option": (["--to", "json", "--too"], "unknown option --too: did you mean '--to'?"),
     "network's": (["--to", "json", "--checkpoint", "x"], "--checkpoint is for --network"),
     "mixture's": (["--network", "n", "--out", "x"], "--out is for --to FORMAT"),
     "no config": (["--network", "n"], "has no config.yaml"),
@@ -133,7 +133,7 @@ def test_a_mistake_is_one_sentence(mistake, run, capsys, monkeypatch):
 def test_no_run_there(tmp_path, capsys):
     assert "has no mixture.yaml" in export(capsys, tmp_path, "--to", "json")[2]
     assert "does not exist" in export(capsys, tmp_path / "gone", "--to", "json")[2]
-    assert "RUN" in export(capsys)[2]
+    assert "are required: run" in export(capsys)[2]
     Mixture(LAST).save(tmp_path / "alone.yaml")
     arguments = (tmp_path / "alone.yaml", "--to", "json", "--which", "trajectory")
     assert "trajectory.csv is not a trajectory.csv" in export(capsys, *arguments)[2]

@@ -105,11 +105,14 @@ def test_it_starts_without_torch(learned, tmp_path):
 
 MISTAKES = {
     "tokens": (["--tokens", "0"], "--tokens=0 must be a positive number"),
-    "not a number": (["--tokens", "many"], "invalid float value: 'many'"),
+    "not a number": (["--tokens", "many"], "--tokens: expected float, given: many"),
     "both lengths": (["--tokens", "1", "--samples", "1"], "keep one"),
-    "format": (["--format", "pdf"], "--format pdf is unknown: use one of html, md"),
+    "format": (["--format", "pdf"], "--format pdf is unknown: use html or md"),
     "sizes alone": (["--tokens_per_domain", "x"], "needs --tokens"),
-    "no sizes": (["--tokens", "1", "--tokens_per_domain", "x"], "'x' cannot be read"),
+    "no sizes": (
+        ["--tokens", "1", "--tokens_per_domain", "x"],
+        "'x' cannot be read as a corpus's manifest.yaml or a map",
+    ),
     "no map": (["--tokens", "1", "--tokens_per_domain", "m.yaml"], "unknown"),
 }
 

@@ -4,15 +4,16 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.stats
 import yaml
 
-from tandem_pl.callbacks.methods.costs import Length
-from tandem_pl.callbacks.methods.table import METHODS
+from tandem_pl.callbacks.methods.table import METHODS, Length
 from tandem_pl.compare.cells import build_cells, takes_seed, with_module
 from tandem_pl.compare.config import merge, read_comparison
-from tandem_pl.compare.statistics import Row, estimate, paired
+from tandem_pl.compare.results import NETWORK, RUN, Runs
+from tandem_pl.compare.statistics import differences, estimate, over_seeds
 from tandem_pl.compare.tables import difference, markdown
 from tandem_pl.errors import InputError
 
@@ -171,40 +172,54 @@ def test_the_module_of_a_method():
 # ---- the statistics ----
 
 
+def runs_of(losses):
+    """A frame of runs from (method, network) -> seed -> the losses of domains a and b."""
+    pairs = {(*key, seed): pair for key, seeds in losses.items() for seed, pair in seeds.items()}
+    index = pd.MultiIndex.from_tuples(list(pairs), names=RUN)
+    return pd.DataFrame(list(pairs.values()), index, ["a", "b"])
+
+
 def test_intervals_agree_with_scipys_paired_test():
     numbers = np.random.default_rng(0).normal(size=(2, 5))
-    ours = paired(dict(enumerate(numbers[0])), dict(enumerate(numbers[1])) | {9: 1.0})
+    ours, base = (dict(enumerate(zip(row, row, strict=True))) for row in numbers)
+    runs = runs_of({("m", "fresh"): ours, ("base", "fresh"): base | {9: (1.0, 1.0)}})
+    gap = over_seeds(differences(runs, "base"))
+    mean, sd, low, high, number = (frame.loc[("m", "fresh"), "a"] for frame in gap)
     theirs = scipy.stats.ttest_rel(*numbers).confidence_interval(0.95)
-    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high))
-    assert ours.sd == pytest.approx(np.std(numbers[0] - numbers[1], ddof=1))
-    assert ours.number == 5
-    alone = estimate([3.0])
+    assert (low, high) == pytest.approx((theirs.low, theirs.high))
+    assert mean == pytest.approx(np.mean(numbers[0] - numbers[1]))
+    assert sd == pytest.approx(np.std(numbers[0] - numbers[1], ddof=1))
+    assert number == 5
+    alone = estimate(pd.Series([3.0]))
     assert alone.mean == 3.0
     assert math.isnan(alone.sd)
     assert math.isnan(alone.high)
-    assert estimate([]).number == 0
+    assert estimate(pd.Series([], dtype=float)).number == 0
     assert difference(alone, 1) == "+3.0"
-
-
-def make_row(label, losses, stage="final", cost=1.0):
-    weights = {"a": 0.5, "b": 0.5}
-    results = {
-        seed: {"losses": dict(zip("ab", pair, strict=True)), "weights": weights, "epochs": None}
-        for seed, pair in losses.items()
-    }
-    return Row(label, label, stage, results, {}, cost, 0, 60.0)
 
 
 def test_the_page_says_what_was_measured(tmp_path):
     study = comparison(tmp_path, methods=["uniform", "tandem"], seeds=[0, 1])
-    uniform = make_row("uniform", {0: (1.0, 3.0), 1: (1.2, 3.0)})
-    tandem = make_row("tandem", {0: (0.9, 2.9), 1: (1.1, 2.9)}, cost=None)
-    failed = make_row("tandem", {}, "learn")._replace(failures={0: "it broke."}, name="online")
-    page = markdown(study, [tandem, uniform, failed])
+    losses = runs_of(
+        {
+            ("tandem", "fresh"): {0: (0.9, 2.9), 1: (1.1, 2.9)},
+            ("uniform", "fresh"): {0: (1.0, 3.0), 1: (1.2, 3.0)},
+        }
+    )
+    weights, epochs = losses * 0 + 0.5, losses * math.nan
+    lines = {
+        ("tandem", "fresh"): (math.nan, 0, 60.0),
+        ("uniform", "fresh"): (1.0, 0, 60.0),
+        ("tandem", "online"): (math.nan, 0, math.nan),
+    }
+    index = pd.MultiIndex.from_tuples(list(lines), names=NETWORK)
+    networks = pd.DataFrame(list(lines.values()), index, ["cost", "extra_runs", "seconds"])
+    broken = {("tandem", "online", 0): "it broke."}
+    page = markdown(study, Runs(losses, weights, epochs, networks, broken))
 
     def cells(heading, start):
         lines = page.split(heading)[1].splitlines()
-        line = next(line for line in lines if line.startswith(f"| {start}"))
+        line = next(line for line in lines if line.startswith(f"| {start} "))
         return [cell.strip() for cell in line.strip("|").split("|")]
 
     overview, averages = cells("# study", "tandem"), cells("## Test perplexity\n", "tandem")
@@ -214,11 +229,11 @@ def test_the_page_says_what_was_measured(tmp_path):
     mean = np.mean([np.exp([0.9, 2.9]).mean(), np.exp([1.1, 2.9]).mean()])
     assert averages[1].startswith(f"{mean:.3f} ± ")
     assert averages[3].startswith(f"{np.mean(np.exp([1.9, 2.0])):.3f} ± ")
-    assert cells("# study", "online")[1] == "failed"
+    assert cells("# study", "tandem (online)")[1] == "failed"
     assert cells("## Test perplexity by domain", "uniform")[1].startswith(
         f"{np.mean(np.exp([1.0, 1.2])):.2f} ± "
     )
-    assert "- online, seed 0: it broke." in page
+    assert "- tandem (online), seed 0: it broke." in page
 
 
 # ---- the costs ----

@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from tandem_pl import InputError, TandemModule
 from tandem_pl.cli import main
-from tandem_pl.export.network import about_adapters, export_network, load_network
+from tandem_pl.export.checkpoint import load_network
+from tandem_pl.export.network import adapter_notes, export_network
 from tandem_pl.networks import causal_language_model
 
 WORDS = [*"abcdefgh", "<|endoftext|>"]
@@ -269,11 +270,11 @@ def test_adapters_are_saved_by_their_own_library(tmp_path):
     again = peft.PeftModel.from_pretrained(plain, tmp_path / "net").eval()
     assert torch.equal(logits(again), logits(adapted))
     assert adapted.config.use_cache is False  # as it was
-    assert about_adapters(files)[0].startswith("adapters alone, of a backbone that is in no folder")
+    assert adapter_notes(files)[0].startswith("adapters alone, of a backbone that is in no folder")
     adapted.peft_config["default"].base_model_name_or_path = "models/mine"
     files = export_network(adapted, tmp_path / "net", overwrite=True)
-    assert "puts them on 'models/mine'" in about_adapters(files)[0]
-    assert about_adapters(export_network(nn.Linear(2, 1), tmp_path / "plain")) == []
+    assert "puts them on 'models/mine'" in adapter_notes(files)[0]
+    assert adapter_notes(export_network(nn.Linear(2, 1), tmp_path / "plain")) == []
 
 
 def test_a_failure_leaves_the_old_folder(tmp_path, monkeypatch):

@@ -11,19 +11,17 @@ import numpy as np
 import pytest
 
 from tandem_pl import InputError, Mixture
+from tandem_pl.report.domains import final_epochs, summarize_domains
 from tandem_pl.report.page import build_page, to_html, write_page
-from tandem_pl.report.run import (
+from tandem_pl.report.run import Run, read_run
+from tandem_pl.report.sentences import explain, headline, verdict
+from tandem_pl.report.statistics import (
     Interval,
-    Run,
     batch_means,
     centred,
-    domain_rows,
-    final_epochs,
-    on_the_way,
-    read_run,
+    driving_means,
     stability,
 )
-from tandem_pl.report.words import explain, headline, verdict
 from tandem_pl.run_files import Signal, write_signal, write_trajectory
 from tandem_pl.simplex import projected_step
 
@@ -103,9 +101,9 @@ def test_the_change_is_the_sum_of_what_moved_it(updates):
     run = make_run(walk(delta), delta)
     total, first = updates + 1, (updates + 1) // 2
     shares = sum((total - max(row, first)) / (total - first) for row in range(1, total))
-    for row, interval in zip(domain_rows(run), on_the_way(run), strict=True):
+    for row, interval in zip(summarize_domains(run), driving_means(run), strict=True):
         assert row.average - row.start == pytest.approx(-0.5 * shares * interval.mean, abs=1e-12)
-        assert row.way == interval
+        assert row.driving == interval
 
 
 def test_noise_alone_is_called_chance_95_times_in_100():
@@ -113,12 +111,12 @@ def test_noise_alone_is_called_chance_95_times_in_100():
     for seed in range(300):
         size = 0.003 * np.linspace(1, 0, 60)[:, None]  # noise that falls with the learning rate
         delta = size * np.random.default_rng(seed).normal(size=(60, 5))
-        found += [interval.distinct for interval in on_the_way(make_run(walk(delta), delta))]
+        found += [interval.distinct for interval in driving_means(make_run(walk(delta), delta))]
     assert 0.02 < np.mean(found) < 0.07, np.mean(found)
 
 
 @pytest.mark.parametrize(
-    ("weights", "expected", "moved", "stray"),
+    ("weights", "expected", "moved", "fluctuation"),
     [
         (np.full((81, 2), 0.5), "settled", 0.0, 0.0),
         (line(0.5, 0.9), "drifting", 0.1, None),  # half of the run moves .2, its quarters' means .1
@@ -131,12 +129,12 @@ def test_noise_alone_is_called_chance_95_times_in_100():
         (np.full((33, 2), 0.5), "settled", 0.0, 0.0),
     ],
 )
-def test_stability_of_known_trajectories(weights, expected, moved, stray):
+def test_stability_of_known_trajectories(weights, expected, moved, fluctuation):
     result = stability(make_run(weights))
     assert result.verdict == expected
     assert result.moved == pytest.approx(moved, abs=0.006)
-    if stray is not None:
-        assert result.stray == pytest.approx(stray, abs=0.003)
+    if fluctuation is not None:
+        assert result.fluctuation == pytest.approx(fluctuation, abs=0.003)
     said = verdict(result, make_run(weights))
     assert said.lower().startswith(("still " if expected == "drifting" else "") + expected)
 
@@ -146,14 +144,14 @@ def test_a_common_shift_of_delta_changes_nothing():
     run = make_run(np.full((41, 3), 1 / 3), delta)
     shifted = make_run(np.full((41, 3), 1 / 3), delta + np.linspace(-5, 5, 40)[:, None])
     np.testing.assert_allclose(centred(run.signal), centred(shifted.signal), atol=1e-12)
-    for one, other in zip(domain_rows(run), domain_rows(shifted), strict=True):
+    for one, other in zip(summarize_domains(run), summarize_domains(shifted), strict=True):
         assert one.late == pytest.approx(other.late)
 
 
 def test_rows_by_hand():
     weights = np.array([[0.5, 0.5]] * 4 + [[0.6, 0.4], [0.8, 0.2], [0.7, 0.3], [0.9, 0.1]])
     run = make_run(weights, epochs={"d0": 0.5, "d1": 6.0})
-    first, second = domain_rows(run)
+    first, second = summarize_domains(run)
     assert (first.start, first.last, first.epochs) == (0.5, 0.9, 0.5)
     assert first.average == pytest.approx(0.75)
     assert first.spread == pytest.approx(np.std([0.6, 0.8, 0.7, 0.9]))
@@ -197,7 +195,7 @@ def test_tokens_need_a_run_that_counted_them():
 
 def sentences(weights, delta=None, **about):
     run = make_run(weights, delta, **about)
-    return [explain(row, run) for row in domain_rows(run)]
+    return [explain(row, run) for row in summarize_domains(run)]
 
 
 def noise(means, length=80, size=0.01, seed=0):
@@ -236,17 +234,17 @@ def test_sentences_name_floors_caps_and_repeats():
 
 def test_given_weights_are_said_to_be_given():
     run = make_run(np.full((41, 2), 0.5), method="fixed")
-    assert explain(domain_rows(run)[0], run) == "given at 50.0 %, not learned."
+    assert explain(summarize_domains(run)[0], run) == "given at 50.0 %, not learned."
     assert verdict(stability(run), run).startswith("The weights were given")
 
 
 def test_the_headline_names_the_largest_and_sums_the_rest():
     run = make_run(np.tile(np.arange(1, 10)[None] / 45, (9, 1)))
-    said = headline(domain_rows(run), run)
+    said = headline(summarize_domains(run))
     assert said.startswith("Train with d8 20.0 %, d7 17.8 %, ")
     assert said.endswith("4 others 22.2 %.")
     few = make_run(np.tile(np.arange(1, 8)[None] / 28, (9, 1)))
-    assert "others" not in headline(domain_rows(few), few)
+    assert "others" not in headline(summarize_domains(few))
 
 
 class Reader(HTMLParser):
@@ -277,7 +275,7 @@ def read_html(path):
 
 
 def write(run, folder, form="html", **length):
-    rows = domain_rows(run, **length)
+    rows = summarize_domains(run, **length)
     page = build_page(run, rows, "1e6 tokens" if length else None)
     return page, write_page(run, rows, page, folder / f"report.{form}", form)
 
@@ -364,7 +362,7 @@ def test_a_short_run_is_reported_as_short(updates, tmp_path):
 
 def test_what_was_never_drawn_has_a_question_mark(tmp_path):
     run = make_run(line(0.5, 1.0), folder=tmp_path, samples={"d0": 5, "d1": 0}, epochs={"d0": 1.0})
-    rows = domain_rows(run, samples=100)
+    rows = summarize_domains(run, samples=100)
     assert build_page(run, rows, "100 samples").table[1][-1] == "?"
 
 
@@ -375,10 +373,10 @@ def test_reads_what_a_run_wrote(tmp_path):
     assert again.mixture == run.mixture
     assert again.steps == run.steps
     assert again.weights.tobytes() == run.weights.tobytes()
-    assert domain_rows(again) == domain_rows(run)
+    assert summarize_domains(again) == summarize_domains(run)
     (tmp_path / "hyper_gradient.csv").unlink()
     assert read_run(tmp_path).signal is None
-    page = build_page(read_run(tmp_path), domain_rows(read_run(tmp_path)))
+    page = build_page(read_run(tmp_path), summarize_domains(read_run(tmp_path)))
     assert any("kept no hyper-gradients" in note for note in page.notes)
 
 
@@ -391,18 +389,18 @@ def test_files_of_different_runs_are_refused(tmp_path):
 
 def test_the_page_is_the_same_twice(tmp_path):
     run = make_run(line(0.4, 0.8), noise([-0.05, 0.05]), tmp_path)
-    page = build_page(run, domain_rows(run))
+    page = build_page(run, summarize_domains(run))
     assert to_html(page, [b"x", b"y"]) == to_html(page, [b"x", b"y"])
 
 
 def test_repeated_runs_are_compared(tmp_path):
     run = make_run(line(0.4, 0.8), noise([-0.05, 0.05]), tmp_path)
     others = [Mixture({"d0": 0.66, "d1": 0.34}), Mixture({"d1": 0.26, "d0": 0.74})]
-    rows = domain_rows(run, others=others)
+    rows = summarize_domains(run, others=others)
     assert rows[0].seeds == pytest.approx((0.7, np.std([0.7, 0.66, 0.74], ddof=1)))
     page = build_page(run, rows, runs=3)
     assert page.header[-2] == "3 runs, ± sd"
     assert [row[-2] for row in page.table] == ["70.0 ± 4.0", "30.0 ± 4.0"]
     assert re.search(r"4\.0 points on average, and 4\.0 at most, of d[01]\.$", page.verdict)
     with pytest.raises(InputError, match="seeds names the unknown domain 'x'"):
-        domain_rows(run, others=[Mixture({"x": 1.0})])
+        summarize_domains(run, others=[Mixture({"x": 1.0})])

@@ -21,10 +21,10 @@ from torch.utils.data import DataLoader
 
 from tandem_pl import TandemModule
 from tandem_pl.callbacks import TimedCheckpoint
-from tandem_pl.callbacks.saving import timed_checkpoint as checkpoints
 from tandem_pl.cli import main as tandem
 from tandem_pl.cli.lightning_cli import unwritable
 from tandem_pl.datamodules.planning.loader_workers import outlive_sigterm
+from tandem_pl.training import last_checkpoint as checkpoints
 
 LIMIT = 300  # seconds: a hang fails; a starved machine does not
 ROOT = Path(__file__).parents[3]
@@ -86,7 +86,7 @@ def one_rank(folder: str, part: str) -> None:
     results["exchanges"] = [sum(exchanges), len(exchanges)]
     # Rank 1 alone is signalled, or both at different batches, and then they exchange more seldom.
     for name, batches, apart in (("alone", {1: 8}, 0.0), ("both", {0: 9, 1: 6}, 0.005)):
-        checkpoints.APART = apart
+        checkpoints.INTERVAL = apart
         term = At(batches.get(rank, 99), lambda: os.kill(os.getpid(), signal.SIGTERM))
         try:
             fit(folder, TimedCheckpoint(), term, devices=2)
@@ -95,7 +95,7 @@ def one_rank(folder: str, part: str) -> None:
             results[f"{name}'s step"] = torch.load(last, weights_only=True)["global_step"]
         results[name] = fit(folder, TimedCheckpoint(), devices=2, ckpt_path=last)
     kept.write_text(json.dumps(results))
-    checkpoints.APART = 0.0
+    checkpoints.INTERVAL = 0.0
     kill = At(10, lambda: os.kill(os.getpid(), signal.SIGKILL) if rank else None)
     fit(folder, TimedCheckpoint(minutes=1e-9), kill, devices=2)
 
@@ -321,20 +321,20 @@ def test_a_full_disk_says_what_to_resume_from(tmp_path):
 def test_the_command_ends_with_143_and_says_how_to_go_on(
     small_run, tmp_path, monkeypatch, caplog, capfd
 ):
-    begin = TimedCheckpoint.on_train_start
+    begin = checkpoints.LastCheckpoint.on_train_start
 
     def signalled(self, trainer, pl_module):
         begin(self, trainer, pl_module)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(TimedCheckpoint, "on_train_start", signalled)
+    monkeypatch.setattr(checkpoints.LastCheckpoint, "on_train_start", signalled)
     with pytest.raises(SystemExit) as stopped:
         tandem(small_run)
     assert stopped.value.code == 143
     path = "runs/train/version_0/checkpoints/last.ckpt"
     assert f"stopped by SIGTERM at step 1; resume with --ckpt_path {path}" in caplog.text
     assert "Traceback" not in capfd.readouterr().err
-    monkeypatch.setattr(TimedCheckpoint, "on_train_start", begin)
+    monkeypatch.setattr(checkpoints.LastCheckpoint, "on_train_start", begin)
     assert tandem([*small_run, "--ckpt_path", path]) == 0
     assert tandem(small_run) == 0
     ends = [

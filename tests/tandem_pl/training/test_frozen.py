@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from tandem_pl import InputError, TandemModule
-from tandem_pl.export.network import load_network
+from tandem_pl.export.checkpoint import load_network
 from tandem_pl.training.frozen import drop_frozen
 
 

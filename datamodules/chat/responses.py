@@ -1,0 +1,225 @@
+"""`ResponseDataModule`: base of data modules of prompts and responses."""
+
+import hashlib
+import json
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from tqdm import tqdm
+
+from tandem_pl.checks import check_at_least, check_choice
+from tandem_pl.datamodules.batching import ConfiguredDataModule
+from tandem_pl.datamodules.text.block_folder import (
+    MANIFEST,
+    blocks_path,
+    find_blocks,
+    read_manifest,
+    write_manifest,
+)
+from tandem_pl.datamodules.text.cached import default_cache_dir
+from tandem_pl.datamodules.text.documents import SPLITS
+from tandem_pl.datamodules.text.tokenization import load_tokenizer
+from tandem_pl.errors import InputError
+from tandem_pl.files import file_names, new_folder
+
+from .messages import Message
+from .samples import PadToLongest, SampleWriter, TokenizedSamples
+from .templates import ConversationEncoder
+
+CACHE_FORMAT = 2  # raise it if the same settings give other samples
+
+#: `(split, where, messages)`; error messages name the conversation by `where`.
+Conversation = tuple[str, str, Sequence[Message]]
+
+
+class ResponseDataModule(ConfiguredDataModule):
+    """Samples of different lengths in which only responses have a loss.
+
+    A batch is `{"input_ids", "labels", "attention_mask"}`, padded at the end to its longest sample
+    (see `PadToLongest`); labels are -100 outside responses.
+
+    A subclass defines `conversations` and `settings`. The samples are tokenized once, into a cache
+    folder that is named by a digest of the settings and the tokenizer; its `manifest.yaml` has
+    the settings and counts.
+
+    Args:
+        tokenizer: `"bytes"`, or a saved tokenizer's folder or `tokenizer.json`.
+        chat_template: a Jinja template or its path; None for the tokenizer's own, or plain
+            rendering if it has none, see `ConversationEncoder`.
+        prompt_template: text before a response in plain rendering, with `{prompt}` in it.
+        turns: whether all turns of the assistant have a loss, or only the `"last"`.
+        max_length: most tokens of a sample.
+        too_long: `"cut"` keeps the first `max_length` tokens of a longer sample, so that its
+            response loses its end; `"drop"` leaves the sample out. A sample without a token of a
+            response is dropped. `summary` counts both.
+        pad_to_multiple_of: a batch is padded to a multiple of this many tokens, which some kernels
+            need to be fast; never above `max_length`.
+        cache_dir: folder of the caches; by default see `default_cache_dir`.
+        batching: see `ConfiguredDataModule`.
+
+    Attributes:
+        vocab_size: ids are in `[0, vocab_size)`; the network's `vocab_size` must be no smaller.
+    """
+
+    def __init__(
+        self,
+        tokenizer: str = "bytes",
+        chat_template: str | None = None,
+        prompt_template: str = "{prompt}\n",
+        turns: Literal["all", "last"] = "all",
+        max_length: int = 1024,
+        too_long: Literal["cut", "drop"] = "cut",
+        pad_to_multiple_of: int = 8,
+        cache_dir: str | None = None,
+        **batching: Any,
+    ) -> None:
+        super().__init__(**batching)
+        check_at_least("max_length", max_length, 2)
+        check_at_least("pad_to_multiple_of", pad_to_multiple_of, 1)
+        check_choice("too_long", too_long, ("cut", "drop"))
+        self.tokenizer = load_tokenizer(tokenizer)
+        self.tokenizer_name = tokenizer
+        self.vocab_size = self.tokenizer.vocab_size
+        self.encoder = ConversationEncoder(self.tokenizer, chat_template, prompt_template, turns)
+        self.max_length = max_length
+        self.too_long: Literal["cut", "drop"] = too_long
+        self.cache_dir = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
+        self.cache_folder: Path | None = None
+        self.collate_fn = PadToLongest(self.tokenizer.eos_token_id, pad_to_multiple_of, max_length)
+
+    # ---- what a subclass defines ----
+
+    def settings(self) -> dict[str, Any]:
+        """Return all that decides which samples are in which split, as plain JSON values."""
+        raise NotImplementedError
+
+    def conversations(self) -> tuple[Mapping[str, Iterator[Conversation]], dict[str, int]]:
+        """Return the conversations of every domain, and the duplicates dropped a domain."""
+        raise NotImplementedError
+
+    def refuse(self, domain: str, error: InputError) -> None:
+        """Handle a conversation that cannot be tokenized: raise the error, or leave it out."""
+        raise error
+
+    def skipped(self) -> dict[str, tuple[int, str | None]]:
+        """Return how many rows of each domain were left out, and the first one's error message."""
+        return {}
+
+    # ---- building and opening ----
+
+    def prepare_data(self) -> None:
+        """Build the cache if it does not exist."""
+        settings = {
+            "format": CACHE_FORMAT,
+            "kind": type(self).__name__,
+            "tokenizer": self.tokenizer.fingerprint,
+            "chat_template": self.encoder.template,
+            "prompt_template": self.encoder.prompt_template,
+            "turns": self.encoder.turns,
+            "max_length": self.max_length,
+            "too_long": self.too_long,
+            **self.settings(),
+        }
+        name = hashlib.blake2b(json.dumps(settings).encode(), digest_size=12).hexdigest()
+        folder = self.cache_dir / f"{type(self).__name__}-{name}"
+        if not (folder / MANIFEST).exists():
+            with new_folder(folder, done=MANIFEST) as scratch:
+                self._build(scratch, settings)
+        self.cache_folder = folder
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open the samples of every split and domain, and build them if they do not exist."""
+        self.prepare_data()
+        assert self.cache_folder is not None
+        self.manifest = read_manifest(self.cache_folder)
+        for split, sets in zip(SPLITS, ("train_sets", "target_sets", "test_sets"), strict=True):
+            names = file_names(self.manifest["splits"][split])
+            opened = {
+                domain: TokenizedSamples(find_blocks(self.cache_folder, split, domain, names))
+                for domain in self.manifest["splits"][split]
+            }
+            setattr(self, sets, opened)
+        super().setup(stage)
+
+    def summary(self) -> list[dict[str, Any]]:
+        """Return one row a domain: `domain`, `duplicates_dropped`, `skipped`, and counts of splits.
+
+        The counts are those of `SampleWriter`, with names such as `train_samples`,
+        `train_response_tokens`, `target_cut` and `test_longest`.
+        """
+        self.prepare_data()
+        assert self.cache_folder is not None
+        manifest = read_manifest(self.cache_folder)
+        rows = []
+        for domain in manifest["splits"]["train"]:
+            row = {key: manifest[key][domain] for key in ("duplicates_dropped", "skipped")}
+            for split in SPLITS:
+                counts = manifest["splits"][split][domain]
+                row |= {f"{split}_{name}": count for name, count in counts.items()}
+            rows.append({"domain": domain, **row})
+        return rows
+
+    def _identity(self) -> dict[str, Any]:
+        # With the folder's name, because equal numbers of samples may have other text.
+        assert self.cache_folder is not None
+        return {**super()._identity(), "cache": self.cache_folder.name}
+
+    def _build(self, folder: Path, settings: dict[str, Any]) -> None:
+        conversations, duplicates = self.conversations()
+        splits: dict[str, dict[str, dict[str, int]]] = {split: {} for split in SPLITS}
+        names = file_names(conversations)
+        with tqdm(desc="tokenizing", unit=" samples", delay=1) as bar:
+            for domain, items in conversations.items():
+                for split, counts in self._write(folder, domain, names, items, bar).items():
+                    splits[split][domain] = counts
+        skipped = self.skipped()
+        for domain, (count, first) in skipped.items():
+            if count:
+                warnings.warn(
+                    f"domain {domain!r}: {count} unfit rows were left out; the first: {first}",
+                    stacklevel=2,
+                )
+        manifest = {
+            "tokenizer_name": self.tokenizer_name,
+            "vocab_size": self.vocab_size,
+            "settings": settings,
+            "duplicates_dropped": duplicates,
+            "skipped": {domain: skipped.get(domain, (0, None))[0] for domain in conversations},
+            "splits": splits,
+        }
+        write_manifest(folder, manifest)
+
+    def _write(
+        self,
+        folder: Path,
+        domain: str,
+        names: Mapping[str, str],
+        items: Iterator[Conversation],
+        bar: Any,
+    ) -> dict[str, dict[str, int]]:
+        """Tokenize and write one domain; return the counts of each split."""
+        options = (self.vocab_size, self.max_length, self.too_long)
+        writers = {
+            split: SampleWriter(blocks_path(folder, split, domain, names), *options)
+            for split in SPLITS
+        }
+        with writers["train"], writers["target"], writers["test"]:
+            for split, where, messages in items:
+                bar.update()
+                try:
+                    sample = self.encoder(messages, where)
+                except InputError as error:
+                    self.refuse(domain, error)
+                    continue
+                writers[split].write(sample)
+        for split, writer in writers.items():
+            if writer.counts["samples"] == 0:
+                raise InputError(
+                    f"domain {domain!r} has no sample in its {split} split ("
+                    f"{writer.counts['dropped_long']} dropped as longer than max_length "
+                    f"{self.max_length}, {writer.counts['dropped_empty']} without a response left)"
+                    "; give it more samples, a larger max_length, or leave the domain out."
+                )
+        return {split: dict(writer.counts) for split, writer in writers.items()}

@@ -1,0 +1,71 @@
+"""Find the images of a source that can be decoded, and remember the others."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from tandem_pl.errors import InputError
+from tandem_pl.files import write_atomically
+
+from .decoding import UnreadableImageError
+from .sources import ImageSource
+
+CHUNK = 256  # images that a thread checks in one task
+
+#: Number of the image, and the message that says why it cannot be used.
+Bad = tuple[int, str]
+
+
+def find_readable(
+    source: ImageSource, channels: int, convert: bool, threads: int, cache_dir: Path
+) -> np.ndarray:
+    """Return the numbers of the images that can be decoded, int64, in order.
+
+    Every image is decoded once, as `read_image` does. The bad ones are stored in `cache_dir` until
+    the source's stamp changes, and counted in a warning that names the first. A source without a
+    stamp has no bad images.
+    """
+    stamp = source.stamp()
+    if stamp is None:
+        return np.arange(len(source))
+    name = f"unreadable-{stamp}-{channels}-{'any' if convert else 'own'}.json"
+    file = cache_dir / "images" / name
+    try:
+        bad = list(json.loads(file.read_bytes()))
+    except (OSError, ValueError):
+        bad = _decode_all(source, channels, convert, threads)
+        try:
+            write_atomically(file, json.dumps(bad).encode())
+        except OSError as error:
+            raise InputError(
+                f"{file} cannot be written ({error.strerror}): choose another cache_dir."
+            ) from error
+    if bad:
+        warnings.warn(
+            f"{source.where}: {len(bad)} of {len(source)} images were left out, as they cannot be "
+            f"used; the first: {bad[0][1]}",
+            stacklevel=2,
+        )
+    return np.delete(np.arange(len(source)), [number for number, _ in bad])
+
+
+def _decode_all(source: ImageSource, channels: int, convert: bool, threads: int) -> list[Bad]:
+    def check(start: int) -> list[Bad]:
+        bad = []
+        for number in range(start, min(start + CHUNK, len(source))):
+            try:
+                source.read(number, channels, convert)
+            except UnreadableImageError as error:
+                bad.append((number, str(error)))
+        return bad
+
+    starts = range(0, len(source), CHUNK)
+    with ThreadPoolExecutor(max(threads, 1)) as pool:
+        chunks = tqdm(pool.map(check, starts), f"checking {source.where}", len(starts), delay=1)
+        return [bad for chunk in chunks for bad in chunk]

@@ -1,0 +1,116 @@
+"""What the cells of a comparison left, as frames with a row for each run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from tandem_pl.yaml_files import read_yaml
+
+from .cells import FINAL, LEARN, Cell
+from .config import Comparison, Entry
+
+DEFAULT_BATCH_SIZE = 32  # of MixtureDataModule
+FRESH, ONLINE = "fresh", "online"  # trained at the learned mixture; trained while learning it
+NETWORKS = {FINAL: FRESH, LEARN: ONLINE}  # stage of a cell -> its network
+NETWORK = ["method", "network"]
+RUN = [*NETWORK, "seed"]
+
+Result = Mapping[str, Any]  # content of a cell's result.yaml
+
+
+class Runs(NamedTuple):
+    """The runs of a comparison.
+
+    `losses`, `weights` and `epochs` have a row (method, network, seed) for each finished run and a
+    column for each domain. `networks` has a row (method, network) for each line of the tables:
+    fresh networks before online ones, the lowest mean loss first; the frames of runs have the same
+    order. Its columns count all runs that the network needs: `cost` in plain runs (NaN if the
+    method does not state it), `extra_runs` and `seconds` of training, means over the seeds.
+    `failures` says why a run has no result.
+    """
+
+    losses: pd.DataFrame
+    weights: pd.DataFrame
+    epochs: pd.DataFrame
+    networks: pd.DataFrame
+    failures: dict[tuple[str, str, int], str]
+
+
+def collect(comparison: Comparison, cells: Sequence[Cell]) -> Runs:
+    """Read the results of all cells."""
+    by_name = {cell.name: cell for cell in cells}
+    results = {cell.name: _read(cell) for cell in cells}
+    entries = {entry.label: entry for entry in comparison.entries}
+    finished: dict[tuple[str, str, int], Result] = {}
+    spent, failures = {}, {}
+    for cell in cells:
+        if cell.label not in entries:  # a reference that is not in the tables
+            continue
+        key = (cell.label, NETWORKS[cell.stage], cell.seed)
+        result, needed = results[cell.name], _needed(cell, by_name)
+        cost = seconds = np.nan
+        if result is None:
+            failures[key] = _reason(cell, by_name, results)
+        else:
+            finished[key] = result
+            done = [(entries.get(c.label), c.stage, results[c.name]) for c in needed]
+            cost = sum(_cost(comparison, entry, stage, run) for entry, stage, run in done)
+            seconds = sum(run["seconds"] for _, _, run in done if run)
+        spent[key] = {"cost": cost, "extra_runs": len(needed) - 1, "seconds": seconds}
+    runs = pd.MultiIndex.from_tuples(list(finished), names=RUN)
+    losses, weights, epochs = (
+        pd.DataFrame([run.get(key) or {} for run in finished.values()], runs)
+        for key in ("losses", "weights", "epochs")
+    )
+    networks = pd.DataFrame(list(spent.values()), pd.MultiIndex.from_tuples(list(spent), names=RUN))
+    networks = networks.groupby(level=NETWORK, sort=False).mean().astype({"extra_runs": int})
+    networks["loss"] = losses.mean(axis=1).groupby(level=NETWORK).mean()
+    networks = networks.sort_values(["network", "loss"]).drop(columns="loss")
+    order = np.argsort(networks.index.get_indexer(runs.droplevel("seed")), kind="stable")
+    epochs = epochs.reindex(columns=weights.columns)
+    return Runs(losses.iloc[order], weights.iloc[order], epochs.iloc[order], networks, failures)
+
+
+def network_name(key: tuple[str, str]) -> str:
+    """Return the name of a network in the tables and pictures."""
+    method, network = key
+    return method if network == FRESH else f"{method} (online)"
+
+
+def _needed(cell: Cell, cells: Mapping[str, Cell]) -> list[Cell]:
+    """Return a cell and all cells that it needs."""
+    return [cell, *(found for name in cell.needs for found in _needed(cells[name], cells))]
+
+
+def _cost(comparison: Comparison, entry: Entry | None, stage: str, run: Result | None) -> float:
+    """Return the cost of a run in plain runs; NaN if the method does not state its work."""
+    from tandem_pl.callbacks.methods.table import Length
+
+    if stage == FINAL or entry is None:
+        return 1.0
+    if entry.definition.work is None or run is None:
+        return np.nan
+    size = comparison.base["data"].get("init_args", {}).get("batch_size", DEFAULT_BATCH_SIZE)
+    length = Length(len(run["weights"]), comparison.steps, size)
+    return entry.definition.work(run["settings"], length) / comparison.steps
+
+
+def _reason(cell: Cell, cells: Mapping[str, Cell], results: Mapping[str, Result | None]) -> str:
+    """Return why a cell has no result."""
+    for need in map(cells.__getitem__, cell.needs):
+        if results[need.name] is None:
+            part = "learning" if need.stage == LEARN else f"the run of {need.label}"
+            return f"{part} failed: {_reason(need, cells, results)}"
+    if cell.failure.exists():
+        return cell.failure.read_text(encoding="utf-8").split("\n", 1)[0]
+    return "not run yet."
+
+
+def _read(cell: Cell) -> Result | None:
+    if not cell.result.exists():
+        return None
+    return read_yaml(cell.result)
