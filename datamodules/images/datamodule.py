@@ -62,7 +62,7 @@ class ImageMixtureDataModule(AugmentedImageDataModule):
             numbers; a domain may then lack some. None for those of the sources, the same in all.
         corrupt: an image that cannot be used ends the run with one sentence ("stop"), or every
             image is decoded once before the start and the bad ones are left out ("skip").
-        cache_dir: folder that remembers bad images; None for `sources.cache_folder.default_cache_dir`.
+        cache_dir: folder that remembers bad images; None for `default_cache_dir`.
         pixels: options of `AugmentedImageDataModule` and `ConfiguredDataModule`.
 
     Raises:
