@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tandem_pl.checks import check_choice
-from tandem_pl.datamodules.text.cached import default_cache_dir
+from tandem_pl.datamodules.sources.cache_folder import default_cache_dir
 from tandem_pl.errors import InputError
 
 from .batches import AugmentedImageDataModule, ImageSet
@@ -62,7 +62,7 @@ class ImageMixtureDataModule(AugmentedImageDataModule):
             numbers; a domain may then lack some. None for those of the sources, the same in all.
         corrupt: an image that cannot be used ends the run with one sentence ("stop"), or every
             image is decoded once before the start and the bad ones are left out ("skip").
-        cache_dir: folder that remembers bad images; None for `text.default_cache_dir`.
+        cache_dir: folder that remembers bad images; None for `default_cache_dir`.
         pixels: options of `AugmentedImageDataModule` and `ConfiguredDataModule`.
 
     Raises:

@@ -1,17 +1,15 @@
 """The base of data modules that prepare their own text, once, in a cache folder."""
 
-import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tandem_pl.checks import check_at_least
-from tandem_pl.datamodules.sources.cache_folder import default_cache_dir as default_cache_dir
 from tandem_pl.files import new_folder
 from tandem_pl.machine import count_cores
 
 from .block_folder import MANIFEST, Documents, write_manifest, write_splits
+from .caching import corpus_folder
 from .prepared import PackedTextDataModule
 from .tokenization import load_tokenizer
 
@@ -28,6 +26,7 @@ class CachedTextDataModule(PackedTextDataModule):
         tokenizer: `"bytes"`, or a saved tokenizer's folder or `tokenizer.json`.
         block_size: tokens in a sample.
         cache_dir: folder of the caches; null for `default_cache_dir`.
+        like: folder of a run, to use its corpus although files or packages changed since.
         batching: see `ConfiguredDataModule`.
     """
 
@@ -36,6 +35,7 @@ class CachedTextDataModule(PackedTextDataModule):
         tokenizer: str = "bytes",
         block_size: int = 128,
         cache_dir: str | None = None,
+        like: str | None = None,
         **batching: Any,
     ) -> None:
         super().__init__(**batching)
@@ -44,7 +44,7 @@ class CachedTextDataModule(PackedTextDataModule):
         self.tokenizer_name = tokenizer
         self.vocab_size = self.tokenizer.vocab_size
         self.block_size = block_size
-        self.cache_dir = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
+        self.cache_dir, self.like = cache_dir, like
         self.cache_folder: Path | None = None
 
     def build_once(
@@ -63,8 +63,7 @@ class CachedTextDataModule(PackedTextDataModule):
             "block_size": self.block_size,
             **settings,
         }
-        name = hashlib.blake2b(json.dumps(settings).encode(), digest_size=12).hexdigest()
-        folder = self.cache_dir / f"{type(self).__name__}-{name}"
+        folder = corpus_folder(self.cache_dir, settings, self.like)
         if not (folder / MANIFEST).exists():
             documents, duplicates = make()
             with new_folder(folder, done=MANIFEST) as scratch:
