@@ -39,7 +39,7 @@ def find_reader(path: Path, columns: Columns, quotes: bool | None = None) -> tup
 
     Args:
         path: the file.
-        columns: the columns to read, by which rows in JSON are told from a document in JSON.
+        columns: the columns to read, which distinguish rows in JSON from a document in JSON.
         quotes: whether fields of CSV and TSV may stand in quotes; None: those of CSV.
     """
     suffix = suffix_of(path)

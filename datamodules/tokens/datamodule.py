@@ -26,7 +26,7 @@ SPLITS = ("train", "target", "test")
 class TokenMixtureDataModule(ConfiguredDataModule):
     """Blocks of tokens from data that is already tokenised; it is memory-mapped, nothing is copied.
 
-    A source is a path, and its format is told from its content:
+    A source is a path; its content decides the format:
 
     - Megatron-LM: the prefix of a `.bin` and its `.idx`;
     - nanoGPT, llm.c, modded-nanogpt: a `.bin`, a pattern or a folder of these, with a header or
@@ -65,7 +65,7 @@ class TokenMixtureDataModule(ConfiguredDataModule):
             an export. None if it is not at hand.
         target_fraction: share of the blocks of each training domain that becomes target data, in
             contiguous pieces, if neither `target` nor `test` is given; 0 for none.
-        test_fraction: share that becomes test data, likewise.
+        test_fraction: the same for test data.
         split_seed: decides where the held-out pieces lie.
         batching: see `ConfiguredDataModule`.
 
@@ -206,7 +206,7 @@ class TokenMixtureDataModule(ConfiguredDataModule):
 
 
 def _ends(tokens: Tokens) -> bytes:
-    """The first and last tokens, by which another file is told without reading all."""
+    """Return the first and last tokens, which identify a file without reading all of it."""
     size, most = len(tokens.ids), 1 << 15
     parts = [tokens.ids.read(0, min(size, most)), tokens.ids.read(max(size - most, 0), size)]
     return np.concatenate(parts).tobytes()
