@@ -86,10 +86,13 @@ def _read_lines(file: Path) -> Iterator[Line]:
     if separator is None or not file.is_file():
         raise InputError(f"table {str(file)!r} is no .csv or .tsv file: give the path of one.")
     try:
-        # As in other sources, tabs have no quotes: a stray one would join rows.
-        quoting = csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL
-        text = io.StringIO(read_text(file))
-        reader = csv.DictReader(text, delimiter=separator, restval="", quoting=quoting)
+        reader = csv.DictReader(
+            io.StringIO(read_text(file)),
+            delimiter=separator,
+            restval="",
+            # As in other sources, tabs have no quotes: a stray one would join rows.
+            quoting=csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL,
+        )
         columns = reader.fieldnames or ()
         for column in COLUMNS:
             if column not in columns:
