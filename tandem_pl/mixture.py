@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,11 +13,11 @@ import yaml
 from .domain_names import check_domains, check_known
 from .errors import InputError
 from .files import write_atomically
+from .mixture_files import read_mixture_file
 from .simplex import Array, project, sum_to_one
 from .static_mixtures import epoch_capped, unimax
 
 Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # ten times as fast, if libyaml is installed
-Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class Mixture:
@@ -152,27 +151,15 @@ class Mixture:
         write_atomically(path, text.encode())
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], key: str = "weights") -> Mixture:
-        """Read a file that `save` wrote, or any YAML map of domain -> weight under `weights`."""
-        try:
-            content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader)
-        except FileNotFoundError:
-            raise InputError(
-                f"{key}={str(path)!r} is neither a file nor one of 'uniform', 'proportional', "
-                "'temperature:2': give one of these, a map of domain to weight, or the path of a "
-                "mixture.yaml."
-            ) from None
-        except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(
-                f"{path} is not a mixture file ({reason}): give a YAML file."
-            ) from None
-        for part in ("weights", "average"):
-            needed = part == "weights" or (isinstance(content, dict) and part in content)
-            if needed and not (isinstance(content, dict) and isinstance(content.get(part), dict)):
-                raise InputError(
-                    f"{path} is not a mixture file: it needs a map of domains at {part!r}."
-                )
+    def load(
+        cls, path: str | os.PathLike[str], key: str = "weights", target: bool = False
+    ) -> Mixture:
+        """Read a file that `save` wrote, a YAML map of domain -> weight under `weights`, or JSON.
+
+        JSON may be DoReMi's, whose evaluation weights are those of the `target`; see
+        `read_mixture_file`.
+        """
+        content = read_mixture_file(path, key, target)
         weights, average = content.pop("weights"), content.pop("average", None)
         return cls(weights, average, content)
 
@@ -197,7 +184,11 @@ class Mixture:
 
 
 def resolve_weights(
-    spec: Any, sizes: Mapping[str, int], key: str = "weights", budget: float | None = None
+    spec: Any,
+    sizes: Mapping[str, int],
+    key: str = "weights",
+    budget: float | None = None,
+    target: bool = False,
 ) -> Mixture:
     """Return the mixture that a user's `weights` setting means.
 
@@ -205,11 +196,12 @@ def resolve_weights(
         spec: None or "uniform"; "proportional"; "temperature:TAU"; "unimax:EPOCHS:SAMPLES" for
             uniform, capping each domain at EPOCHS passes in a run of so many samples;
             "epoch_capped:EPOCHS:SAMPLES:SPEC" for another spec with the same caps (SPEC defaults to
-            temperature:2); a map; a `Mixture` or the path of a mixture file (their average);
-            "last:PATH" for a file's last weights.
+            temperature:2); a map; a `Mixture` or the path of a mixture file (their average), which
+            may be DoReMi's JSON; "last:PATH" for a file's last weights.
         sizes: domain -> number of samples, in the order of the data set.
         key: name of the setting, for error messages.
         budget: samples of the run, for a spec without SAMPLES ("unimax:4").
+        target: whether the weights are of target domains: DoReMi's file has its own for these.
 
     >>> resolve_weights("temperature:2", {"web": 100, "code": 25}).weights
     {'web': 0.6666666666666666, 'code': 0.3333333333333333}
@@ -229,7 +221,7 @@ def resolve_weights(
         return _bounded(spec, sizes, key, budget)
     if isinstance(spec, str | os.PathLike):
         last = str(spec).startswith("last:")
-        mixture = Mixture.load(str(spec).removeprefix("last:"), key)
+        mixture = Mixture.load(str(spec).removeprefix("last:"), key, target)
         given = mixture.weights if last else mixture.average
     elif isinstance(spec, Mixture):
         given = spec.average
