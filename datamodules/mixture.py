@@ -37,10 +37,10 @@ class MixtureDataModule(LightningDataModule):
         batch_size: samples in a batch over all ranks; target batches have the same size.
         weights: where the mixture starts, and stays without a reweighting callback: None or
             "uniform", "proportional", "temperature:TAU", a map, a `Mixture`, or a mixture file
-            (its average; "last:PATH" for its last weights), which may be DoReMi's JSON. Shares are
-            of samples.
-        target_weights: shares of the target domains, written in the same ways (of DoReMi's file,
-            the evaluation weights); None weighs them equally.
+            (its average; "last:PATH" for its last weights), which may be DoReMi's JSON
+            (`train_domain_weights`). Shares are of samples.
+        target_weights: shares of the target domains, written in the same ways; None weighs them
+            equally.
         seed: of the order of samples.
         num_workers: of the data loaders.
         epoch_batches: batches in an epoch without a reweighting callback; None for as many as hold
@@ -113,7 +113,7 @@ class MixtureDataModule(LightningDataModule):
             target_sizes = checked_sizes(self.target_sets, "target")
             streams["target"] = Stream("target", target_sizes, self.seed, self.allocation)
             target_weights = resolve_weights(
-                self.target_weights, target_sizes, "target_weights", target=True
+                self.target_weights, target_sizes, "target_weights"
             ).array
         self.sampler = MixtureBatchSampler(streams, target_weights, self.batch_size)
         self._tokens_per_sample = tokens_per_sample(self.train_sets)

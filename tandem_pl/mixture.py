@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,12 @@ import yaml
 from .domain_names import check_domains, check_known
 from .errors import InputError
 from .files import write_atomically
-from .mixture_files import read_mixture_file
+from .mixture_files import read_json_mixture
 from .simplex import Array, project, sum_to_one
 from .static_mixtures import epoch_capped, unimax
 
 Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # ten times as fast, if libyaml is installed
+Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class Mixture:
@@ -151,15 +153,33 @@ class Mixture:
         write_atomically(path, text.encode())
 
     @classmethod
-    def load(
-        cls, path: str | os.PathLike[str], key: str = "weights", target: bool = False
-    ) -> Mixture:
-        """Read a file that `save` wrote, a YAML map of domain -> weight under `weights`, or JSON.
+    def load(cls, path: str | os.PathLike[str], key: str = "weights") -> Mixture:
+        """Read a file that `save` wrote, or any YAML map of domain -> weight under `weights`.
 
-        JSON may be DoReMi's, whose evaluation weights are those of the `target`; see
-        `read_mixture_file`.
+        A file with the suffix .json may be DoReMi's, with `train_domain_weights`.
         """
-        content = read_mixture_file(path, key, target)
+        try:
+            if Path(path).suffix.lower() == ".json":
+                content = read_json_mixture(path)
+            else:
+                content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader)
+        except FileNotFoundError:
+            raise InputError(
+                f"{key}={str(path)!r} is neither a file nor one of 'uniform', 'proportional', "
+                "'temperature:2': give one of these, a map of domain to weight, or the path of a "
+                "mixture.yaml."
+            ) from None
+        except (yaml.YAMLError, ValueError, IsADirectoryError) as error:  # of JSON and of UTF-8
+            reason = str(error).splitlines()[0]
+            raise InputError(
+                f"{path} is not a mixture file ({reason}): give a YAML file, or DoReMi's JSON."
+            ) from None
+        for part in ("weights", "average"):
+            needed = part == "weights" or (isinstance(content, dict) and part in content)
+            if needed and not (isinstance(content, dict) and isinstance(content.get(part), dict)):
+                raise InputError(
+                    f"{path} is not a mixture file: it needs a map of domains at {part!r}."
+                )
         weights, average = content.pop("weights"), content.pop("average", None)
         return cls(weights, average, content)
 
@@ -184,11 +204,7 @@ class Mixture:
 
 
 def resolve_weights(
-    spec: Any,
-    sizes: Mapping[str, int],
-    key: str = "weights",
-    budget: float | None = None,
-    target: bool = False,
+    spec: Any, sizes: Mapping[str, int], key: str = "weights", budget: float | None = None
 ) -> Mixture:
     """Return the mixture that a user's `weights` setting means.
 
@@ -201,7 +217,6 @@ def resolve_weights(
         sizes: domain -> number of samples, in the order of the data set.
         key: name of the setting, for error messages.
         budget: samples of the run, for a spec without SAMPLES ("unimax:4").
-        target: whether the weights are of target domains: DoReMi's file has its own for these.
 
     >>> resolve_weights("temperature:2", {"web": 100, "code": 25}).weights
     {'web': 0.6666666666666666, 'code': 0.3333333333333333}
@@ -221,7 +236,7 @@ def resolve_weights(
         return _bounded(spec, sizes, key, budget)
     if isinstance(spec, str | os.PathLike):
         last = str(spec).startswith("last:")
-        mixture = Mixture.load(str(spec).removeprefix("last:"), key, target)
+        mixture = Mixture.load(str(spec).removeprefix("last:"), key)
         given = mixture.weights if last else mixture.average
     elif isinstance(spec, Mixture):
         given = spec.average

@@ -1,4 +1,4 @@
-"""Mixture files in JSON, above all those that DoReMi publishes and writes; YAML is in test_mixture."""
+"""Mixture files in JSON, above all those of DoReMi; YAML is in test_mixture."""
 
 import codecs
 import json
@@ -41,20 +41,11 @@ def test_training_weights_are_read_by_name(file) -> None:
     assert Mixture.load(file()).about == {"eval_domain_weights": EVALUATE}
 
 
-def test_target_weights_are_the_evaluation_weights(file) -> None:
-    mixture = resolve_weights(file(), SIZES, "target_weights", target=True)
-    assert mixture.weights == {"Pile-CC": 0.75, "NIH ExPorter": 0.0, "Wikipedia (en)": 0.25}
-
-
-def test_a_data_module_takes_the_file_for_both(file) -> None:
-    def sets():
-        return {name: random_rows(size, 4, size) for name, size in SIZES.items()}
-
-    path = str(file())
-    data = MixtureDataModule(sets(), sets(), weights=path, target_weights=path)
+def test_a_data_module_takes_the_file(file) -> None:
+    sets = {name: random_rows(size, 4, size) for name, size in SIZES.items()}
+    data = MixtureDataModule(sets, weights=str(file()))
     data.setup("fit")
     assert data.mixture.weights == pytest.approx(SHARES, rel=1e-12)
-    assert data.target_shares.tolist() == [0.75, 0.0, 0.25]
 
 
 def test_other_rules_and_the_export_take_the_file(file) -> None:
@@ -81,11 +72,9 @@ def test_json_is_read_as_json(file) -> None:
         assert Mixture.load(file(content, "Upper.JSON")).weights == {name: 0.75, "no": 0.25}
 
 
-def test_our_own_keys_and_other_suffixes_are_read(file) -> None:
+def test_our_own_keys_are_read(file) -> None:
     own = file('{"weights": {"a": 1, "b": 3}, "average": {"a": 1, "b": 1}}')
     assert resolve_weights(own, {"a": 1, "b": 1}).weights == {"a": 0.5, "b": 0.5}
-    yaml = file(published(), "mixture.yaml")
-    assert resolve_weights(yaml, SIZES).weights == pytest.approx(SHARES, rel=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -114,9 +103,3 @@ def test_files_that_do_not_fit_are_refused_in_one_sentence(text, message, file) 
     with pytest.raises(InputError, match=message) as caught:
         resolve_weights(file(text), SIZES)
     assert "\n" not in str(caught.value)
-
-
-def test_a_file_without_evaluation_weights_gives_no_target_weights(file) -> None:
-    path = file(json.dumps({"train_domain_weights": TRAIN}))
-    with pytest.raises(InputError, match="needs a map of domains at 'eval_domain_weights'"):
-        resolve_weights(path, SIZES, "target_weights", target=True)
