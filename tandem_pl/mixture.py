@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Mapping
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +170,7 @@ class Mixture:
                 "'temperature:2': give one of these, a map of domain to weight, or the path of a "
                 "mixture.yaml."
             ) from None
-        except (yaml.YAMLError, ValueError, IsADirectoryError) as error:  # of JSON and of UTF-8
+        except (yaml.YAMLError, JSONDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
             reason = str(error).splitlines()[0]
             raise InputError(
                 f"{path} is not a mixture file ({reason}): give a YAML file, or DoReMi's JSON."

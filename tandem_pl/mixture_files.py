@@ -15,8 +15,8 @@ DOREMI = "train_domain_weights"
 def read_json_mixture(path: str | os.PathLike[str]) -> Any:
     r"""Return the content of a JSON file, with DoReMi's training weights under "weights".
 
-    DoReMi publishes its weights under `train_domain_weights`, beside `eval_domain_weights`; a run of
-    its code also writes `avg_domain_weights.json`, a map of domain -> number alone.
+    DoReMi publishes its weights under `train_domain_weights`, beside `eval_domain_weights`. A run
+    of its code also writes `avg_domain_weights.json`, a map of domain -> number alone.
 
     JSON is not read as YAML, which knows no tabs and takes "\ud83d\ude00" for two characters.
 
