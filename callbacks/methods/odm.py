@@ -74,7 +74,7 @@ def odm_weights(reward: Array, before: float, now: float, rule: str = "official"
 
 def odm_work(settings: Mapping[str, Any], run: Length) -> float:
     """Return the cost of a run: with reward="validation", an evaluation a period."""
-    if settings["reward"] == "train":
+    if settings.get("reward", "train") == "train":  # results of older versions have none
         return float(run.steps)
     each = evaluation_cost(settings["evaluation_samples"], run)
     return run.steps + run.steps / settings["period"] * each
@@ -168,7 +168,8 @@ class ODMReweighting(TrainingLossReweighting):
         means, count = domain_means(domains, losses, len(self.domains))
         chances, metrics = self.weights, {}
         if self.reward_rule == "validation":
-            found = self.evaluation.losses(trainer, self.data, trainer.lightning_module)
+            module: Any = trainer.lightning_module
+            found = self.evaluation.losses(trainer, self.data, module)
             metrics = self.evaluation.metrics(found)
             means = found[[self.evaluation.names.index(name) for name in self.domains]]
             chances = np.ones(len(means))
