@@ -111,7 +111,8 @@ def best_samples(
     if per == "all":
         most = math.ceil(share * sum(sizes) - 1e-9)
         best = np.argsort(-np.concatenate([scores[name] for name in data]), kind="stable")[:most]
-        counts = np.bincount(np.repeat(np.arange(len(sizes)), sizes)[best], minlength=len(sizes))
+        owners = np.repeat(np.arange(len(sizes)), sizes)
+        counts = np.bincount(owners[best], minlength=len(sizes)).tolist()
     kept = {}
     for (name, samples), count in zip(data.items(), counts, strict=True):
         if count or per == "domain":
