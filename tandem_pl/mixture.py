@@ -146,7 +146,8 @@ class Mixture:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a YAML file that `load` reads back bit for bit; it is complete or absent."""
-        content = {"weights": self.weights, "average": self.average, **self.about}
+        weights = {"weights": self.weights, "average": self.average}
+        content = {**weights, **self.about, **weights}  # `about` cannot replace the weights
         write_atomically(path, dump_yaml(content).encode())
 
     @classmethod

@@ -115,7 +115,7 @@ class ODMReweighting(TrainingLossReweighting):
             "odm",
             "a bandit that draws the domains of the highest training loss",
             "arXiv 2312.02406",
-            "0; E/3 with `reward: validation`, E = batches of evaluation",
+            "0; B/3 with `reward: validation`, B = batches of evaluation",
             odm_work,
         ),
     )

@@ -84,7 +84,7 @@ class SkillItReweighting(ReweightingCallback):
             "skill_it",
             "target losses carried over a graph of what each domain does for each target",
             "arXiv 2307.14430",
-            "E/3, and M graph_steps + (M + 1) E/3 once; E = batches of evaluation",
+            "B/3, and M graph_steps + (M + 1) B/3 once; B = batches of evaluation",
             skill_it_work,
             needs_target=True,
         ),
