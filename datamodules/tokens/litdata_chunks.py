@@ -6,6 +6,7 @@ A chunk is the number of items and their offsets, uint32 each, and the items' by
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
