@@ -29,9 +29,9 @@ class EvaluationTable(Callback):
     """Print and write what `trainer.test`, `validate` and `predict` found for each domain.
 
     After `test` (and `validate`) rank zero prints a table, and writes it to `test.csv`
-    (`validation.csv`) in the run's folder. It has the loss of each domain, its perplexity exp(loss)
-    if the objective is of tokens (`CausalLanguageModeling`, or an attribute `of_tokens`), the number
-    of its samples, and averages with equal weights for domains:
+    (`validation.csv`) in the run's folder. It has the loss of each domain, its perplexity
+    exp(loss) if the objective is of tokens (`CausalLanguageModeling`, or has `of_tokens`), its
+    number of samples, and averages with equal weights for domains:
 
     - "mean": the mean loss, and the mean perplexity, which the worst domains dominate;
     - "exp(mean loss)": the perplexity of the mean loss, the geometric mean of the perplexities.
