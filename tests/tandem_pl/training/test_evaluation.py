@@ -34,7 +34,7 @@ def mean_losses(network, sets) -> dict[str, float]:
 def expected_metrics(stage, losses, label="loss", perplexity=None) -> dict[str, float]:
     values = list(losses.values())
     metrics = {f"{stage}/{label}/{name}": value for name, value in losses.items()}
-    metrics[f"{stage}/{label}"] = math.fsum(values) / len(values)  # domains count alike
+    metrics[f"{stage}/{label}"] = math.fsum(values) / len(values)  # of domains, not of samples
     if perplexity:
         exps = [math.exp(value) for value in values]
         metrics[f"{stage}/{perplexity}"] = math.fsum(exps) / len(values)
