@@ -199,6 +199,10 @@ class ReweightingCallback(DeclaredState, Callback):
         average = dict(zip(self.domains, self.averaged().tolist(), strict=True))
         return Mixture.from_array(self.domains, self.weights, average=average, about=about)
 
+    def result_lines(self) -> list[str]:
+        """Return what to print at the end: a table of the weights."""
+        return [mixture_table(self.mixture, self.trajectory[0])]
+
     # ---- when ----
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -248,8 +252,8 @@ class ReweightingCallback(DeclaredState, Callback):
         finish_episode(self, trainer, pl_module)
         self._write(trainer)
         if self._folder is not None:
-            table = mixture_table(self.mixture, self.trajectory[0])
-            rank_zero_info(f"\n{table}\nwritten to {self._folder / 'mixture.yaml'}")
+            written = f"written to {self._folder / 'mixture.yaml'}"
+            rank_zero_info("\n".join(["", *self.result_lines(), written]))
 
     def _write(self, trainer: Trainer) -> None:
         if not self.domains or self._folder is None:

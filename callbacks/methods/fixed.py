@@ -126,6 +126,10 @@ class FixedMixture(ReweightingCallback):
     def _weights_at(self, step: int) -> Array:
         return self._pieces[int(np.searchsorted(self._starts, step, side="right")) - 1]
 
+    def result_lines(self) -> list[str]:
+        """Return nothing, because the weights were known before the run."""
+        return []
+
     def settings(self) -> dict[str, Any]:
         """Return the origin of the weights."""
         path = self.schedule if isinstance(self.schedule, str) else None

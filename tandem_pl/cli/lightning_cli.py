@@ -114,11 +114,13 @@ class TandemCLI(LightningCLI):
             raise InputError(sentence) from error
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
-        """Add a table of results, a bar for the run, and `last.ckpt` at every end."""
+        """Add a summary, a table of results, a bar for the run, and `last.ckpt` at every end."""
         from tandem_pl.callbacks import EvaluationTable, RunProgressBar
 
+        from .run_summary import RunSummary
+
         given = [callback for callback in config.get("callbacks") or [] if callback]
-        callbacks = [*callbacks, EvaluationTable()]
+        callbacks = [*callbacks, EvaluationTable(), RunSummary()]
         wanted = config.get("enable_progress_bar") is not False
         if wanted and not any(isinstance(callback, ProgressBar) for callback in given):
             callbacks.append(RunProgressBar())
