@@ -227,10 +227,11 @@ def resolve_weights(
             raise InputError(f"{key}={spec!r} needs a number, such as 'temperature:2'.") from None
     if isinstance(spec, str) and spec.split(":")[0] in ("unimax", "epoch_capped"):
         return _bounded(spec, sizes, key, budget)
+    about: dict[str, Any] = {}
     if isinstance(spec, str | os.PathLike):
         last = str(spec).startswith("last:")
         mixture = Mixture.load(str(spec).removeprefix("last:"), key)
-        given = mixture.weights if last else mixture.average
+        given, about = mixture.weights if last else mixture.average, mixture.about
     elif isinstance(spec, Mixture):
         given = spec.average
     elif isinstance(spec, Mapping):
@@ -242,7 +243,7 @@ def resolve_weights(
     checked = _normalise(tuple(given), given, key)
     check_domains(given, sizes, key)
     by_name = dict(zip(given, checked.tolist(), strict=True))
-    return Mixture.from_array(sizes, np.array([by_name[name] for name in sizes]))
+    return Mixture.from_array(sizes, np.array([by_name[name] for name in sizes]), about=about)
 
 
 def _bounded(spec: str, sizes: Mapping[str, int], key: str, budget: float | None) -> Mixture:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tandem_pl.checks import check_choice
-from tandem_pl.datamodules.text.cached import default_cache_dir
+from tandem_pl.datamodules.text.caching import default_cache_dir
 from tandem_pl.errors import InputError
 
 from .batches import AugmentedImageDataModule, ImageSet

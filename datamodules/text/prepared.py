@@ -25,6 +25,9 @@ class PackedTextDataModule(ConfiguredDataModule):
         """Open the blocks of every split and domain."""
         folder = self.find_folder()
         self.manifest = read_manifest(folder)
+        self.corpus, splits = str(folder), self.manifest["splits"]
+        train = splits["train"].items()  # folders of older versions have no digests
+        self.digests = {domain: row["digest"] for domain, row in train if "digest" in row}
         opened = open_blocks(folder, self.manifest)
         self.train_sets = dict(opened["train"])
         self.target_sets = dict(opened["target"])
