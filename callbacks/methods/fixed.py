@@ -34,6 +34,7 @@ class FixedMixture(ReweightingCallback):
     """
 
     method = "fixed"
+    learns = False
     rows = (
         Method("uniform", "every domain the same share", settings={"weights": "uniform"}),
         Method("proportional", "in proportion to size", settings={"weights": "proportional"}),
@@ -128,10 +129,6 @@ class FixedMixture(ReweightingCallback):
 
     def _weights_at(self, step: int) -> Array:
         return self._pieces[int(np.searchsorted(self._starts, step, side="right")) - 1]
-
-    def result_lines(self) -> list[str]:
-        """Return nothing, because the weights were known before the run."""
-        return []
 
     def settings(self) -> dict[str, Any]:
         """Return the origin of the weights."""

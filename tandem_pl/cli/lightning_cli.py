@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import shutil
 import warnings
@@ -157,6 +158,11 @@ def unwritable(error: OSError, run: Path) -> str | None:
     return None
 
 
+def is_no_advert(record: logging.LogRecord) -> bool:
+    """Return whether a message of Lightning says something of the run."""
+    return "litlogger" not in str(record.msg) and "litmodels" not in str(record.msg)
+
+
 def main(arguments: Sequence[str]) -> None:
     """Run the verb `arguments[0]`."""
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
@@ -167,4 +173,5 @@ def main(arguments: Sequence[str]) -> None:
     warnings.filterwarnings("ignore", message="The dirpath has changed from")
     warnings.filterwarnings("ignore", message=".*exists and is not empty")
     warnings.filterwarnings("ignore", message=".*no pre-optimization state was saved")
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(is_no_advert)
     TandemCLI(arguments)

@@ -54,6 +54,8 @@ def mixture_lines(run: Run) -> list[str]:
     if not run.learned:
         return []
     lines = [verdict(stability(run), run)]
+    if not run.updates:
+        return lines
     if run.signal is not None and len(run.signal.steps) >= LEAST_UPDATES:
         means = dict(zip(run.mixture.domains, driving_means(run), strict=True))
         beyond = [name for name, interval in means.items() if interval.distinct]

@@ -56,7 +56,7 @@ def read_start(trainer: Trainer) -> Start:
     drawn = (steps or 0) * batch_size
     return Start(
         method="" if planner is None else planner.method,
-        learned=planner is not None and planner.method != "fixed",
+        learned=planner is not None and planner.learns,
         domains=len(sizes),
         batch_size=batch_size,
         step=trainer.global_step,

@@ -23,7 +23,7 @@ from tandem_pl.training.connection import find_data
 from tandem_pl.training.mixture_module import MixtureModule
 
 from .run_end import losses_table, mixture_lines, sample_line
-from .run_start import read_start, start_lines
+from .run_start import counted, read_start, start_lines
 from .text_sample import write_sample
 
 MOST_SAMPLES, LEAST_SAMPLES = 64, 8  # of a target domain in an evaluation
@@ -96,14 +96,17 @@ class RunSummary(Callback):
             tokens = bool(getattr(pl_module.objective, "of_tokens", False))
             steps = step, trainer.global_step
             table = losses_table(self._evaluation.names, steps, (first, last), tokens)
-            lines += ["", table, f"(of {self._evaluation.samples} samples of a target domain)"]
+            samples = counted(self._evaluation.samples or 0, "sample")
+            lines += ["", table, f"(means of {samples} of each target domain)"]
         folder = Path(trainer.log_dir or trainer.default_root_dir)
         if not trainer.is_global_zero:
             return
         if reweighting_of(trainer) is not None:
             lines += mixture_lines(read_run(folder))
         sample = _sample(trainer, pl_module, data)
-        print("\n".join(lines + ([sample_line(*sample)] if sample else [])))
+        lines += [sample_line(*sample)] if sample else []
+        if lines:
+            rank_zero_info("\n".join(lines))
 
 
 def samples_of_a_domain(data: MixtureData, steps: int | None) -> int:
