@@ -59,9 +59,13 @@ def mixture_lines(run: Run) -> list[str]:
     if run.signal is not None and len(run.signal.steps) >= LEAST_UPDATES:
         means = dict(zip(run.mixture.domains, driving_means(run), strict=True))
         beyond = [name for name, interval in means.items() if interval.distinct]
+        intervals = "95 % intervals of the hyper-gradient"
         lines.append(
-            f"Beyond chance (95 % intervals of the hyper-gradient): the moves of {len(beyond)} of "
-            f"{len(means)} weights{': ' + names(beyond) if beyond else ''}."
+            f"Significant ({intervals}): the moves of {len(beyond)} of {len(means)} weights, "
+            f"{names(beyond)}."
+            if beyond
+            else f"Not significant: no weight moved beyond chance ({intervals}); a longer run or "
+            "more measured samples may show which do."
         )
     lines.append(
         f"Train with the average: tandem fit --config CONFIG --data.weights "

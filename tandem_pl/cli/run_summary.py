@@ -97,7 +97,7 @@ class RunSummary(Callback):
             steps = step, trainer.global_step
             table = losses_table(self._evaluation.names, steps, (first, last), tokens)
             samples = counted(self._evaluation.samples or 0, "sample")
-            lines += ["", table, f"(means of {samples} of each target domain)"]
+            lines += ["", table, f"(means of at most {samples} of each target domain)"]
         folder = Path(trainer.log_dir or trainer.default_root_dir)
         if not trainer.is_global_zero:
             return

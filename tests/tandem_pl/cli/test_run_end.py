@@ -52,11 +52,18 @@ def test_a_settled_run_with_two_significant_moves(tmp_path):
     assert lines == [
         "Settled: the means of the third and the fourth quarter differ by 0.0 % of the data, and "
         "the weights fluctuate by 0.0 % within a quarter.",
-        "Beyond chance (95 % intervals of the hyper-gradient): the moves of 2 of 3 weights: a, b.",
+        "Significant (95 % intervals of the hyper-gradient): the moves of 2 of 3 weights, a, b.",
         "Train with the average: tandem fit --config CONFIG --data.weights "
         f"{tmp_path}/mixture.yaml",
         f"See why the weights moved: tandem report {tmp_path}",
     ]
+
+
+def test_a_mixture_that_is_not_significant_is_said_to_be(tmp_path):
+    assert mixture_lines(learned_run(tmp_path, 60))[1] == (
+        "Not significant: no weight moved beyond chance (95 % intervals of the hyper-gradient); a "
+        "longer run or more measured samples may show which do."
+    )
 
 
 def test_a_short_run_says_so_and_a_run_without_updates_no_more(tmp_path):
@@ -91,7 +98,7 @@ def test_a_run_with_given_weights_ends_with_losses_alone(tmp_path, caplog):
     assert name == "t"
     assert 0.4 < float(last) < float(first) < 1.0
     assert mean.split() == ["mean", first, last]
-    assert samples == "(means of 14 samples of each target domain)"
+    assert samples == "(means of at most 14 samples of each target domain)"
 
 
 def test_a_run_that_learned_ends_with_the_table_and_the_use(tmp_path, caplog):
