@@ -158,6 +158,10 @@ def unwritable(error: OSError, run: Path) -> str | None:
     return None
 
 
+#: Metrics that the progress bar shows, see `MixtureMonitor`.
+SHOWN = "train/loss|mixture/effective_domains"
+
+
 def is_no_advert(record: logging.LogRecord) -> bool:
     """Return whether a message of Lightning says something of the run."""
     return "litlogger" not in str(record.msg) and "litmodels" not in str(record.msg)
@@ -169,6 +173,9 @@ def main(arguments: Sequence[str]) -> None:
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval")
+    # The values are those of all ranks.
+    warnings.filterwarnings("ignore", message=f"It is recommended to use .self.log..({SHOWN})")
+    warnings.filterwarnings("ignore", message=".*functional.all_gather is deprecated")
     # A resumed run has a new folder or the old one; both are intended.
     warnings.filterwarnings("ignore", message="The dirpath has changed from")
     warnings.filterwarnings("ignore", message=".*exists and is not empty")
