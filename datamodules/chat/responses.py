@@ -12,6 +12,7 @@ from tandem_pl.datamodules.batching import ConfiguredDataModule
 from tandem_pl.datamodules.text.block_folder import (
     MANIFEST,
     blocks_path,
+    find_blocks,
     read_manifest,
     write_manifest,
 )
@@ -19,7 +20,7 @@ from tandem_pl.datamodules.text.caching import corpus_folder
 from tandem_pl.datamodules.text.documents import SPLITS
 from tandem_pl.datamodules.text.tokenization import load_tokenizer
 from tandem_pl.errors import InputError
-from tandem_pl.files import new_folder
+from tandem_pl.files import file_names, new_folder
 
 from .messages import Message
 from .samples import PadToLongest, SampleWriter, TokenizedSamples
@@ -134,8 +135,9 @@ class ResponseDataModule(ConfiguredDataModule):
         self.corpus = str(self.cache_folder)
         self.manifest = read_manifest(self.cache_folder)
         for split, sets in zip(SPLITS, ("train_sets", "target_sets", "test_sets"), strict=True):
+            names = file_names(self.manifest["splits"][split])
             opened = {
-                domain: TokenizedSamples(blocks_path(self.cache_folder, split, domain))
+                domain: TokenizedSamples(find_blocks(self.cache_folder, split, domain, names))
                 for domain in self.manifest["splits"][split]
             }
             setattr(self, sets, opened)
@@ -167,9 +169,10 @@ class ResponseDataModule(ConfiguredDataModule):
     def _build(self, folder: Path, settings: dict[str, Any]) -> None:
         conversations, duplicates = self.conversations()
         splits: dict[str, dict[str, dict[str, int]]] = {split: {} for split in SPLITS}
+        names = file_names(conversations)
         with tqdm(desc="tokenizing", unit=" samples", delay=1) as bar:
             for domain, items in conversations.items():
-                for split, counts in self._write(folder, domain, items, bar).items():
+                for split, counts in self._write(folder, domain, names, items, bar).items():
                     splits[split][domain] = counts
         skipped = self.skipped()
         for domain, (count, first) in skipped.items():
@@ -189,12 +192,18 @@ class ResponseDataModule(ConfiguredDataModule):
         write_manifest(folder, manifest)
 
     def _write(
-        self, folder: Path, domain: str, items: Iterator[Conversation], bar: Any
+        self,
+        folder: Path,
+        domain: str,
+        names: Mapping[str, str],
+        items: Iterator[Conversation],
+        bar: Any,
     ) -> dict[str, dict[str, int]]:
         """Tokenize and write one domain; return the counts of each split."""
         options = (self.vocab_size, self.max_length, self.too_long)
         writers = {
-            split: SampleWriter(blocks_path(folder, split, domain), *options) for split in SPLITS
+            split: SampleWriter(blocks_path(folder, split, domain, names), *options)
+            for split in SPLITS
         }
         with writers["train"], writers["target"], writers["test"]:
             for split, where, messages in items:

@@ -2,20 +2,13 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from tandem_pl.data_record import check_same_settings, folder_of_run
+from tandem_pl.datamodules.sources.cache_folder import default_cache_dir
 
 from .block_folder import MANIFEST, read_manifest
-
-
-def default_cache_dir() -> Path:
-    """Return `$TANDEM_CACHE`, or `tandem_pl` in `$XDG_CACHE_HOME`, or `~/.cache/tandem_pl`."""
-    if os.environ.get("TANDEM_CACHE"):
-        return Path(os.environ["TANDEM_CACHE"]).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tandem_pl"
 
 
 def corpus_folder(cache_dir: str | None, settings: dict[str, Any], like: str | None) -> Path:

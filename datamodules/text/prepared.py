@@ -72,6 +72,8 @@ class PreparedTextDataModule(PackedTextDataModule):
             self.block_size = int(self.manifest["block_size"])
             self.fingerprint = str(self.manifest["fingerprint"])
             folder = self.manifest["tokenizer"]["folder"]
+        except InputError:
+            raise
         except FileNotFoundError as error:
             raise InputError(
                 f"manifest={manifest!r} does not exist; give OUT/{MANIFEST} of a folder that "
