@@ -17,6 +17,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 import tandem_pl
 from tandem_pl.curves import Places, by_name, domain_tags
+from tandem_pl.data_record import with_target
 from tandem_pl.episode import MEASURE, TRAIN, Handler, MixtureBatch, MixtureData, Plan
 from tandem_pl.errors import InputError
 from tandem_pl.mixture import Mixture
@@ -59,6 +60,7 @@ class ReweightingCallback(DeclaredState, Callback):
     """
 
     method = "fixed"
+    learns = True  # whether the weights are not known before the run
     signal_name: str | None = None  # file of what the method measures, without its suffix
     signal_columns: tuple[str, ...] = ()  # names of the C numbers that it keeps for a domain
 
@@ -211,7 +213,7 @@ class ReweightingCallback(DeclaredState, Callback):
         if stage != "fit":
             return
         module, self.data = check_parts(trainer, pl_module, self)
-        self._record_of_data = self.data.record
+        self._record_of_data = with_target(self.data)
         self.domains = self.data.domain_names()
         self.tags = domain_tags(self.domains)
         self.reset_state()
@@ -254,8 +256,8 @@ class ReweightingCallback(DeclaredState, Callback):
         finish_episode(self, trainer, pl_module)
         self._write(trainer)
         if self._folder is not None:
-            table = mixture_table(self.mixture, self.trajectory[0])
-            rank_zero_info(f"\n{table}\nwritten to {self._folder / 'mixture.yaml'}")
+            table = mixture_table(self.mixture, self.trajectory[0]) + "\n" if self.learns else ""
+            rank_zero_info(f"\n{table}written to {self._folder / 'mixture.yaml'}")
 
     def _write(self, trainer: Trainer) -> None:
         if not self.domains or self._folder is None:

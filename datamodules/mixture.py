@@ -18,7 +18,7 @@ from tandem_pl.errors import InputError
 from tandem_pl.mixture import Mixture, resolve_weights
 from tandem_pl.training.mixture_module import MixtureModule
 
-from .planning.loaders import make_loader, ranks_of
+from .planning.loaders import make_loader, no_batches, ranks_of
 from .planning.loading import Episodes, PlannedSamples, evaluation_plan
 from .planning.sampler import MixtureBatchSampler
 from .planning.sizes import checked_sizes, refuse_other_data, sizes_of, tokens_per_sample
@@ -237,7 +237,7 @@ class MixtureDataModule(LightningDataModule):
         """Return the target data, in order; nothing while fitting unless `validate_target`."""
         fitting = getattr(getattr(self.trainer, "state", None), "fn", None) == "fit"
         if not self.target_sets or (fitting and not self.validate_target):
-            return []
+            return no_batches()
         return self.evaluation_loader(self.target_sets)
 
     def test_dataloader(self) -> DataLoader:

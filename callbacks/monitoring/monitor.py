@@ -199,5 +199,6 @@ class MixtureMonitor(Callback):
         self._drawn = reweighting.episodes
         for experiment in experiments(trainer, "add_figure"):
             rows = np.stack(reweighting.trajectory)
-            figure = draw_mixture(reweighting.domains, reweighting.steps, rows)
+            average = reweighting.averaged()
+            figure = draw_mixture(reweighting.domains, reweighting.steps, rows, average)
             experiment.add_figure("mixture/weights", figure, global_step=trainer.global_step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -46,6 +47,12 @@ def make_loader(
         # of workers' randomness, different on every rank; leaves the global generator alone
         generator=torch.Generator().manual_seed(samples.seed + (samples.rank << 32)),
     )
+
+
+def no_batches() -> list[DataLoader]:
+    """Return no loader, and silence Lightning's warning of it, because none is meant."""
+    warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
+    return []
 
 
 def identity(batch: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import shutil
 import warnings
@@ -115,11 +116,13 @@ class TandemCLI(LightningCLI):
             raise InputError(sentence) from error
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
-        """Add a table of results, a bar for the run, and `last.ckpt` at every end."""
+        """Add a summary, a table of results, a bar for the run, and `last.ckpt` at every end."""
         from tandem_pl.callbacks import EvaluationTable, RunProgressBar
 
+        from .run_summary import RunSummary
+
         given = [callback for callback in config.get("callbacks") or [] if callback]
-        callbacks = [*callbacks, EvaluationTable()]
+        callbacks = [*callbacks, EvaluationTable(), RunSummary()]
         wanted = config.get("enable_progress_bar") is not False
         if wanted and not any(isinstance(callback, ProgressBar) for callback in given):
             callbacks.append(RunProgressBar())
@@ -156,14 +159,27 @@ def unwritable(error: OSError, run: Path) -> str | None:
     return None
 
 
+#: Metrics that the progress bar shows, see `MixtureMonitor`.
+SHOWN = "train/loss|mixture/effective_domains"
+
+
+def is_no_advert(record: logging.LogRecord) -> bool:
+    """Return whether a message of Lightning says something of the run."""
+    return "litlogger" not in str(record.msg) and "litmodels" not in str(record.msg)
+
+
 def main(arguments: Sequence[str]) -> None:
     """Run the verb `arguments[0]`."""
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval")
+    # The values are those of all ranks.
+    warnings.filterwarnings("ignore", message=f"It is recommended to use .self.log..({SHOWN})")
+    warnings.filterwarnings("ignore", message=".*functional.all_gather is deprecated")
     # A resumed run has a new folder or the old one; both are intended.
     warnings.filterwarnings("ignore", message="The dirpath has changed from")
     warnings.filterwarnings("ignore", message=".*exists and is not empty")
     warnings.filterwarnings("ignore", message=".*no pre-optimization state was saved")
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(is_no_advert)
     TandemCLI(arguments)

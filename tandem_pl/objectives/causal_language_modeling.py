@@ -40,6 +40,8 @@ class CausalLanguageModeling:
             support.
     """
 
+    of_tokens = True  # exp(loss) is a perplexity
+
     def __init__(
         self,
         ignore_index: int = -100,

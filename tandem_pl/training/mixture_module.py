@@ -68,7 +68,9 @@ class MixtureModule(ManualUpdates):
             `fallback: false` in the map raises an error instead.
         seed: of dropout, which is a function of seed, step and rank.
 
-    Training outputs (for callbacks): {"losses": [B]}, and their mean "loss" if a step was taken.
+    Outputs of `training_step`, which callbacks read: "loss" in every phase, a scalar without
+    a graph, the mean over this rank's samples; "losses" [B] in every phase except "statistics".
+    Losses are those before the step, if a step is taken.
     """
 
     def __init__(
@@ -187,9 +189,9 @@ class MixtureModule(ManualUpdates):
         self.keep_statistics([] if batch.phase in WITHOUT_STEP else [self.network])
         with private_randomness(self.device):
             outputs = self.phase_step(batch)
-        if batch.phase in WITHOUT_STEP or "losses" not in outputs:
-            return outputs
-        return {"loss": outputs["losses"].mean(), **outputs}  # which callbacks of others read
+        if "losses" in outputs:  # callbacks of other projects read the loss
+            outputs = {"loss": outputs["losses"].detach().mean(), **outputs}
+        return outputs
 
     def phase_step(self, batch: MixtureBatch) -> Outputs:
         """Train or measure; subclasses add phases, and methods bring `handlers` of their own."""

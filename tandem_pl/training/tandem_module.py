@@ -54,8 +54,8 @@ class TandemModule(MixtureModule):
             training samples by the proxy's losses. Each twin's gradient is clipped by itself.
         penalty: gamma, the weight of the training loss in the reference's objective.
 
-    Training outputs: {"losses": [B]} of the proxy before its step; in probe steps also
-    "reference_losses" [B] and "target_losses" [B']; in measure steps "reference_losses".
+    Outputs of `training_step` are those of `MixtureModule`, of the proxy; in probe steps also
+    "reference_losses" [B] and "target_losses" [B'], in measure steps "reference_losses".
     """
 
     def __init__(
@@ -176,12 +176,13 @@ class TandemModule(MixtureModule):
         statistics of all.
         """
         parts = split_batch(batch.samples, len(batch.domains), self.micro_batch_size)
+        losses = []
         for network in (self.network, self.reference):
             for index, part in enumerate(parts):
                 with accumulating_statistics(network, batch.first and index == 0):
-                    self.losses(network, *part, batch.step, index)
+                    losses.append(self.losses(network, *part, batch.step, index))
         self.average_statistics()
-        return {}
+        return {"loss": torch.cat(losses[: len(parts)]).mean()}  # the proxy's
 
     @torch.no_grad()
     def measure_step(self, batch: MixtureBatch) -> Outputs:
