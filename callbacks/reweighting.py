@@ -43,8 +43,7 @@ class ReweightingCallback(DeclaredState, Callback):
 
     To write a method, implement `plan` and `update`, and `observe` or `handlers` if it measures:
 
-    - every rank must compute the same weights, so gather what is measured; they must be finite, 0
-      or more and sum to 1, or an error is raised;
+    - return weights of 0 or more that sum to 1, the same on every rank: gather what is measured;
     - declare what belongs to a run by `add_state`: it is reset when a fit starts, and saved;
     - set `signal_name` and `signal_columns`, and call `keep_signal` in `update`, to keep what was
       measured in the checkpoint and in a file of that name;

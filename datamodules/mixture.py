@@ -214,7 +214,7 @@ class MixtureDataModule(LightningDataModule):
         return batch if ours else batch.samples
 
     def count_consumed(self, batch: MixtureBatch) -> None:
-        """Mark a training batch, which is no longer prefetched, as trained on."""
+        """Count a batch as trained on once it reaches the module; loaders fetch ahead."""
         if batch.phase != EVALUATE:
             assert self.sampler is not None
             self.sampler.consume(batch.step)
