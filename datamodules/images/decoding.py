@@ -14,14 +14,7 @@ MODES = {1: "L", 3: "RGB"}  # channels -> Pillow's mode
 
 
 class UnreadableImageError(InputError):
-    """An image that cannot be used; the message is one sentence.
-
-    PyTorch raises an error of a loader worker again with the whole traceback as its message. The
-    constructor keeps only the sentence.
-    """
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message.rsplit("UnreadableImageError: ", 1)[-1].strip())
+    """An image that cannot be used; the message is one sentence."""
 
 
 def read_image(data: str | bytes, where: str, channels: int, convert: bool = True) -> Image.Image:
