@@ -1,5 +1,6 @@
 """Hugging Face data sets: saved folders, files, and names on the hub."""
 
+import glob
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,7 +67,12 @@ def open_dataset(
         return _open_saved(path, name, split)
     builder = BUILDERS.get(suffix_of(path))
     if builder is not None:
-        return _open_files(builder, path, name, split)
+        files = sorted(match_files(path))
+        if not files:
+            raise InputError(f"dataset {name!r} matches no file; give a file, folder or hub name.")
+        if split is not None:
+            raise InputError(f"dataset {name!r}: files have no splits; leave split out.")
+        return open_files(files, name)
     if path.exists() or not HUB_NAME.fullmatch(name):
         raise InputError(
             f"dataset {name!r} is neither a folder written by Dataset.save_to_disk nor JSON lines, "
@@ -125,25 +131,23 @@ def _open_saved(path: Path, name: str, split: str | None) -> tuple[Any, str, str
     return data, name, digest_files(sorted(p for p in path.rglob("*") if p.is_file()))
 
 
-def _open_files(builder: str, path: Path, name: str, split: str | None) -> tuple[Any, str, str]:
+def open_files(files: list[Path], name: str) -> tuple[Any, str, str]:
+    """Open files by a builder of `datasets`, which converts them into its cache; see `BUILDERS`."""
     from datasets import load_dataset
     from datasets.exceptions import DatasetGenerationError
 
-    files = sorted(map(str, match_files(path)))
-    if not files:
-        raise InputError(f"dataset {name!r} matches no file; give a file, folder or hub name.")
-    if split is not None:
-        raise InputError(f"dataset {name!r}: files have no splits; leave split out.")
-    options = {"sep": CSV[suffix_of(path)]} if builder == "csv" else {}
+    builder = BUILDERS[suffix_of(files[0])]
+    options = {"sep": CSV[suffix_of(files[0])]} if builder == "csv" else {}
+    escaped = [glob.escape(str(file)) for file in files]
     try:
-        data = load_dataset(builder, data_files=files, split="train", **options)
+        data = load_dataset(builder, data_files=escaped, split="train", **options)
     except (DatasetGenerationError, OSError, ValueError) as error:
         reason = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
         raise InputError(
             f"dataset {name!r} cannot be read as {builder} ({reason[0]}); correct the file, or "
             "give each domain a file of its own: then bad lines are named and can be skipped."
         ) from error
-    return data, name, digest_files(map(Path, files))
+    return data, name, digest_files(files)
 
 
 def _open_hub(name: str, config: str | None, split: str | None) -> tuple[Any, str, str]:

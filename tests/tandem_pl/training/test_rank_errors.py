@@ -28,7 +28,7 @@ class Fail(Callback):
         self.rank, self.other_sleeps = rank, other_sleeps
         setattr(self, hook, self.fail)
 
-    def fail(self, trainer, *_) -> None:
+    def fail(self, trainer, *_, **__) -> None:
         if trainer.global_rank == self.rank:
             raise InputError(SENTENCE)
         time.sleep(self.other_sleeps)
