@@ -72,8 +72,7 @@ def test_a_copy_of_what_is_held_out_of_the_domain_itself(tmp_path) -> None:
     held = [*contents(data.target_sets["a"]), *contents(data.test_sets["a"])]
     assert trained | {value for value, _ in held} == set(range(20))
     assert not trained & {value for value, _ in held}
-    again = shutil.copytree(folder, tmp_path / "a" / "cat" / "again")
-    shutil.rmtree(again / "dog")
+    shutil.copytree(tmp_path / "b" / "cat", tmp_path / "a" / "cat" / "again")
     data = make_data({"a": folder}, hold_out=["a"], target_fraction=0.2, test_fraction=0.2)
     said(data)
     trained = {value for value, _ in contents(data.train_sets["a"])}
