@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tandem_pl.checks import check_choice
-from tandem_pl.datamodules.text.cached import default_cache_dir
+from tandem_pl.datamodules.sources.cache_folder import default_cache_dir
 from tandem_pl.errors import InputError
 
 from .batches import AugmentedImageDataModule, ImageSet
@@ -68,7 +68,7 @@ class ImageMixtureDataModule(AugmentedImageDataModule):
             numbers; a domain may then lack some. None for those of the sources, the same in all.
         corrupt: every image is decoded once before the first start; one that cannot be used ends
             the run with one sentence ("stop"), or is left out ("skip").
-        cache_dir: folder that remembers bad images and copies; None for `text.default_cache_dir`.
+        cache_dir: folder that remembers bad images and copies; None for `default_cache_dir`.
         pixels: options of `AugmentedImageDataModule` and `ConfiguredDataModule`.
 
     Raises:

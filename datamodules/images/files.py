@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from tandem_pl.datamodules.sources.file_listing import walk_files
 from tandem_pl.datamodules.sources.file_rows import PARQUET
 from tandem_pl.errors import InputError
 
@@ -69,25 +70,9 @@ def _check_classes(names: list[str], root: Path, where: str) -> None:
 
 def _list_images(folder: str, prefix: str) -> Iterator[str]:
     suffixes = _image_suffixes()
-    return (f"{prefix}/{name}" for name in walk(folder) if suffix_of(name) in suffixes)
-
-
-def walk(folder: str, above: frozenset[str] = frozenset()) -> Iterator[str]:
-    """Yield the files below a folder by their paths relative to it, without hidden ones.
-
-    Links are followed, except to a folder that the link is in, which would have no end.
-    """
-    above |= {os.path.realpath(folder)}
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name[0] == ".":
-                continue
-            if entry.is_symlink() and os.path.realpath(entry.path) in above:
-                continue
-            if entry.is_dir():
-                yield from (f"{entry.name}/{name}" for name in walk(entry.path, above))
-            elif entry.is_file():
-                yield entry.name
+    paths = (str(path) for path in walk_files(Path(folder)))
+    start = len(str(Path(folder)))
+    return (prefix + path[start:] for path in paths if suffix_of(path) in suffixes)
 
 
 def list_parquet_files(root: Path, where: str) -> list[Path]:
@@ -97,18 +82,16 @@ def list_parquet_files(root: Path, where: str) -> list[Path]:
         InputError: there are images as well, a folder cannot be read, or the files are of several
             splits, by the names of files or subfolders.
     """
-    try:
-        files = parquet_files(root)
-        images = (name for name in walk(str(root)) if suffix_of(name) in _image_suffixes())
-        image = next(images, None) if files else None
-    except OSError as error:
-        reason = f"{error.strerror}: {error.filename}"
-        raise InputError(f"{where} cannot be listed ({reason}): give a folder that can.") from error
+    files = parquet_files(root)
+    if not files:
+        return []
+    images = (path for path in walk_files(root) if suffix_of(path) in _image_suffixes())
+    image = next(images, None)
     what = f"{where} is the folder {str(root)!r}"
     names = [file.relative_to(root).as_posix() for file in files]
     if image is not None:
         raise InputError(
-            f"{what} with Parquet files ({names[0]}) and images ({image}): give a folder that has "
+            f"{what} with Parquet files ({names[0]}) and images ({image.relative_to(root)}): give a folder that has "
             "one or the other."
         )
     splits = {_split_of(name): name for name in reversed(names)}
@@ -123,7 +106,7 @@ def list_parquet_files(root: Path, where: str) -> list[Path]:
 
 def parquet_files(root: Path) -> list[Path]:
     """Return the Parquet files below a folder, sorted."""
-    return sorted(root / name for name in walk(str(root)) if suffix_of(name) in PARQUET)
+    return sorted(path for path in walk_files(root) if suffix_of(path) in PARQUET)
 
 
 def _split_of(name: str) -> str | None:
@@ -137,9 +120,9 @@ def _split_of(name: str) -> str | None:
     return next((SPLITS_BY_NAME[word] for word in words if word in SPLITS_BY_NAME), None)
 
 
-def suffix_of(name: str) -> str:
-    """Return the suffix of a file's name, in lower case."""
-    return os.path.splitext(name)[1].lower()
+def suffix_of(path: str | Path) -> str:
+    """Return the suffix of a path, in lower case."""
+    return os.path.splitext(path)[1].lower()
 
 
 @cache
