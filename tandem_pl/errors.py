@@ -6,14 +6,14 @@ from collections.abc import Iterable, Iterator
 
 
 class InputError(ValueError):
-    """A setting, a file or a data set cannot be used as given.
+    r"""A setting, a file or a data set cannot be used as given.
 
     The message is one sentence that names the key, the value and what to do. The command line
     prints it without a stack trace.
 
     Example:
-        >>> InputError("Caught InputError in DataLoader worker process 0.\\nOriginal Traceback ...\\n"
-        ...            "tandem_pl.errors.InputError: a.png is no image: remove it.\\n")
+        >>> InputError("Caught InputError in DataLoader worker process 0.\nOriginal Traceback: ...\n"
+        ...            "tandem_pl.errors.InputError: a.png is no image: remove it.")
         InputError('a.png is no image: remove it.')
     """
 

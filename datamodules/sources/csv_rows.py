@@ -43,7 +43,7 @@ def read_csv(
         if header is None:
             return
         check_columns(columns, header, str(path))
-        columns = header if columns is None else columns
+        columns = header if columns is None else [c for c in columns if c in header]
         for column in columns:
             if header.count(column) > 1:
                 raise InputError(f"{path} has the column {column!r} twice; rename one.")
