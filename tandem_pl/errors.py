@@ -12,7 +12,7 @@ class InputError(ValueError):
     prints it without a stack trace.
 
     Example:
-        >>> InputError("Caught InputError in DataLoader worker process 0.\nOriginal Traceback: ...\n"
+        >>> InputError("Caught InputError in DataLoader worker process 0.\nOriginal Traceback: ..\n"
         ...            "tandem_pl.errors.InputError: a.png is no image: remove it.")
         InputError('a.png is no image: remove it.')
     """

@@ -91,8 +91,8 @@ def list_parquet_files(root: Path, where: str) -> list[Path]:
     names = [file.relative_to(root).as_posix() for file in files]
     if image is not None:
         raise InputError(
-            f"{what} with Parquet files ({names[0]}) and images ({image.relative_to(root)}): give a "
-            "folder that has one or the other."
+            f"{what} with Parquet files ({names[0]}) and images ({image.relative_to(root)}): give "
+            "a folder that has one or the other."
         )
     splits = {_split_of(name): name for name in reversed(names)}
     if len(splits.keys() - {None}) > 1:
