@@ -114,17 +114,32 @@ def run(arguments: list[str], place: Path) -> str:
     return text
 
 
-@pytest.mark.parametrize("split", ["train", "target"])
-def test_a_bad_image_in_a_loader_worker(tmp_path, split) -> None:
-    arguments = command(tmp_path, bad=split, num_workers=2)
-    text = run(arguments, tmp_path)
-    assert "003.png cannot be decoded (it is no image that Pillow knows): replace" in text
+class Spoil(Callback):
+    """Breaks an image after all were checked."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def on_fit_start(self, *_) -> None:
+        Path(self.path).write_text("no image")
+
+
+DECODED = "003.png cannot be decoded (it is no image that Pillow knows): replace"
+
+
+def test_a_bad_image_is_reported_before_training(tmp_path) -> None:
+    assert DECODED in run(command(tmp_path, bad="target"), tmp_path)
+
+
+def test_a_bad_image_in_a_loader_worker(tmp_path) -> None:
+    path = str(tmp_path / "a" / "dog" / "003.png")
+    callback = [{"class_path": "test_rank_errors.Spoil", "init_args": {"path": path}}]
+    assert DECODED in run(command(tmp_path, callback=callback, num_workers=2), tmp_path)
 
 
 @pytest.mark.parametrize(
     ("verb", "rank", "hook", "sleeps"),
     [
-        ("fit", 1, "on_train_batch_start", 0.0),
         ("fit", 0, "on_validation_batch_start", 0.0),
         ("test", 1, "on_test_batch_end", 0.0),
         ("fit", 1, "on_train_batch_start", 1000.0),  # rank 0 would wait for its peer for ever
@@ -221,10 +236,9 @@ def test_an_error_of_a_process_that_torch_started() -> None:
     assert find_input_error(KeyError("x")) is None
 
 
-@pytest.mark.parametrize("strategy", ["ddp_spawn", "ddp_fork"])
-def test_strategies_that_spawn_or_fork(tmp_path, strategy) -> None:
+def test_processes_that_torch_spawns(tmp_path) -> None:
     arguments = command(tmp_path, bad="train", num_workers=1)
-    run([*arguments, "--trainer.strategy", strategy], tmp_path)
+    run([*arguments, "--trainer.strategy", "ddp_spawn"], tmp_path)
 
 
 def test_one_process_with_workers(tmp_path, capsys, monkeypatch) -> None:
