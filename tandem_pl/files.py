@@ -120,7 +120,7 @@ def png_bytes(figure: Figure) -> bytes:
 
 BYTE_ORDER_MARKS = {  # how a text file may begin, and its encoding then
     codecs.BOM_UTF8: "utf-8-sig",
-    codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, which begins alike
+    codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, which begins with the same bytes
     codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",

@@ -24,7 +24,7 @@ from .sources import ImageSource
 from .splits import HoldOut, open_splits, split_by_class
 from .table import SPLITS, open_table
 
-PROBED = 32  # domains of a split of which one image is decoded at the start
+PROBED = 32  # domains of a split; one image of each is decoded at the start
 NAMED = 20  # classes that a checkpoint names one by one
 MOST_THREADS = 16  # that read images before the start
 
@@ -59,7 +59,7 @@ class ImageMixtureDataModule(AugmentedImageDataModule):
         table: a CSV with the columns `path`, `label`, `domain` and optionally `split` (train,
             target or test), which fills all domains.
         root: folder that paths in the table are relative to; None for the table's folder.
-        hold_out: training domains of which a part of every class becomes target data (unless
+        hold_out: training domains; a part of every class of theirs becomes target data (unless
             target data is given) and test data (in the same way), and is not trained on.
         target_fraction: share of every class that becomes target data.
         test_fraction: share that becomes test data.
@@ -83,9 +83,9 @@ class ImageMixtureDataModule(AugmentedImageDataModule):
 
     def __init__(
         self,
-        train: dict[str, str | dict[str, Any]] | None = None,
-        target: dict[str, str | dict[str, Any]] | None = None,
-        test: dict[str, str | dict[str, Any]] | None = None,
+        train: dict[str, str | dict[str, str | None]] | None = None,
+        target: dict[str, str | dict[str, str | None]] | None = None,
+        test: dict[str, str | dict[str, str | None]] | None = None,
         table: str | None = None,
         root: str | None = None,
         hold_out: list[str] | None = None,

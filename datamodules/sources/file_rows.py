@@ -49,7 +49,7 @@ def find_reader(path: Path, columns: Columns, quotes: bool | None = None) -> tup
 
     Args:
         path: the file.
-        columns: the columns to read, by which rows in JSON are told from a document in JSON.
+        columns: the columns to read, which distinguish rows in JSON from a document in JSON.
         quotes: whether fields of CSV and TSV may stand in quotes; None: those of CSV.
     """
     suffix = suffix_of(path)
@@ -73,13 +73,16 @@ def is_parquet(path: Path) -> bool:
 
 
 def mark_reading(path: Path, columns: Columns, quotes: bool | None) -> str:
-    """Return how a file is read if its name alone says something else; "" for most files.
+    """Return how a file is read if the first version read it in another way; "" for most files.
 
-    Caches built when names decided keep theirs, unless their content is read in another way now.
+    It is part of the digests that caches are named by: old caches stay in use unless their files
+    are read in another way now.
     """
     suffix = suffix_of(path)
     if suffix in PARQUET:
         return ""
+    if suffix in READERS and suffix not in CSV:
+        return suffix  # a kind that was added later: it was plain text before
     try:
         with open_text(path) as file:
             encoding = file.encoding

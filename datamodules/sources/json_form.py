@@ -1,4 +1,4 @@
-"""Whether a file holds rows in JSON, told from how it begins."""
+"""Decide from the start of a file whether it holds rows in JSON."""
 
 import json
 from pathlib import Path

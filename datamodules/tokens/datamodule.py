@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tandem_pl.checks import check_at_least
 from tandem_pl.datamodules.batching import ConfiguredDataModule
 from tandem_pl.datamodules.chat.samples import PadToLongest
+from tandem_pl.datamodules.sources.domains import SourceMap
 from tandem_pl.datamodules.text.tokenization import load_tokenizer
 from tandem_pl.domain_names import check_texts
 from tandem_pl.errors import InputError
@@ -25,7 +26,7 @@ SPLITS = ("train", "target", "test")
 class TokenMixtureDataModule(ConfiguredDataModule):
     """Blocks of tokens from data that is already tokenised; it is memory-mapped, nothing is copied.
 
-    A source is a path, and its format is told from its content:
+    A source is a path; its content decides the format:
 
     - Megatron-LM: the prefix of a `.bin` and its `.idx`;
     - nanoGPT, llm.c, modded-nanogpt: a `.bin`, a pattern or a folder of these, with a header or
@@ -64,7 +65,7 @@ class TokenMixtureDataModule(ConfiguredDataModule):
             an export. None if it is not at hand.
         target_fraction: share of the blocks of each training domain that becomes target data, in
             contiguous pieces, if neither `target` nor `test` is given; 0 for none.
-        test_fraction: share that becomes test data, likewise.
+        test_fraction: the same for test data.
         split_seed: decides where the held-out pieces lie.
         batching: see `ConfiguredDataModule`.
 
@@ -79,9 +80,9 @@ class TokenMixtureDataModule(ConfiguredDataModule):
 
     def __init__(
         self,
-        train: dict[str, str | list[str] | dict[str, Any]],
-        target: dict[str, str | list[str] | dict[str, Any]] | None = None,
-        test: dict[str, str | list[str] | dict[str, Any]] | None = None,
+        train: dict[str, str | list[str] | SourceMap],
+        target: dict[str, str | list[str] | SourceMap] | None = None,
+        test: dict[str, str | list[str] | SourceMap] | None = None,
         block_size: int = 128,
         vocab_size: int | None = None,
         tokenizer: str | None = None,
@@ -205,7 +206,7 @@ class TokenMixtureDataModule(ConfiguredDataModule):
 
 
 def _ends(tokens: Tokens) -> bytes:
-    """The first and last tokens, by which another file is told without reading all."""
+    """Return the first and last tokens, which identify a file without reading all of it."""
     size, most = len(tokens.ids), 1 << 15
     parts = [tokens.ids.read(0, min(size, most)), tokens.ids.read(max(size - most, 0), size)]
     return np.concatenate(parts).tobytes()

@@ -11,7 +11,7 @@ from tandem_pl.errors import InputError
 from .pieces import Buffer, Pieces
 from .reading import Columns, Options, integer_dtype, map_file
 
-HEADER = 1024  # bytes: 256 numbers of 32 bits, of which the third is the number of tokens
+HEADER = 1024  # bytes: 256 numbers of 32 bits; the third is the number of tokens
 MAGIC = {20240520: "uint16", 20240801: "uint32"}  # tokens of GPT-2, of Llama 3
 LOOKED_AT = 1 << 16  # tokens
 LEAST = 64  # tokens, to judge their type
