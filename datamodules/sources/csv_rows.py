@@ -48,7 +48,7 @@ def read_csv(
                 f"as {{path: {path}, quotes: true}}."
             )
         check_columns(columns, header, str(path))
-        columns = header if columns is None else columns
+        columns = header if columns is None else [c for c in columns if c in header]
         for column in columns:
             if header.count(column) > 1:
                 raise InputError(f"{path} has the column {column!r} twice; rename one.")

@@ -13,7 +13,17 @@ from .json_form import JSON_LINES, json_form
 from .json_lines import read_json_lines, read_json_values
 from .parquet_rows import read_parquet
 from .plain_text import read_text
-from .reading import Columns, ReadAs, Reader, Remark, RowError, Rows, open_text, suffix_of
+from .reading import (
+    Columns,
+    ReadAs,
+    Reader,
+    Remark,
+    RowError,
+    Rows,
+    open_text,
+    required,
+    suffix_of,
+)
 
 PARQUET = {".parquet", ".pq"}
 PARQUET_MAGIC = b"PAR1"
@@ -49,7 +59,7 @@ def find_reader(path: Path, columns: Columns, quotes: bool | None = None) -> tup
         return KINDS.get(suffix, suffix), READERS[suffix]
     if is_parquet(path):
         return "Parquet", read_parquet
-    form = json_form(path, columns)
+    form = json_form(path, required(columns))
     return (form, JSON_READERS[form]) if form else ("text", read_text)
 
 

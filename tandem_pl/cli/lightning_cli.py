@@ -22,6 +22,7 @@ from tandem_pl.files import write_atomically
 from tandem_pl.training.checkpoint_io import AtomicCheckpointIO
 from tandem_pl.training.connection import callbacks_of
 from tandem_pl.training.last_checkpoint import LastCheckpoint
+from tandem_pl.training.rank_errors import one_error_for_all_ranks
 from tandem_pl.training.sharding import check_strategy_name
 
 from .arguments import Parser
@@ -104,7 +105,8 @@ class TandemCLI(LightningCLI):
         run = Path(folder or self.trainer.default_root_dir)
         new = folder is not None and not run.exists()
         try:
-            super()._run_subcommand(subcommand)
+            with one_error_for_all_ranks(self.trainer):
+                super()._run_subcommand(subcommand)
         except (InputError, OSError) as error:
             if new and self.trainer.global_step == 0 and self.trainer.is_global_zero:
                 shutil.rmtree(run, ignore_errors=True)
