@@ -15,6 +15,7 @@ from tandem_pl.checks import check_at_least, check_choice
 from tandem_pl.episode import EVALUATE, TRAIN, WITHOUT_STEP, MixtureBatch, Plan, Segment
 from tandem_pl.errors import InputError
 from tandem_pl.mixture import Mixture, resolve_weights
+from tandem_pl.training import trainer_flags
 from tandem_pl.training.mixture_module import MixtureModule
 
 from .planning.loaders import make_loader, ranks_of
@@ -103,8 +104,11 @@ class MixtureDataModule(LightningDataModule):
         """Check the data and plan the first episode. Subclasses fill the data sets first."""
         if stage not in (None, "fit"):
             return
+        trainer_flags.check_loading(self.trainer)
         sizes = checked_sizes(self.train_sets, "train")
-        self.mixture = resolve_weights(self.weights, sizes, budget=self._samples_of_run())
+        steps = getattr(self.trainer, "max_steps", -1)
+        budget = steps * self.batch_size if steps > 0 else None  # samples of the whole run
+        self.mixture = resolve_weights(self.weights, sizes, budget=budget)
         streams = {"train": Stream("train", sizes, self.seed, self.allocation)}
         streams |= {phase: Stream(phase, sizes, self.seed, "debt") for phase in WITHOUT_STEP}
         target_weights = None
@@ -117,11 +121,6 @@ class MixtureDataModule(LightningDataModule):
         self.sampler = MixtureBatchSampler(streams, target_weights, self.batch_size)
         self._tokens_per_sample = tokens_per_sample(self.train_sets)
         self.begin_episode(self._static_plan())
-
-    def _samples_of_run(self) -> int | None:
-        """Return the samples of the whole run; None if its length is not given in steps."""
-        steps = getattr(self.trainer, "max_steps", -1)
-        return steps * self.batch_size if steps > 0 else None
 
     # ---- episodes ----
 
@@ -226,9 +225,9 @@ class MixtureDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         """Return the training loader: one pass is one episode, or the rest of it after a resume."""
         assert self.sampler is not None
-        rank, world_size = self.ranks()
-        self.sampler.share(rank, world_size)
-        samples = self._samples(self.train_sets, self.target_sets, rank)
+        self.sampler.share(*self.ranks())
+        trainer_flags.check_episode(self.trainer, self.planned)
+        samples = self._samples(self.train_sets, self.target_sets, self.ranks()[0])
         return make_loader(samples, Episodes(self.sampler, self._static_plan), self.num_workers)
 
     def val_dataloader(self) -> Any:
@@ -251,6 +250,8 @@ class MixtureDataModule(LightningDataModule):
         rank, world_size = self.ranks()
         size = max(self.eval_batch_size // world_size, 1)
         planned = evaluation_plan(indices, size, rank, world_size)
+        if sets is not self.train_sets:  # which a callback reads as a whole
+            trainer_flags.check_evaluation(self.trainer, len(planned), len(sets))
         return make_loader(self._samples(sets, {}, rank), planned, self.num_workers)
 
     def target_batches(

@@ -20,6 +20,7 @@ from tandem_pl.files import csv_bytes, png_bytes, write_atomically
 from tandem_pl.objectives.packed_forward import logits_of
 from tandem_pl.objectives.samples import at_least_float32, inputs_and_labels
 from tandem_pl.training.connection import find_data, mixture_data
+from tandem_pl.training.trainer_flags import is_dry_run
 
 from .classification_scores import Predictions, predict, scores_by_domain
 from .confusion_matrix import draw_confusion
@@ -144,7 +145,7 @@ class ClassificationMetrics(Callback):
         """Draw and write the confusion matrix."""
         folder, counts = run_folder(trainer), self._confusion
         self._draw(trainer, "test")
-        if counts is None or not trainer.is_global_zero:
+        if counts is None or not trainer.is_global_zero or is_dry_run(trainer):
             return
         names = _class_names(trainer, len(counts))
         rows = ([name, *row] for name, row in zip(names, counts.tolist(), strict=True))

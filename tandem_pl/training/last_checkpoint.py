@@ -20,6 +20,7 @@ from tandem_pl.errors import InputError
 
 from .checkpoint_io import AtomicCheckpointIO, refuse_time_interval
 from .connection import find_data
+from .trainer_flags import is_dry_run
 
 NAMES = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
 INTERVAL = 1.0  # seconds of training between two exchanges among ranks
@@ -126,13 +127,12 @@ class LastCheckpoint(Checkpoint):
         """Save if it is time, and stop after a signal; checkpoint callbacks are called last."""
         self._step = trainer.global_step
         number, due = self._decide(trainer)
-        if number or due:
-            path = self._save(trainer)
+        how = ""
+        if (number or due) and not is_dry_run(trainer):
+            how = f"; resume with --ckpt_path {self._save(trainer)}"
         if number:
-            rank_zero_info(
-                f"\nstopped by {NAMES[signal.Signals(number)]} at step {trainer.global_step}; "
-                f"resume with --ckpt_path {path}"
-            )
+            name = NAMES[signal.Signals(number)]
+            rank_zero_info(f"\nstopped by {name} at step {trainer.global_step}{how}")
             raise SIGTERMException(_exit_code(trainer, number))
 
     def _decide(self, trainer: Trainer) -> tuple[int, bool]:
@@ -156,7 +156,7 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save `last.ckpt` if it is older than the end."""
-        if self._newest < _position(trainer) and not getattr(trainer, "fast_dev_run", False):
+        if self._newest < _position(trainer) and not is_dry_run(trainer):
             self._ended = True
             self._save(trainer)
             self._ended = False
@@ -167,6 +167,8 @@ class LastCheckpoint(Checkpoint):
         """Save after an error at the last completed batch, unless other ranks train on."""
         stopped = isinstance(exception, KeyboardInterrupt | SIGTERMException)
         if stopped or trainer.world_size > 1 or not trainer.training or not self._saved_at:
+            return
+        if is_dry_run(trainer):
             return
         from .mixture_module import MixtureModule  # which imports this file
 
