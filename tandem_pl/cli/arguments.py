@@ -12,6 +12,8 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from tandem_pl.errors import InputError, did_you_mean
 
+from . import yaml_options  # noqa: F401  (jsonargparse reads names as they are typed)
+
 # Lines in jsonargparse's errors that do not help a user.
 NOISE = re.compile(
     "Does not validate|Subtypes:|Errors:|Given value type:|Given value: NestedArg|"

@@ -25,6 +25,7 @@ from tandem_pl.training.last_checkpoint import LastCheckpoint
 from tandem_pl.training.sharding import check_strategy_name
 
 from .arguments import Parser
+from .yaml_options import MODE, quote_named_values
 
 
 class SaveConfig(SaveConfigCallback):
@@ -56,7 +57,7 @@ class TandemCLI(LightningCLI):
         super().__init__(
             LightningModule,
             LightningDataModule,
-            args=list(arguments),
+            args=list(quote_named_values(arguments)),
             subclass_mode_model=True,
             subclass_mode_data=True,
             auto_configure_optimizers=False,
@@ -65,7 +66,7 @@ class TandemCLI(LightningCLI):
             seed_everything_default=0,
             parser_class=LightningParser,
             parser_kwargs={
-                "parser_mode": "omegaconf+",
+                "parser_mode": MODE,
                 "prog": "tandem",
                 "description": "Learn how much of each kind of data to train on.",
             },

@@ -63,6 +63,7 @@ class LastCheckpoint(Checkpoint):
         self._ended = False  # while the end of the run is saved
         self._step = 0  # global step after the last completed batch
         self._phase = ""  # of the batch at hand
+        self._save_last: dict[ModelCheckpoint, Any] = {}  # settings that a dry run changes
         self._offset = 0  # batches consumed before this run, as far as Lightning counts
         self._exchanged_at = 0.0
         self._batches = self._wait = 0  # since the last exchange, and until the next
@@ -80,6 +81,17 @@ class LastCheckpoint(Checkpoint):
         self._newest = -1
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        if is_dry_run(trainer):  # in which Lightning's callback saves `last.ckpt`
+            others = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
+            self._save_last = {callback: callback.save_last for callback in others}
+            for callback in others:
+                callback.save_last = False
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Undo what a dry run changed."""
+        for callback, value in self._save_last.items():
+            callback.save_last = value
+        self._save_last = {}
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start to listen for signals."""
