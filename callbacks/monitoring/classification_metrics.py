@@ -24,7 +24,8 @@ from tandem_pl.training.trainer_flags import is_dry_run
 
 from .classification_scores import Predictions, predict, scores_by_domain
 from .confusion_matrix import draw_confusion
-from .trainer_parts import experiments, gather_columns, run_folder
+from .logger_outputs import log_figure
+from .trainer_parts import gather_columns, run_folder
 
 MOST_CLASSES = 2000  # with a confusion matrix
 
@@ -50,8 +51,8 @@ class ClassificationMetrics(Callback):
     (and in fit `callback_metrics`) get 30: those with the largest target weights, or without
     target weights those with the most samples.
 
-    The confusion matrix, over all samples, goes to TensorBoard as `validation/confusion` and
-    `test/confusion`. `test` also writes `confusion.csv` (counts, one row for each label) and
+    The confusion matrix, over all samples, goes to loggers with pictures as
+    `validation/confusion` and `test/confusion`. `test` also writes `confusion.csv` (counts, one row for each label) and
     `confusion.png` to the run's folder. Networks with more than 2000 classes have none.
 
     Samples are as in `Classification`. Labels that are probabilities count as their largest class;
@@ -220,9 +221,8 @@ class ClassificationMetrics(Callback):
         counts, self._confusion = self._confusion, None
         if counts is None:
             return
-        for experiment in experiments(trainer, "add_figure"):
-            figure = draw_confusion(counts, _class_names(trainer, len(counts)))
-            experiment.add_figure(f"{stage}/confusion", figure, global_step=trainer.global_step)
+        names = _class_names(trainer, len(counts))
+        log_figure(trainer, f"{stage}/confusion", lambda: draw_confusion(counts, names))
 
 
 def _join_logits(outputs: list[Any], size: int) -> Tensor:
