@@ -1,7 +1,7 @@
 """Pictures, tables, histograms and files in TensorBoard, Weights & Biases and MLflow.
 
-Scalars need none of this: every logger takes `log_metrics`. Other loggers, such as CSVLogger, have no
-place for the rest, and get nothing. All functions do their work on rank zero.
+Scalars need none of this: every logger takes `log_metrics`. Other loggers, such as CSVLogger,
+have no place for the rest, and get nothing. All functions do their work on rank zero.
 """
 
 from __future__ import annotations

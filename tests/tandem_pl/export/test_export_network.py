@@ -327,7 +327,7 @@ LM_EVAL_YAML = re.compile(r"```yaml\n(task: held_out\n.*?)```", re.DOTALL)
 
 
 def log_likelihood(network, tokenizer, text):
-    """Return the sum of log p(token | all before), in float64, from the token that ends texts on."""
+    """Return the sum of log p(token | all before) after the token that ends texts, in float64."""
     ids = torch.tensor([[tokenizer.eos_token_id, *tokenizer(text).input_ids]])
     with torch.no_grad():
         table = network(input_ids=ids).logits.double().log_softmax(-1)

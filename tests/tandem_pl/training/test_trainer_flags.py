@@ -357,7 +357,7 @@ def test_a_dry_run_that_fails_writes_nothing(tmp_path):
         adamw,
         max_skipped_updates=2,
     )
-    with pytest.raises(InputError, match="set gradient_clip_val\\.$"):
+    with pytest.raises(InputError, match=r"set gradient_clip_val\.$"):
         fit(tmp_path, module=nan, fast_dev_run=5)
     assert files(tmp_path) == []
 
