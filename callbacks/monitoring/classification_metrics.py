@@ -53,7 +53,8 @@ class ClassificationMetrics(Callback):
 
     The confusion matrix, over all samples, goes to loggers with pictures as
     `validation/confusion` and `test/confusion`. `test` also writes `confusion.csv` (counts, one row
-    for each label) and `confusion.png` to the run's folder. Networks with more than 2000 classes have none.
+    for each label) and `confusion.png` to the run's folder. Networks with more than 2000 classes
+    have none.
 
     Samples are as in `Classification`. Labels that are probabilities count as their largest class;
     samples with negative labels are left out. With several ranks the metrics are over the samples

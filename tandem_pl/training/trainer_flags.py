@@ -102,7 +102,8 @@ def check_episode(trainer: object, plan: Plan) -> None:
     if not isinstance(trainer, Trainer) or is_dry_run(trainer):
         return
     batches = sum(segment.batches for segment in plan)
-    limit, interval = trainer.limit_train_batches, trainer.val_check_interval
+    limit = trainer.limit_train_batches
+    interval = getattr(trainer, "val_check_interval", None)  # Lightning sets none if it is a time
     kept = limit if isinstance(limit, int) else int(limit * batches)
     if kept < batches:
         planner = find_planner(trainer)
