@@ -21,7 +21,7 @@ from tandem_pl.episode import MEASURE, TRAIN, Handler, MixtureBatch, MixtureData
 from tandem_pl.errors import InputError
 from tandem_pl.mixture import Mixture
 from tandem_pl.run_files import Signal, mixture_table, write_run_files
-from tandem_pl.simplex import Array
+from tandem_pl.simplex import Array, check_weights
 from tandem_pl.training.connection import check_parts, connect
 from tandem_pl.training.mixture_module import MixtureModule
 from tandem_pl.training.trainer_flags import is_dry_run
@@ -36,14 +36,15 @@ Update = tuple[Array, dict[str, float]]  # the next weights [M], and named value
 class ReweightingCallback(DeclaredState, Callback):
     """Learns or sets the domain weights, episode by episode.
 
-    An episode is the plan that the data module serves as one epoch: `plan` says what to draw,
-    `observe` collects what the module returned for measure batches, and after the plan's last batch
-    `update` returns the next weights. The new plan is handed over at once, so a checkpoint taken at
-    any batch resumes exactly.
+    One epoch is one episode: the data module serves the batches that `plan` asked for, `observe`
+    collects what the module returned for measure batches, and after the last batch `update` returns
+    the next weights. The data module gets the next plan at once, so a checkpoint taken at any batch
+    resumes exactly.
 
     To write a method, implement `plan` and `update`, and `observe` or `handlers` if it measures:
 
-    - every rank must compute the same weights, so gather what is measured;
+    - every rank must compute the same weights, so gather what is measured; they must be finite, 0
+      or more and sum to 1, or an error is raised;
     - declare what belongs to a run by `add_state`: it is reset when a fit starts, and saved;
     - set `signal_name` and `signal_columns`, and call `keep_signal` in `update`, to keep what was
       measured in the checkpoint and in a file of that name;
@@ -52,10 +53,10 @@ class ReweightingCallback(DeclaredState, Callback):
     Beside the logger's files (or in the trainer's default folder) the run keeps `mixture.yaml`,
     `mixture.png`, `trajectory.csv` and the signal, written at each checkpoint and at the end.
 
-    Of more than 30 domains only the largest have curves (see `curves.with_curves`). If the
-    trajectory would grow beyond 2^20 numbers (1048 updates of 1000 domains), every second row of it
-    is kept, then every fourth and so on, and the last; measured values become means of two, four,
-    ... updates in a row. The average still counts every update (see `averaged`).
+    Of more than 30 domains only the largest have curves (see `curves.with_curves`). A trajectory
+    beyond 2^20 numbers (1048 updates of 1000 domains) is thinned: every 2nd row stays, then every
+    4th and so on, always the last. Signals are averaged over as many updates instead. The average
+    of the weights still counts every update (see `averaged`).
     """
 
     method = "fixed"
@@ -236,6 +237,7 @@ class ReweightingCallback(DeclaredState, Callback):
         if not batch.last:
             return
         self.weights, self.metrics = self.update(trainer, pl_module)
+        check_weights(self.weights, len(self.domains), f"{type(self).__name__}.update")
         self.record.add_weights(trainer.global_step, self.weights)
         self.data.begin_episode(self.plan())
         values = self.by_domain("mixture/weight", self.weights) | self.metrics

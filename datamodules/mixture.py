@@ -39,7 +39,8 @@ class MixtureDataModule(LightningDataModule):
         batch_size: samples in a batch over all ranks; target batches have the same size.
         weights: where the mixture starts, and stays without a reweighting callback: None or
             "uniform", "proportional", "temperature:TAU", a map, a `Mixture`, or a mixture file
-            (its average; "last:PATH" for its last weights). Shares are of samples.
+            (its average; "last:PATH" for its last weights), which may be DoReMi's JSON
+            (`train_domain_weights`). Shares are of samples.
         target_weights: shares of the target domains, written in the same ways; None weighs them
             equally.
         seed: of the order of samples.

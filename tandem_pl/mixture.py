@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Mapping
+from json import JSONDecodeError
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ import yaml
 from .domain_names import check_domains, check_known, check_texts
 from .errors import InputError
 from .files import write_atomically
+from .mixture_files import read_json_mixture
 from .simplex import Array, project, sum_to_one
 from .static_mixtures import epoch_capped, unimax
 from .yaml_files import dump_yaml, read_yaml
@@ -143,24 +146,29 @@ class Mixture:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a YAML file that `load` reads back bit for bit; it is complete or absent."""
-        content = {"weights": self.weights, "average": self.average, **self.about}
+        weights = {"weights": self.weights, "average": self.average}
+        content = {**weights, **self.about, **weights}  # `about` cannot replace the weights
         write_atomically(path, dump_yaml(content).encode())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], key: str = "weights") -> Mixture:
-        """Read a file that `save` wrote, or any YAML map of domain -> weight under `weights`."""
+        """Read a file that `save` wrote, or any YAML map of domain -> weight under `weights`.
+
+        A file with the suffix .json may be DoReMi's, with `train_domain_weights`.
+        """
         try:
-            content = read_yaml(path)
+            is_json = Path(path).suffix.lower() == ".json"
+            content = read_json_mixture(path) if is_json else read_yaml(path)
         except FileNotFoundError:
             raise InputError(
                 f"{key}={str(path)!r} is neither a file nor one of 'uniform', 'proportional', "
                 "'temperature:2': give one of these, a map of domain to weight, or the path of a "
                 "mixture.yaml."
             ) from None
-        except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
+        except (yaml.YAMLError, JSONDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
             reason = str(error).splitlines()[0]
             raise InputError(
-                f"{path} is not a mixture file ({reason}): give a YAML file."
+                f"{path} is not a mixture file ({reason}): give a YAML file, or DoReMi's JSON."
             ) from None
         for part in ("weights", "average"):
             needed = part == "weights" or (isinstance(content, dict) and part in content)
@@ -200,8 +208,8 @@ def resolve_weights(
         spec: None or "uniform"; "proportional"; "temperature:TAU"; "unimax:EPOCHS:SAMPLES" for
             uniform, capping each domain at EPOCHS passes in a run of so many samples;
             "epoch_capped:EPOCHS:SAMPLES:SPEC" for another spec with the same caps (SPEC defaults to
-            temperature:2); a map; a `Mixture` or the path of a mixture file (their average);
-            "last:PATH" for a file's last weights.
+            temperature:2); a map; a `Mixture` or the path of a mixture file (their average), which
+            may be DoReMi's JSON; "last:PATH" for a file's last weights.
         sizes: domain -> number of samples, in the order of the data set.
         key: name of the setting, for error messages.
         budget: samples of the run, for a spec without SAMPLES ("unimax:4").

@@ -8,7 +8,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tandem_pl.checks import check_fractions
-from tandem_pl.datamodules.sources.domains import Source, check_given, open_domains
+from tandem_pl.datamodules.sources.domains import Source, SourceMap, check_given, open_domains
 from tandem_pl.datamodules.text.documents import (
     DROPPED,
     SPLIT_CODES,
@@ -66,8 +66,8 @@ class InstructionMixtureDataModule(ResponseDataModule):
 
     def __init__(
         self,
-        domains: dict[str, str | list[str] | dict[str, Any]] | None = None,
-        dataset: str | dict[str, Any] | None = None,
+        domains: dict[str, str | list[str] | SourceMap] | None = None,
+        dataset: str | SourceMap | None = None,
         domain_column: str = "domain",
         prompt_column: str | list[str] = "prompt",
         response_column: str = "response",

@@ -77,9 +77,9 @@ class ImageMixtureDataModule(AugmentedImageDataModule):
 
     def __init__(
         self,
-        train: dict[str, str | dict[str, Any]] | None = None,
-        target: dict[str, str | dict[str, Any]] | None = None,
-        test: dict[str, str | dict[str, Any]] | None = None,
+        train: dict[str, str | dict[str, str | None]] | None = None,
+        target: dict[str, str | dict[str, str | None]] | None = None,
+        test: dict[str, str | dict[str, str | None]] | None = None,
         table: str | None = None,
         root: str | None = None,
         hold_out: list[str] | None = None,

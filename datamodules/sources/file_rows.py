@@ -63,13 +63,16 @@ def is_parquet(path: Path) -> bool:
 
 
 def mark_reading(path: Path, columns: Columns, quotes: bool | None) -> str:
-    """Return how a file is read if its name alone says something else; "" for most files.
+    """Return how a file is read if the first version read it in another way; "" for most files.
 
-    Caches built when names decided keep theirs, unless their content is read in another way now.
+    It is part of the digests that caches are named by: old caches stay in use unless their files
+    are read in another way now.
     """
     suffix = suffix_of(path)
     if suffix in PARQUET:
         return ""
+    if suffix in READERS and suffix not in CSV:
+        return suffix  # a kind that was added later: it was plain text before
     try:
         with open_text(path) as file:
             encoding = file.encoding

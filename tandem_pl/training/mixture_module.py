@@ -98,8 +98,10 @@ class MixtureModule(ManualUpdates):
             raise InputError(
                 f"compile={compile!r} must be true, false, or a map of arguments of torch.compile."
             )
+        if sample_weights is not None:
+            sample_weights.check(objective)
         self.network = network
-        self.objective = objective
+        self.objective: Any = objective
         self.make_optimizer = optimizer
         self.make_scheduler = lr_scheduler
         self.micro_batch_size = micro_batch_size
@@ -256,14 +258,14 @@ class MixtureModule(ManualUpdates):
         Weights depend on the whole batch, so several micro-batches need one more forward.
         """
         rule, weights, start = self.sample_weights, None, 0
-        if rule is not None and len(parts) > 1 and step >= rule.burn_in:
+        if rule is not None and len(parts) > 1 and not rule.is_even(step):
             with torch.no_grad(), keeping_buffers(self.network):
                 all_losses = [self.losses(self.network, *p, step, i) for i, p in enumerate(parts)]
-            weights = self._weigh(rule, torch.cat(all_losses), step)
+            weights = self._weigh(rule, torch.cat(all_losses), step, parts)
         for index, (part, size) in enumerate(parts):
             losses = self.losses(self.network, part, size, step, index)
             if rule is not None and len(parts) == 1:
-                weights = self._weigh(rule, losses.detach(), step)
+                weights = self._weigh(rule, losses.detach(), step, parts)
             yield losses, None if weights is None else weights[start : start + size]
             start += size
 
@@ -274,9 +276,14 @@ class MixtureModule(ManualUpdates):
         block = getattr(self.trainer.strategy, "block_backward_sync", None)  # DDP has it
         return nullcontext() if now or block is None else block()
 
-    def _weigh(self, rule: LossBasedWeights, losses: Tensor, step: int) -> Tensor:
+    def _weigh(
+        self, rule: LossBasedWeights, losses: Tensor, step: int, parts: list[tuple[Any, int]]
+    ) -> Tensor:
         gather = self.trainer.strategy.all_gather if self.trainer.world_size > 1 else None
-        return rule(losses, step, gather)
+        tokens = None
+        if rule.per == "token":
+            tokens = torch.cat([self.objective.token_counts(samples) for samples, _ in parts])
+        return rule(losses, step, gather, tokens)
 
     # ---- checkpoints ----
 

@@ -147,6 +147,27 @@ def test_a_table_fills_many_domains(tmp_path) -> None:
     assert contents(data.train_sets["even"]) == [(0, 0), (2, 0), (6, 1), (8, 1)]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("suffix", ["csv", "tsv"])
+def test_names_in_a_table_are_as_in_the_file(encoding, suffix, tmp_path) -> None:
+    folder = tmp_path / "photos [2024]"
+    write_folder(folder)
+    domains = ["007", "7", "NA", "None", '"stray' if suffix == "tsv" else "x"]
+    rows = [
+        f"photos [2024]/{pet}/00{n}.png,{pet},{name}"
+        for n, name in enumerate(domains)
+        for pet in PETS
+    ]
+    table = tmp_path / f"images.{suffix}"
+    text = "\n".join(["path,label,domain", *rows]).replace(",", "," if suffix == "csv" else "\t")
+    table.write_bytes(text.encode(encoding))
+    data = make_data(table=str(table))
+    data.setup("fit")
+    assert sorted(data.train_sets) == sorted(domains)
+    for n, name in enumerate(domains):
+        assert contents(data.train_sets[name]) == [(n, 0), (6 + n, 1)]
+
+
 # ---- channels ----
 
 
