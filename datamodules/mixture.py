@@ -209,17 +209,12 @@ class MixtureDataModule(LightningDataModule):
         """Hand a batch over: count it, transform it on its device, unwrap it for other modules."""
         if not isinstance(batch, MixtureBatch):
             return batch
-        self.count_consumed(batch)
+        if batch.phase != EVALUATE and self.sampler is not None:
+            self.sampler.consume(batch.step)  # it is no longer prefetched
         batch = self.transform_on_device(batch)
         module = getattr(self.trainer, "lightning_module", None)
         ours = module is None or isinstance(module, MixtureModule)
         return batch if ours else batch.samples
-
-    def count_consumed(self, batch: MixtureBatch) -> None:
-        """Mark a training batch, which is no longer prefetched, as trained on."""
-        if batch.phase != EVALUATE:
-            assert self.sampler is not None
-            self.sampler.consume(batch.step)
 
     def transform_on_device(self, batch: MixtureBatch) -> MixtureBatch:
         """Return the batch that the module gets; subclasses mix samples here."""

@@ -132,9 +132,6 @@ class MixtureModule(ManualUpdates):
 
         The callback that sets the weights is moved to the front: it then has done its part of a
         batch whatever error another callback raises.
-
-        Raises:
-            InputError: a flag of the trainer that has no effect on manual optimization.
         """
         if self.trainer.state.fn == "fit":  # this hook comes before Lightning's own check
             check_optimization(self.trainer)
