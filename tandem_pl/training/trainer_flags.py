@@ -73,15 +73,17 @@ def check_loading(trainer: object) -> None:
     """
     if not isinstance(trainer, Trainer):
         return
-    if trainer.overfit_batches:
+    # two attributes that Lightning does not declare
+    overfit = getattr(trainer, "overfit_batches", 0)
+    every = getattr(trainer, "reload_dataloaders_every_n_epochs", 0)
+    if overfit:
         raise InputError(
-            f"overfit_batches={trainer.overfit_batches} cannot be used, since batches are drawn by "
+            f"overfit_batches={overfit} cannot be used, since batches are drawn by "
             "the mixture: give the data module a few samples of each domain, such as "
             "torch.utils.data.Subset(data, range(8)), and train on these for many steps."
         )
     if trainer.limit_train_batches == 0:
         rank_zero_warn("limit_train_batches=0: nothing is trained and no mixture is written.")
-    every = trainer.reload_dataloaders_every_n_epochs
     if every:
         rank_zero_warn(
             f"reload_dataloaders_every_n_epochs={every} is not needed, since the loader follows "

@@ -144,7 +144,8 @@ def test_transformers_gives_identical_logits(trained, tmp_path, capsys):
         assert "with the tokenizer of" in said.out
     else:
         assert network.generation_config.eos_token_id == 256
-        assert "tokens are bytes" in said.out
+        assert "with a tokenizer of bytes, in which 256 ends a text" in said.out
+        assert AutoTokenizer.from_pretrained(tmp_path / "net").eos_token_id == 256
 
 
 def test_the_reference_is_another_network(trained, tmp_path):
