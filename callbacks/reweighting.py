@@ -25,6 +25,7 @@ from tandem_pl.run_files import Signal, mixture_table, write_run_files
 from tandem_pl.simplex import Array, check_weights
 from tandem_pl.training.connection import check_parts, connect
 from tandem_pl.training.mixture_module import MixtureModule
+from tandem_pl.training.trainer_flags import is_dry_run
 
 from .declared_state import DeclaredState
 from .episode_end import finish_episode
@@ -256,13 +257,14 @@ class ReweightingCallback(DeclaredState, Callback):
         self._write(trainer)
         if self._folder is not None:
             table = mixture_table(self.mixture, self.trajectory[0]) + "\n" if self.learns else ""
-            rank_zero_info(f"\n{table}written to {self._folder / 'mixture.yaml'}")
+            path = None if is_dry_run(trainer) else self._folder / "mixture.yaml"
+            rank_zero_info(f"\n{table}" + (f"written to {path}" if path else "nothing written"))
 
     def _write(self, trainer: Trainer) -> None:
         if not self.domains or self._folder is None:
             return
         self._seen = self.data.seen_arrays()
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and not is_dry_run(trainer):
             grown = self._written != self.episodes  # drawing a picture takes longer than a batch
             self._written = self.episodes
             rows = self.trajectory if grown else None

@@ -16,6 +16,7 @@ from tandem_pl.data_record import data_record, warn_if_other_data
 from tandem_pl.episode import EVALUATE, TRAIN, WITHOUT_STEP, MixtureBatch, Plan, Segment
 from tandem_pl.errors import InputError
 from tandem_pl.mixture import Mixture, resolve_weights
+from tandem_pl.training import trainer_flags
 from tandem_pl.training.mixture_module import MixtureModule
 
 from .planning.loaders import make_loader, no_batches, ranks_of
@@ -106,6 +107,7 @@ class MixtureDataModule(LightningDataModule):
         """Check the data and plan the first episode. Subclasses fill the data sets first."""
         if stage not in (None, "fit"):
             return
+        trainer_flags.check_loading(self.trainer)
         sizes = checked_sizes(self.train_sets, "train")
         steps = getattr(self.trainer, "max_steps", -1)
         budget = steps * self.batch_size if steps > 0 else None  # None: of unknown length
@@ -207,17 +209,12 @@ class MixtureDataModule(LightningDataModule):
         """Hand a batch over: count it, transform it on its device, unwrap it for other modules."""
         if not isinstance(batch, MixtureBatch):
             return batch
-        self.count_consumed(batch)
+        if batch.phase != EVALUATE and self.sampler is not None:
+            self.sampler.consume(batch.step)  # it is no longer prefetched
         batch = self.transform_on_device(batch)
         module = getattr(self.trainer, "lightning_module", None)
         ours = module is None or isinstance(module, MixtureModule)
         return batch if ours else batch.samples
-
-    def count_consumed(self, batch: MixtureBatch) -> None:
-        """Count a batch as trained on once it reaches the module; loaders fetch ahead."""
-        if batch.phase != EVALUATE:
-            assert self.sampler is not None
-            self.sampler.consume(batch.step)
 
     def transform_on_device(self, batch: MixtureBatch) -> MixtureBatch:
         """Return the batch that the module gets; subclasses mix samples here."""
@@ -228,9 +225,9 @@ class MixtureDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         """Return the training loader: one pass is one episode, or the rest of it after a resume."""
         assert self.sampler is not None
-        rank, world_size = self.ranks()
-        self.sampler.share(rank, world_size)
-        samples = self._samples(self.train_sets, self.target_sets, rank)
+        self.sampler.share(*self.ranks())
+        trainer_flags.check_episode(self.trainer, self.planned)
+        samples = self._samples(self.train_sets, self.target_sets, self.ranks()[0])
         return make_loader(samples, Episodes(self.sampler, self._static_plan), self.num_workers)
 
     def val_dataloader(self) -> Any:
@@ -253,6 +250,8 @@ class MixtureDataModule(LightningDataModule):
         rank, world_size = self.ranks()
         size = max(self.eval_batch_size // world_size, 1)
         planned = evaluation_plan(indices, size, rank, world_size)
+        if sets is not self.train_sets:  # which a callback reads as a whole
+            trainer_flags.check_evaluation(self.trainer, len(planned), len(sets))
         return make_loader(self._samples(sets, {}, rank), planned, self.num_workers)
 
     def target_batches(

@@ -14,6 +14,7 @@ from tandem_pl.files import csv_bytes, write_atomically
 from tandem_pl.text_tables import text_table
 from tandem_pl.training.connection import mixture_data
 from tandem_pl.training.domain_losses import DomainLosses
+from tandem_pl.training.trainer_flags import is_dry_run
 
 from .trainer_parts import gather_columns, run_folder
 
@@ -70,11 +71,12 @@ class EvaluationTable(Callback):
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print and write the table."""
-        self._report(trainer, "test", "test")
+        if not is_dry_run(trainer):
+            self._report(trainer, "test", "test")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print and write the table after `trainer.validate`."""
-        if trainer.state.fn == "validate":
+        if trainer.state.fn == "validate" and not is_dry_run(trainer):
             self._report(trainer, "validation", "validate")
 
     def _report(self, trainer: Trainer, stage: str, verb: str) -> None:
@@ -123,7 +125,7 @@ class EvaluationTable(Callback):
         path = run_folder(trainer) / "predictions.csv"
         columns = gather_columns(trainer, self._predictions)
         self._predictions = []
-        if not trainer.is_global_zero or not columns:
+        if not trainer.is_global_zero or not columns or is_dry_run(trainer):
             return
         domains, losses = columns
         names = mixture_data(trainer, PURPOSE).domain_names("predict")

@@ -70,7 +70,7 @@ def ranks_of(trainer: Trainer | None) -> tuple[int, int]:
         return 0, 1
     given = trainer.distributed_sampler_kwargs
     rank, ranks = (given["rank"], given["num_replicas"]) if given else (0, 1)
-    if ranks > 1 and trainer._accelerator_connector.use_distributed_sampler:
+    if given and trainer._accelerator_connector.use_distributed_sampler:  # also one rank of DDP
         raise InputError(
             "use_distributed_sampler=True would replace the mixture's sampler: set "
             "Trainer(use_distributed_sampler=False); the datamodule shards over ranks itself."

@@ -16,6 +16,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from tandem_pl.errors import InputError
 from tandem_pl.files import write_atomically
@@ -125,10 +126,13 @@ class TandemCLI(LightningCLI):
 
         given = [callback for callback in config.get("callbacks") or [] if callback]
         callbacks = [*callbacks, EvaluationTable(), RunSummary()]
-        wanted = config.get("enable_progress_bar") is not False
+        wanted = config.get("enable_progress_bar") is not False and not config.get("barebones")
         if wanted and not any(isinstance(callback, ProgressBar) for callback in given):
             callbacks.append(RunProgressBar())
-        trainer = super()._instantiate_trainer(config, callbacks)
+        try:
+            trainer = super()._instantiate_trainer(config, callbacks)
+        except (MisconfigurationException, TypeError, ValueError) as error:  # flags that clash
+            raise InputError(f"trainer: {error}") from error
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         checkpoints = trainer.checkpoint_callbacks  # empty if enable_checkpointing is false

@@ -38,6 +38,7 @@ from .optimizer_settings import keep_settings, trainable
 from .sample_weights import LossBasedWeights, weighted_sum
 from .sharding import check_strategy, data_mesh, is_sharded, loaded_states, reducing, shard
 from .skipped_updates import SkippedUpdates
+from .trainer_flags import check_optimization
 from .updates import ManualUpdates
 
 
@@ -134,6 +135,8 @@ class MixtureModule(ManualUpdates):
         The callback that sets the weights is moved to the front: it then has done its part of a
         batch whatever error another callback raises.
         """
+        if self.trainer.state.fn == "fit":  # this hook comes before Lightning's own check
+            check_optimization(self.trainer)
         callbacks_of(self.trainer).sort(key=lambda c: not isinstance(c, EpisodePlanner))
         checkpoints = self.trainer.checkpoint_callbacks
         if not checkpoints or any(isinstance(c, LastCheckpoint) for c in checkpoints):
