@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import inspect
-import platform
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import lightning
 import numpy as np
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-import tandem_pl
 from tandem_pl.curves import Places, by_name, domain_tags
 from tandem_pl.data_record import with_target
 from tandem_pl.episode import MEASURE, TRAIN, Handler, MixtureBatch, MixtureData, Plan
 from tandem_pl.errors import InputError
 from tandem_pl.mixture import Mixture
-from tandem_pl.run_files import Signal, mixture_table, write_run_files
+from tandem_pl.run_files import Signal, mixture_table, versions, write_run_files
 from tandem_pl.simplex import Array, check_weights
 from tandem_pl.training.connection import check_parts, connect
 from tandem_pl.training.mixture_module import MixtureModule
@@ -196,12 +192,7 @@ class ReweightingCallback(DeclaredState, Callback):
                 about[key] = dict(zip(self.domains, self._seen[key].tolist(), strict=True))
         if self._record_of_data:
             about["data"] = self._record_of_data
-        about["versions"] = {
-            "tandem_pl": tandem_pl.__version__,
-            "torch": str(torch.__version__),
-            "lightning": lightning.__version__,
-            "python": platform.python_version(),
-        }
+        about["versions"] = versions()
         average = dict(zip(self.domains, self.averaged().tolist(), strict=True))
         return Mixture.from_array(self.domains, self.weights, average=average, about=about)
 

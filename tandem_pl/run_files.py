@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import csv
+import platform
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+
+import tandem_pl
 
 from .curves import MOST_CURVES
 from .errors import InputError
@@ -16,6 +20,16 @@ from .mixture import Mixture
 from .plots import MOST_DOMAINS, draw_mixture
 from .simplex import Array
 from .text_tables import text_table
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that decide a run's numbers, for `mixture.yaml`."""
+    return {
+        "tandem_pl": tandem_pl.__version__,
+        "torch": version("torch"),
+        "lightning": version("lightning"),
+        "python": platform.python_version(),
+    }
 
 
 class Signal(NamedTuple):

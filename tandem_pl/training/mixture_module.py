@@ -124,10 +124,9 @@ class MixtureModule(ManualUpdates):
                 self.handlers = {}  # of an earlier fit
             self.skips = SkippedUpdates()
         data = getattr(self.trainer, "datamodule", None)
-        check_vocabulary(self.network, getattr(data, "vocab_size", None))
-        check_images(
-            self.network, getattr(data, "num_classes", None), getattr(data, "channels", None)
-        )
+        sizes = [getattr(data, key, None) for key in ("vocab_size", "num_classes", "channels")]
+        check_vocabulary(self.network, sizes[0])
+        check_images(self.network, *sizes[1:])
 
     def configure_callbacks(self) -> list[Callback]:
         """Save `last.ckpt` at every end of a run, unless checkpoints are switched off.
