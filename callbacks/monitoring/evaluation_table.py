@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tandem_pl.files import csv_bytes, write_atomically
 from tandem_pl.text_tables import text_table
 from tandem_pl.training.connection import mixture_data
+from tandem_pl.training.domain_losses import mean_over_domains
 
 from .trainer_parts import gather_columns, run_folder
 
@@ -26,7 +28,8 @@ class EvaluationTable(Callback):
 
     After `test` (and `validate`) rank zero prints a table, and writes it to `test.csv`
     (`validation.csv`) in the run's folder. It has the loss and the perplexity exp(loss) of each
-    domain, and two averages with equal weights for domains:
+    domain, and two averages, with equal weights for domains (after `validate` by their shares of
+    the target, see `target_weights`):
 
     - "mean": the mean loss, and the mean perplexity, which the worst domains dominate;
     - "exp(mean loss)": the perplexity of the mean loss, the geometric mean of the perplexities.
@@ -57,12 +60,16 @@ class EvaluationTable(Callback):
         if not trainer.is_global_zero:
             return
         metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
-        names = mixture_data(trainer, PURPOSE).domain_names(verb)
+        data = mixture_data(trainer, PURPOSE)
+        names = data.domain_names(verb)
         keys = {name: f"{stage}/loss/{name}" for name in names}
         losses = {name: metrics[key] for name, key in keys.items() if key in metrics}
         if not losses:
             return
-        columns = table_columns(losses, other_metrics(metrics, stage, list(losses)))
+        shares = data.target_shares if stage == "validation" else None
+        if shares is not None:
+            shares = shares[[name in losses for name in names]]
+        columns = table_columns(losses, other_metrics(metrics, stage, list(losses)), shares)
         lines = zip([*losses, *AVERAGES], *columns.values(), strict=True)
         write_atomically(path, csv_bytes(["domain", *columns], lines))
         print(f"\n{format_table(list(losses), columns)}\nwritten to {path}")
@@ -116,26 +123,36 @@ def other_metrics(metrics: Mapping[str, float], stage: str, domains: Sequence[st
     return columns
 
 
-def table_columns(losses: Mapping[str, float], others: Columns) -> Columns:
+def table_columns(
+    losses: Mapping[str, float], others: Columns, shares: NDArray | None = None
+) -> Columns:
     """Return loss, perplexity and other metrics: a value for each domain and for each average.
 
     Args:
         losses: domain -> loss in nats.
         others: other metric -> one value for each domain.
+        shares: of the domains in the averages; None for equal ones.
 
     >>> table_columns({"code": 0.0, "books": 2.0}, {})["perplexity"][-2:]
     [4.194528049465325, 2.718281828459045]
     """
     values = np.array(list(losses.values()), np.float64)
     with np.errstate(over="ignore"):  # inf is right
-        perplexities, geometric = np.exp(values), float(np.exp(values.mean()))
+        perplexities, everything = np.exp(values), np.ones(len(values), bool)
+        mean_loss = mean_over_domains(values, everything, shares)
+        geometric = float(np.exp(mean_loss))
     columns: Columns = {
-        "loss": [*values.tolist(), float(values.mean()), None],
-        "perplexity": [*perplexities.tolist(), float(perplexities.mean()), geometric],
+        "loss": [*values.tolist(), mean_loss, None],
+        "perplexity": [
+            *perplexities.tolist(),
+            mean_over_domains(perplexities, everything, shares),
+            geometric,
+        ],
     }
     for name, column in others.items():
-        known = [value for value in column if value is not None]
-        mean = float(np.mean(known)) if known else None
+        known = np.array([value is not None for value in column])
+        numbers = np.array(column, np.float64)  # None becomes NaN
+        mean = mean_over_domains(numbers, known, shares) if known.any() else None
         columns[name] = [_round_to_float32(value) for value in (*column, mean, None)]
     return columns
 
