@@ -15,7 +15,8 @@ from .errors import InputError
 from .mixture import Mixture
 
 OF_THE_RUN = ("domains", "target domains", "batch_size", "seed", "allocation")  # not content
-OPEN = ("installed", "sources", "columns", "target_sources", "target_columns")  # settings of a corpus that were found, not asked for
+# Settings of a corpus that were found, not asked for.
+OPEN = ("installed", "sources", "columns", "target_sources", "target_columns")
 
 
 def data_record(
