@@ -97,7 +97,8 @@ class Corpus:
 
     def skipped(self) -> tuple[dict[str, int], dict[str, str]]:
         """Return the rows left out of each domain in the last pass, and the first one's message."""
-        counts, first = dict.fromkeys(self.parts, 0), {}
+        counts: dict[str, int] = dict.fromkeys(self.parts, 0)
+        first: dict[str, str] = {}
         for part, source in self.sources.items():
             counts[part.domain] += source.skipped
             if source.first_skipped:

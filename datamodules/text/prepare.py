@@ -137,7 +137,7 @@ def prepare_corpus(
             loaded.tokenizer.save_pretrained(str(saved))
         splits = write_splits(scratch, corpus.documents(), loaded, block_size, threads)
         content = json.dumps([loaded.fingerprint, block_size, splits]).encode()
-        manifest = {
+        manifest: dict[str, Any] = {
             "format": FORMAT,
             "fingerprint": hashlib.blake2b(content, digest_size=16).hexdigest(),
             "tokenizer": {
