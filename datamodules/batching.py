@@ -17,8 +17,8 @@ class ConfiguredDataModule(MixtureDataModule):
     Args:
         batch_size: samples in a batch, over all ranks.
         weights: where the mixture starts: a name, a map or a file, see `MixtureDataModule`.
-        target_weights: shares of the target domains, written in the same ways; None weighs them
-            equally.
+        target_weights: shares of the target domains, in the same ways, or a map that leaves some
+            out: `{man: 1}` makes `man` alone the target. None weighs them equally.
         seed: of the order of samples, and of whatever is drawn for a batch.
         num_workers: processes of the data loaders.
         epoch_batches: batches in an epoch without a reweighting callback; None for as many as hold

@@ -41,8 +41,8 @@ class MixtureDataModule(LightningDataModule):
             "uniform", "proportional", "temperature:TAU", a map, a `Mixture`, or a mixture file
             (its average; "last:PATH" for its last weights), which may be DoReMi's JSON
             (`train_domain_weights`). Shares are of samples.
-        target_weights: shares of the target domains, written in the same ways; None weighs them
-            equally.
+        target_weights: shares of the target domains, in the same ways, or a map that leaves some
+            out: `{"man": 1}` makes `man` alone the target. None weighs them equally.
         seed: of the order of samples.
         num_workers: of the data loaders.
         epoch_batches: batches in an epoch without a reweighting callback; None for as many as hold
@@ -116,14 +116,10 @@ class MixtureDataModule(LightningDataModule):
         warn_if_other_data(self.mixture, self.record, self.weights)
         streams = {"train": Stream("train", sizes, self.seed, self.allocation)}
         streams |= {phase: Stream(phase, sizes, self.seed, "debt") for phase in WITHOUT_STEP}
-        target_weights = None
         if self.target_sets:
             target_sizes = checked_sizes(self.target_sets, "target")
             streams["target"] = Stream("target", target_sizes, self.seed, self.allocation)
-            target_weights = resolve_weights(
-                self.target_weights, target_sizes, "target_weights"
-            ).array
-        self.sampler = MixtureBatchSampler(streams, target_weights, self.batch_size)
+        self.sampler = MixtureBatchSampler(streams, self._target_weights(), self.batch_size)
         self._tokens_per_sample: NDArray | None = tokens_per_sample(self.train_sets)
         self.begin_episode(self._static_plan())
 
@@ -152,7 +148,7 @@ class MixtureDataModule(LightningDataModule):
     @property
     def planned(self) -> Plan:
         """The present episode's plan."""
-        return self.sampler.plan if self.sampler is not None else []
+        return [] if self.sampler is None else self.sampler.plan
 
     def rest_of_plan(self) -> Plan:
         """Return the segments that are left of the present episode's plan."""
@@ -187,7 +183,11 @@ class MixtureDataModule(LightningDataModule):
     @property
     def target_shares(self) -> NDArray[np.float64] | None:
         """[M'] shares of the target domains; None without target data."""
-        return self.sampler.target_weights if self.sampler is not None else None
+        return self._target_weights() if self.sampler is None else self.sampler.target_weights
+
+    def _target_weights(self) -> NDArray[np.float64] | None:
+        given = (self.target_weights, sizes_of(self.target_sets), "target_weights")
+        return resolve_weights(*given, partial=True).array if self.target_sets else None
 
     def seen(self) -> dict[str, dict[str, float]]:
         """Return domain -> what was trained on of it; see `MixtureBatchSampler.seen`."""

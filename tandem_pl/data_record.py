@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from .episode import MixtureData
 
 OF_THE_RUN = ("domains", "target domains", "batch_size", "seed", "allocation")  # not content
-OPEN = ("installed", "sources", "columns")  # settings of a corpus that were found, not asked for
+# Settings of a corpus that were found, not asked for.
+OPEN = ("installed", "sources", "columns", "target_sources", "target_columns")
 
 
 def data_record(
@@ -121,9 +122,9 @@ def check_same_settings(run: str, there: Mapping[str, Any], here: Mapping[str, A
 
     What was found and not asked for, such as the installed packages, may differ.
     """
-    for key, value in here.items():
-        if key not in OPEN and there.get(key) != value:
+    for key in {**here, **there}:  # one of them may have no target of its own
+        if key not in OPEN and there.get(key) != here.get(key):
             raise InputError(
                 f"like={run!r}: the corpus of that run was built with {key}={there.get(key)!r} and "
-                f"this run asks for {key}={value!r}; give the same, or leave like out."
+                f"this run asks for {key}={here.get(key)!r}; give the same, or leave like out."
             )

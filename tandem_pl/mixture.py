@@ -200,7 +200,11 @@ class Mixture:
 
 
 def resolve_weights(
-    spec: Any, sizes: Mapping[str, int], key: str = "weights", budget: float | None = None
+    spec: Any,
+    sizes: Mapping[str, int],
+    key: str = "weights",
+    budget: float | None = None,
+    partial: bool = False,
 ) -> Mixture:
     """Return the mixture that a user's `weights` setting means.
 
@@ -213,6 +217,7 @@ def resolve_weights(
         sizes: domain -> number of samples, in the order of the data set.
         key: name of the setting, for error messages.
         budget: samples of the run, for a spec without SAMPLES ("unimax:4").
+        partial: whether a map may leave domains out, which then have weight 0.
 
     >>> resolve_weights("temperature:2", {"web": 100, "code": 25}).weights
     {'web': 0.6666666666666666, 'code': 0.3333333333333333}
@@ -245,8 +250,10 @@ def resolve_weights(
             f"{key}={spec!r} is not a mixture: give a name, a map, a Mixture or a file."
         )
     checked = _normalise(tuple(given), given, key)
-    check_domains(given, sizes, key)
-    by_name = dict(zip(given, checked.tolist(), strict=True))
+    if not (partial and isinstance(spec, Mapping)):
+        check_domains(given, sizes, key)
+    check_known(given, sizes, key)
+    by_name = dict.fromkeys(sizes, 0.0) | dict(zip(given, checked.tolist(), strict=True))
     return Mixture.from_array(sizes, np.array([by_name[name] for name in sizes]), about=about)
 
 

@@ -14,6 +14,7 @@ from token_files import write_litdata, write_megatron, write_nanogpt
 
 from tandem_pl import Mixture
 from tandem_pl.cli import main
+from tandem_pl.datamodules.text.block_folder import read_manifest
 from tandem_pl.networks import causal_language_model
 
 ROOT = Path(__file__).parents[1]
@@ -95,6 +96,26 @@ def test_the_commands_for_data_of_ones_own_run_in_order(place):
 def test_no_other_page_has_commands_that_nobody_runs():
     for name, text in PAGES.items():
         assert name in ("README.md", "datamodules/README.md") or not blocks("bash", text), name
+
+
+def test_the_ways_to_choose_a_target_on_the_first_screen(place):
+    passage = README[README.index("**The target**") : README.index("## Learn and keep")]
+    (weights,) = re.findall(r"`--data\.target_weights ('[^']+')`", passage)
+    (files,) = re.findall(r"`tandem prepare (--target\.\w+ '[^']+')`", passage)
+    (sources,) = re.findall(r"`target: (\{.*?\})`", passage)
+    (place / "exam").mkdir()
+    for number in range(5):
+        (place / "exam" / f"{number}.txt").write_text(f"exam {number}\n" * 200)
+    options = [*shlex.split(files), "--domains.books", "books/*.txt", "--out", "corpus"]
+    assert main(["prepare", *options, *smaller("tandem prepare"), "--block-size", "64"]) == 0
+    assert list(read_manifest(place / "corpus")["splits"]["target"]) == ["exam"]
+    fit = ["fit", "--config", "configs/quickstart.yaml", *smaller("tandem fit")]
+    assert main([*fit, "--data.target_weights", *shlex.split(weights)]) == 0
+    own = ["--data", "tandem_pl.datamodules.TextMixtureDataModule", "--data.block_size", "64"]
+    vocabulary = ["--model.network.config.vocab_size", "257"]
+    domains = ["--data.domains.books", "books/*.txt", "--data.target", sources]
+    fit = [word for word in fit if "bytes" not in word and word != "3000"]
+    assert main([*fit, *own, *domains, *vocabulary]) == 0
 
 
 FILES = README[README.index("The run's folder has") : README.index("The two domains")]

@@ -20,7 +20,8 @@ class TargetEvaluation:
 
     The samples are the same at every evaluation of a run, and after a resume, so that the
     difference of two evaluations is due to training alone. They depend on the data's seed. Target
-    domains are not weighted by `target_weights` of the data module.
+    domains whose share is 0 (see `target_weights` of the data module) are left out; the other
+    shares do not matter here.
 
     Args:
         samples: of each target domain; None for all.
@@ -36,7 +37,8 @@ class TargetEvaluation:
             )
         self.samples = samples
         self.names: tuple[str, ...] = ()
-        self._indices: list[np.ndarray] = []
+        self._indices: list[np.ndarray] = []  # of each target domain
+        self._wanted = np.zeros(0, bool)  # [M'] whether it has a share
 
     def prepare(self, data: MixtureData, method: str) -> None:
         """Choose the samples."""
@@ -45,15 +47,19 @@ class TargetEvaluation:
                 f"{method} weighs domains by what they do for target data, and there is none: give "
                 "the datamodule target=..."
             )
-        self.names = data.domain_names("validate")
+        shares = data.target_shares
+        assert shares is not None
+        self._wanted = shares > 0
+        names = data.domain_names("validate")
+        self.names = tuple(name for name, w in zip(names, self._wanted, strict=True) if w)
         self._indices = []
         for number, samples in enumerate(data.target_sets.values()):
             size = len(samples)  # type: ignore[arg-type] # torch declares no length of Dataset
             order = np.random.default_rng([data.seed, number]).permutation(size)
-            self._indices.append(np.sort(order[: self.samples]))
+            self._indices.append(np.sort(order[: self.samples if self._wanted[number] else 0]))
 
     def losses(self, trainer: Trainer, data: MixtureData, module: MixtureModule) -> Array:
-        """Return means [M'] in nats, in eval mode; all ranks call this and get the same.
+        """Return means [M'] of `names` in nats, in eval mode; all ranks call this and get them.
 
         It runs one forward of each sample, so a batch costs a third of a training step.
         """
@@ -66,7 +72,7 @@ class TargetEvaluation:
                 with evaluating(module.network):
                     losses = module.sample_losses(module.network, batch.samples, len(batch.domains))
                 store.add(batch.domains, losses)
-        return store.reduce(len(self._indices), trainer.strategy)[0]
+        return store.reduce(len(self._indices), trainer.strategy)[0][self._wanted]
 
     def metrics(self, losses: Array) -> dict[str, float]:
         """Return `target/evaluation/DOMAIN` -> loss, to log."""

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from numpy.typing import NDArray
 
 from tandem_pl.callbacks.measures.influence import (
     means_or_row_mean,
@@ -114,7 +115,7 @@ class TiKMiXReweighting(ReweightingCallback):
 
     def check(self, trainer: Trainer, module: MixtureModule) -> None:
         """Raise an error if measure batches cannot hold every domain."""
-        most = max(len(self.data.target_sets), len(self.domains))
+        most = max(int(self._wanted_targets().sum()), len(self.domains))
         if self.measure_batches * self.data.batch_size < most:
             raise InputError(
                 f"measure_batches={self.measure_batches} of batch_size={self.data.batch_size} are "
@@ -136,6 +137,10 @@ class TiKMiXReweighting(ReweightingCallback):
                 f"hessian='adam' needs the second moments of Adam or AdamW, which "
                 f"{type(optimizer).__name__} does not have: use 'identity' or 'norm'."
             )
+
+    def _wanted_targets(self) -> NDArray[np.bool_]:
+        shares = self.data.target_shares
+        return np.zeros(0, bool) if shares is None else shares > 0
 
     def plan(self) -> Plan:
         """Return training, then batches of both kinds, spread evenly over the domains."""
@@ -197,6 +202,7 @@ class TiKMiXReweighting(ReweightingCallback):
         if self.ema and self._mean is not None:
             influence = (1 - self.ema) * influence + self.ema * self._mean
         self._mean = influence
+        influence = influence[self._wanted_targets()]  # the others were never measured
         self.keep_signal(trainer, scaled_influence(influence).sum(axis=0))
         weights = tikmix_weights(influence, self._prior, self.spread, self.gain, self.entropy)
         # one rank's solution for all, in case their libraries differ

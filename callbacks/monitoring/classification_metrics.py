@@ -20,6 +20,7 @@ from tandem_pl.files import csv_bytes, png_bytes, write_atomically
 from tandem_pl.objectives.packed_forward import logits_of
 from tandem_pl.objectives.samples import at_least_float32, inputs_and_labels
 from tandem_pl.training.connection import find_data, mixture_data
+from tandem_pl.training.domain_losses import mean_over_domains
 from tandem_pl.training.trainer_flags import is_dry_run
 
 from .classification_scores import Predictions, predict, scores_by_domain
@@ -45,7 +46,8 @@ class ClassificationMetrics(Callback):
     | `calibration_error` | expected gap of confidence and accuracy, over 15 bins of confidence |
 
     Tags are `validation/accuracy/D`, `validation/accuracy_reference/D` and `test/accuracy/D` for
-    domain D. Without D it is the mean over domains, with equal weights, as in `validation/loss`.
+    domain D. Without D it is the mean over domains, as in `validation/loss`: by the shares of the
+    target domains, and in `test` with equal weights.
     All are in `trainer.callback_metrics`, for `ModelCheckpoint(monitor="validation/accuracy")`,
     and go to every logger at `trainer.global_step`. If there are more than 30 domains, loggers
     (and in fit `callback_metrics`) get 30: those with the largest target weights, or without
@@ -172,7 +174,9 @@ class ClassificationMetrics(Callback):
         parts, self._samples = self._samples, {}
         if trainer.sanity_checking or not parts:
             return
-        names = list(mixture_data(trainer, "metrics go by domain").domain_names(verb))
+        data = mixture_data(trainer, "metrics go by domain")
+        names = list(data.domain_names(verb))
+        shares = data.target_shares if stage == "validation" else None
         samples = {label: self._gather(trainer, parts[label], names) for label in parts}
         proxy = samples["loss"]  # all networks saw the same samples
         if self._classes <= MOST_CLASSES:
@@ -187,7 +191,8 @@ class ClassificationMetrics(Callback):
         for label, of in samples.items():
             for name, values in scores_by_domain(of, len(names), self._classes).items():
                 tag = f"{stage}/{name}" + label.removeprefix("loss")
-                mean = {tag: float(values[counts > 0].mean())} if counts.any() else {}
+                seen = counts > 0
+                mean = {tag: mean_over_domains(values, seen, shares)} if seen.any() else {}
                 metrics |= mean | by_name(tag, names, values, kept)
                 curves |= mean | by_name(tag, domain_tags(names), values, self._curves)
         for key, value in metrics.items():

@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tandem_pl.episode import MixtureBatch
 from tandem_pl.files import csv_bytes, write_atomically
 from tandem_pl.text_tables import text_table
 from tandem_pl.training.connection import mixture_data
-from tandem_pl.training.domain_losses import DomainLosses
+from tandem_pl.training.domain_losses import DomainLosses, mean_over_domains
 from tandem_pl.training.trainer_flags import is_dry_run
 
 from .trainer_parts import gather_columns, run_folder
@@ -32,7 +33,8 @@ class EvaluationTable(Callback):
     After `test` (and `validate`) rank zero prints a table, and writes it to `test.csv`
     (`validation.csv`) in the run's folder. It has the loss of each domain, its perplexity
     exp(loss) if the objective is of tokens (`CausalLanguageModeling`, or has `of_tokens`), its
-    number of samples, and averages with equal weights for domains:
+    number of samples, and averages with equal weights for domains (after `validate` with their
+    shares of the target, see `target_weights`):
 
     - "mean": the mean loss, and the mean perplexity, which the worst domains dominate;
     - "exp(mean loss)": the perplexity of the mean loss, the geometric mean of the perplexities.
@@ -81,7 +83,8 @@ class EvaluationTable(Callback):
 
     def _report(self, trainer: Trainer, stage: str, verb: str) -> None:
         path = run_folder(trainer) / f"{stage}.csv"
-        names = mixture_data(trainer, PURPOSE).domain_names(verb)
+        data = mixture_data(trainer, PURPOSE)
+        names = data.domain_names(verb)
         counts = self._samples.reduce(len(names), trainer.strategy)[1]
         if not trainer.is_global_zero:
             return
@@ -90,10 +93,13 @@ class EvaluationTable(Callback):
         losses = {name: metrics[key] for name, key in keys.items() if key in metrics}
         if not losses:
             return
+        shares = data.target_shares if stage == "validation" else None
+        if shares is not None:
+            shares = shares[[name in losses for name in names]]
         samples = dict(zip(names, counts.astype(int).tolist(), strict=True))
         samples = {name: samples[name] for name in losses}
         others = other_metrics(metrics, stage, list(losses))
-        columns = table_columns(losses, others, samples, f"{stage}/perplexity" in metrics)
+        columns = table_columns(losses, others, samples, f"{stage}/perplexity" in metrics, shares)
         averages = AVERAGES if "perplexity" in columns else AVERAGES[:1]
         lines = zip([*losses, *averages], *columns.values(), strict=True)
         write_atomically(path, csv_bytes(["domain", *columns], lines))
@@ -151,7 +157,11 @@ def other_metrics(metrics: Mapping[str, float], stage: str, domains: Sequence[st
 
 
 def table_columns(
-    losses: Mapping[str, float], others: Columns, samples: Mapping[str, int], perplexity: bool
+    losses: Mapping[str, float],
+    others: Columns,
+    samples: Mapping[str, int],
+    perplexity: bool,
+    shares: NDArray | None = None,
 ) -> Columns:
     """Return loss, perplexity, other metrics and samples: a value for each domain and average.
 
@@ -160,22 +170,27 @@ def table_columns(
         others: other metric -> one value for each domain.
         samples: domain -> number of samples.
         perplexity: whether exp(loss) means something.
+        shares: of the domains in the averages; None for equal ones.
 
     >>> table_columns({"code": 0.0, "books": 2.0}, {}, {"code": 9, "books": 9}, True)["perplexity"]
     [1.0, 7.38905609893065, 4.194528049465325, 2.718281828459045]
     """
     values = np.array(list(losses.values()), np.float64)
-    columns: Columns = {"loss": [*values.tolist(), float(values.mean())]}
+    everything = np.ones(len(values), bool)
+    mean_loss = mean_over_domains(values, everything, shares)
+    columns: Columns = {"loss": [*values.tolist(), mean_loss]}
     if perplexity:
         with np.errstate(over="ignore"):  # inf is right
-            perplexities, geometric = np.exp(values), float(np.exp(values.mean()))
+            perplexities, geometric = np.exp(values), float(np.exp(mean_loss))
         columns["loss"].append(None)
-        columns["perplexity"] = [*perplexities.tolist(), float(perplexities.mean()), geometric]
+        mean = mean_over_domains(perplexities, everything, shares)
+        columns["perplexity"] = [*perplexities.tolist(), mean, geometric]
     rest: list[float | None] = [None] * (len(columns["loss"]) - len(values))
     for name, column in others.items():
-        known = [value for value in column if value is not None]
-        mean = float(np.mean(known)) if known else None
-        columns[name] = [_round_to_float32(value) for value in (*column, mean, *rest[1:])]
+        known = np.array([value is not None for value in column])
+        numbers = np.array(column, np.float64)  # None becomes NaN
+        average = mean_over_domains(numbers, known, shares) if known.any() else None
+        columns[name] = [_round_to_float32(value) for value in (*column, average, *rest[1:])]
     columns["samples"] = [*samples.values(), *rest]
     return columns
 

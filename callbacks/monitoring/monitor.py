@@ -56,7 +56,8 @@ class MixtureMonitor(Callback):
     | `sampler/largest_gap` | largest gap of a domain, in samples, between drawn and requested |
     | `seen/samples/D`, `seen/epochs/D` | trained on since the start; also tokens if known |
 
-    D is a training domain, T a target domain; without either, it is a mean over all samples.
+    D is a training domain, T a target domain; without either, it is a mean over all samples (of
+    the target, drawn by `target_weights`).
     Others log `mixture/weight/D`, `hypergradient/D` and `hypergradient_error/D` (the reweighting
     callback) and `validation/loss/T` and `validation/loss_reference/T` (the module). Without a
     reweighting callback there are only losses, shares and what was seen. In tags, brackets

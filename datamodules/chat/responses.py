@@ -3,6 +3,7 @@
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from tandem_pl.datamodules.batching import ConfiguredDataModule
 from tandem_pl.datamodules.text.block_folder import (
     MANIFEST,
     blocks_path,
+    every_domain,
     find_blocks,
     read_manifest,
     write_manifest,
@@ -25,7 +27,7 @@ from tandem_pl.errors import InputError
 from tandem_pl.files import file_names, new_folder
 
 from .messages import Message
-from .samples import PadToLongest, SampleWriter, TokenizedSamples
+from .samples import COUNTS, PadToLongest, SampleWriter, TokenizedSamples
 from .templates import ConversationEncoder
 
 CACHE_FORMAT = 2  # raise it if the same settings give other samples
@@ -107,6 +109,10 @@ class ResponseDataModule(ConfiguredDataModule):
         """Return the conversations of every domain, and the duplicates dropped a domain."""
         raise NotImplementedError
 
+    def splits_of(self, domain: str) -> Sequence[str]:
+        """Return the splits in which a domain has samples."""
+        return SPLITS
+
     def refuse(self, domain: str, error: InputError) -> None:
         """Handle a conversation that cannot be tokenized: raise the error, or leave it out."""
         raise error
@@ -142,8 +148,8 @@ class ResponseDataModule(ConfiguredDataModule):
         assert self.cache_folder is not None
         self.corpus = str(self.cache_folder)
         self.manifest = read_manifest(self.cache_folder)
+        names = file_names(every_domain(self.manifest))
         for split, sets in zip(SPLITS, ("train_sets", "target_sets", "test_sets"), strict=True):
-            names = file_names(self.manifest["splits"][split])
             opened = {
                 domain: TokenizedSamples(find_blocks(self.cache_folder, split, domain, names))
                 for domain in self.manifest["splits"][split]
@@ -164,10 +170,10 @@ class ResponseDataModule(ConfiguredDataModule):
         assert self.cache_folder is not None
         manifest = read_manifest(self.cache_folder)
         rows = []
-        for domain in manifest["splits"]["train"]:
+        for domain in every_domain(manifest):
             row = {key: manifest[key][domain] for key in ("duplicates_dropped", "skipped")}
             for split in SPLITS:
-                counts = manifest["splits"][split][domain]
+                counts = manifest["splits"][split].get(domain, dict.fromkeys(COUNTS, 0))
                 row |= {f"{split}_{name}": count for name, count in counts.items()}
             rows.append({"domain": domain, **row})
         return rows
@@ -239,9 +245,11 @@ class ResponseDataModule(ConfiguredDataModule):
         options = (self.vocab_size, self.max_length, self.too_long)
         writers = {
             split: SampleWriter(blocks_path(folder, split, domain, names), *options)
-            for split in SPLITS
+            for split in self.splits_of(domain)
         }
-        with writers["train"], writers["target"], writers["test"]:
+        with ExitStack() as stack:
+            for writer in writers.values():
+                stack.enter_context(writer)
             for split, where, messages in items:
                 bar.update()
                 try:

@@ -103,11 +103,7 @@ def open_domains(
     """
     check_given(domains, dataset)
     if domains:
-        check_texts(domains, "domains")
-        return Sources(
-            (domain, open_source(domain, source, encoding_errors, corrupt))
-            for domain, source in domains.items()
-        )
+        return open_sources(domains, "domains", encoding_errors, corrupt)
     spec = {"dataset": dataset} if isinstance(dataset, str) else dict(dataset or {})
     _check_keys("dataset", spec)
     if "dataset" not in spec:
@@ -131,6 +127,20 @@ def open_domains(
             f"({sources.first_skipped or 'it is empty'}); name its column as domain_column."
         )
     return sources
+
+
+def open_sources(
+    specs: Mapping[str, SourceSpec],
+    key: str,
+    encoding_errors: str = "raise",
+    corrupt: Literal["stop", "skip"] = "stop",
+) -> Sources:
+    """Open a source for each name; `key` is the option that names them."""
+    check_texts(specs, key)
+    return Sources(
+        (domain, open_source(domain, source, encoding_errors, corrupt))
+        for domain, source in specs.items()
+    )
 
 
 def _sources_of_files(

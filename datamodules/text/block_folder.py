@@ -18,7 +18,7 @@ from tandem_pl.errors import InputError
 from tandem_pl.files import file_names
 from tandem_pl.yaml_files import dump_yaml, read_yaml
 
-from .blocks import BlockWriter, encode_documents
+from .blocks import COUNTS, BlockWriter, encode_documents
 from .documents import SPLIT_CODES, SPLITS
 from .threads import map_in_threads
 from .tokenization import Tokenizer
@@ -84,7 +84,7 @@ def write_splits(
     block_size: int,
     threads: int,
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """Tokenize every domain once and write its three splits.
+    """Tokenize every domain once and write the splits that it has documents in.
 
     Args:
         folder: the folder to write to.
@@ -105,16 +105,16 @@ def write_splits(
     for domain, (texts, codes) in documents.items():
         with ExitStack() as stack:
             writers = {}
-            for split in SPLITS:
+            for split in (split for split in SPLITS if SPLIT_CODES[split] in codes):
                 path = blocks_path(folder, split, domain, names)
                 writer = BlockWriter(path, tokenizer.vocab_size, block_size)
                 writers[split] = stack.enter_context(writer)
             packed = batches(texts, f"packing {domain}", len(codes))
             for tokens, lengths in map_in_threads(encode, packed, threads):
                 batch, codes = codes[: len(lengths)], codes[len(lengths) :]
-                for split, code in SPLIT_CODES.items():
-                    chosen = batch == code
-                    writers[split].write(tokens[np.repeat(chosen, lengths)], lengths[chosen])
+                for split, writer in writers.items():
+                    chosen = batch == SPLIT_CODES[split]
+                    writer.write(tokens[np.repeat(chosen, lengths)], lengths[chosen])
         for split, writer in writers.items():
             counts = splits[split][domain] = writer.counts
             if counts["blocks"] == 0:
@@ -136,6 +136,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return dict(read_yaml(folder / MANIFEST))
 
 
+def every_domain(manifest: Mapping[str, Any]) -> list[str]:
+    """Return the domains of all splits: those that are trained on first."""
+    return list(dict.fromkeys(name for split in SPLITS for name in manifest["splits"][split]))
+
+
 def open_blocks(folder: Path, manifest: Mapping[str, Any]) -> dict[str, dict[str, PackedBlocks]]:
     """Return the blocks of every split and domain.
 
@@ -145,8 +150,8 @@ def open_blocks(folder: Path, manifest: Mapping[str, Any]) -> dict[str, dict[str
     from .packed_blocks import PackedBlocks  # imports torch, which `tandem prepare` does not need
 
     opened: dict[str, dict[str, PackedBlocks]] = {split: {} for split in SPLITS}
+    names = file_names(every_domain(manifest))
     for split in SPLITS:
-        names = file_names(manifest["splits"][split])
         for domain, counts in manifest["splits"][split].items():
             path = find_blocks(folder, split, domain, names)
             try:
@@ -169,8 +174,10 @@ def summarize(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return one row a domain: `domain`, `duplicates_dropped`, and the counts of each split.
 
     The names of counts are `train_documents`, `train_tokens`, `train_blocks`,
-    `train_dropped_tokens`, `train_longest_document`, and the same for `target` and `test`.
+    `train_dropped_tokens`, `train_longest_document`, and the same for `target` and `test`; they are
+    0 for a split that the domain does not have.
     """
+    none = dict.fromkeys(COUNTS, 0)
     return [
         {
             "domain": domain,
@@ -178,9 +185,9 @@ def summarize(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
             **{
                 f"{split}_{name}": count
                 for split in SPLITS
-                for name, count in manifest["splits"][split][domain].items()
+                for name, count in manifest["splits"][split].get(domain, none).items()
                 if name != "digest"
             },
         }
-        for domain in manifest["splits"]["train"]
+        for domain in every_domain(manifest)
     ]

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from .tokenization import Tokenizer
 
+COUNTS = ("documents", "tokens", "blocks", "dropped_tokens", "longest_document")
 BATCH_TOKENS = 1 << 18  # tokens in one Arrow record batch, about
 
 
@@ -70,8 +71,7 @@ class BlockWriter:
         )
         self._rest = np.empty(0, self.dtype)
         self._digest = hashlib.blake2b(digest_size=16)
-        names = ("documents", "tokens", "blocks", "dropped_tokens", "longest_document")
-        self.counts: dict[str, Any] = dict.fromkeys(names, 0)
+        self.counts: dict[str, Any] = dict.fromkeys(COUNTS, 0)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = pa.OSFile(str(path), "wb")
         self._writer = pa.ipc.new_stream(self._file, self._schema)

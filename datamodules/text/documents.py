@@ -5,7 +5,8 @@ keys are sorted to find duplicates; afterwards one.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -16,6 +17,32 @@ SPLITS = ("train", "target", "test")
 TRAIN, TARGET, TEST, DROPPED = 0, 1, 2, 255
 #: The code of every split; documents that are in none have the code `DROPPED`.
 SPLIT_CODES = {"train": TRAIN, "target": TARGET, "test": TEST}
+
+Value = TypeVar("Value")
+
+
+class Part(NamedTuple):
+    """Where documents come from: a domain's own source, or target data under its name."""
+
+    domain: str
+    is_target: bool = False
+
+
+def parts_of(sources: Mapping[str, Value], target: Mapping[str, Value]) -> dict[Part, Value]:
+    """Return the parts of a corpus in the order in which they keep a text that several have.
+
+    Target data come first, so that training data never hold what the target or its test has.
+
+    >>> [tuple(part) for part in parts_of({"web": 1}, {"exam": 2})]
+    [('exam', True), ('web', False)]
+    """
+    first = {Part(domain, is_target=True): value for domain, value in target.items()}
+    return first | {Part(domain): value for domain, value in sources.items()}
+
+
+def domains_of(parts: Iterable[Part]) -> list[str]:
+    """Return the domains: those that are trained on first."""
+    return list(dict.fromkeys(part.domain for part in sorted(parts, key=lambda p: p.is_target)))
 
 
 def read_texts(source: Source, text_column: str = "text") -> Iterator[str]:
@@ -65,50 +92,69 @@ def document_keys(texts: Iterable[str], seed: int) -> np.ndarray:
     return np.frombuffer(data, dtype=">u8").reshape(-1, 2).astype(np.uint64)
 
 
+def splits_of(part: Part, has_target: bool) -> tuple[str, ...]:
+    """Return the splits that a part's documents fall in, with or without target data of its own."""
+    if not has_target:
+        return SPLITS
+    return ("target", "test") if part.is_target else ("train", "test")
+
+
 def assign_splits(
-    keys: Mapping[str, np.ndarray], target_fraction: float, test_fraction: float
-) -> dict[str, np.ndarray]:
+    keys: Mapping[Part, np.ndarray], target_fraction: float, test_fraction: float
+) -> dict[Part, np.ndarray]:
     """Assign every document to one split, by its content alone.
 
-    A domain's distinct documents are ranked by their keys; the first `test_fraction` of them are
+    A part's distinct documents are ranked by their keys; the first `test_fraction` of them are
     test, the next `target_fraction` target and the rest train, each at least one document. A text
-    met before, in this domain or in an earlier one, is a duplicate and falls in no split.
+    met before, in this part or in an earlier one, is a duplicate and falls in no split. If there
+    are parts of target data, all of these but their test documents are target, and the others have
+    no target documents.
 
     Args:
-        keys: domain -> keys of its documents as read, shape `[documents, 2]`.
-        target_fraction: share of a domain's documents for the target split.
+        keys: part -> keys of its documents as read, shape `[documents, 2]`; see `parts_of`.
+        target_fraction: share of a part's documents for the target split.
         test_fraction: share for the test split.
 
     Returns:
-        domain -> the code of each document's split, uint8 of shape `[documents]`: one of
+        part -> the code of each document's split, uint8 of shape `[documents]`: one of
         `SPLIT_CODES`, or `DROPPED` for a duplicate.
 
     Raises:
-        InputError: a domain has fewer than three distinct documents.
+        InputError: a part has fewer distinct documents than splits.
     """
     every = np.concatenate([np.empty((0, 2), np.uint64), *keys.values()])
     order = np.lexsort((every[:, 1], every[:, 0]))  # stable: equal rows keep their order
     first = np.ones(len(every), dtype=bool)
     first[order[1:]] = np.any(every[order[1:]] != every[order[:-1]], axis=1)
-    codes: dict[str, np.ndarray] = {}
-    stop = 0
-    for domain, domain_keys in keys.items():
-        start, stop = stop, stop + len(domain_keys)
+    codes: dict[Part, np.ndarray] = {}
+    stop, has_target = 0, any(part.is_target for part in keys)
+    for part, part_keys in keys.items():
+        start, stop = stop, stop + len(part_keys)
         kept = np.flatnonzero(first[start:stop])
-        if len(kept) < 3:
-            raise InputError(
-                f"domain {domain!r} has {len(kept)} distinct documents ({len(domain_keys)} read) "
-                "but needs 3, one each to train, target and test; add documents, split its file "
-                "into several, or leave the domain out."
-            )
-        ranked = kept[np.lexsort((domain_keys[kept, 1], domain_keys[kept, 0]))]
-        tests = max(1, min(round(test_fraction * len(kept)), len(kept) - 2))
+        splits = splits_of(part, has_target)
+        distinct = "distinct documents" if "target" in splits else "documents not in the target"
+        read = f"{distinct} ({len(part_keys)} read)"
+        check_enough(part, splits, len(kept), read, "add documents, split its file into several,")
+        ranked = kept[np.lexsort((part_keys[kept, 1], part_keys[kept, 0]))]
+        tests = max(1, min(round(test_fraction * len(kept)), len(kept) - len(splits) + 1))
         targets = max(1, min(round(target_fraction * len(kept)), len(kept) - tests - 1))
-        codes[domain] = np.full(len(domain_keys), DROPPED, dtype=np.uint8)
-        codes[domain][ranked] = TRAIN
-        codes[domain][ranked[:tests]] = TEST
-        codes[domain][ranked[tests : tests + targets]] = TARGET
+        codes[part] = np.full(len(part_keys), DROPPED, dtype=np.uint8)
+        codes[part][ranked] = SPLIT_CODES[splits[0]]
+        codes[part][ranked[:tests]] = TEST
+        if splits == SPLITS:
+            codes[part][ranked[tests : tests + targets]] = TARGET
     return codes
+
+
+def check_enough(part: Part, splits: Sequence[str], count: int, what: str, advice: str) -> None:
+    """Raise `InputError` if a part has fewer documents than splits."""
+    if count < len(splits):
+        names = f"{', '.join(splits[:-1])} and {splits[-1]}"
+        kind = "target" if part.is_target else "domain"
+        raise InputError(
+            f"{kind} {part.domain!r} has {count} {what} but needs {len(splits)}, one each to "
+            f"{names}; {advice} or leave it out."
+        )
 
 
 def select_documents(domain: str, texts: Iterable[str], wanted: np.ndarray) -> Iterator[str]:

@@ -4,13 +4,19 @@ import warnings
 from functools import partial
 from typing import Any, Literal
 
-from tandem_pl.datamodules.sources.domains import Source, SourceMap, check_given, open_domains
+from tandem_pl.datamodules.sources.domains import (
+    Source,
+    SourceMap,
+    check_given,
+    open_domains,
+    open_sources,
+)
 from tandem_pl.machine import count_cores
 
 from .block_folder import Documents
 from .cached import CachedTextDataModule
 from .corpus import Corpus
-from .documents import check_fractions, digest_texts
+from .documents import Part, check_fractions, digest_texts, parts_of
 
 
 class TextMixtureDataModule(CachedTextDataModule):
@@ -29,7 +35,13 @@ class TextMixtureDataModule(CachedTextDataModule):
             `config` and `split`.
         domain_column: column of `dataset` that names a document's domain.
         text_column: column of `dataset`, JSON lines, Parquet and CSV files that holds the text.
-        target_fraction: share of every domain's documents for the target split.
+        target: name -> source in the same forms, for a target of other data; by default some
+            documents of every domain are held out as the target. With it the target split has these
+            sources only, less a share `test_fraction` of each that becomes test data under its
+            name. The name may be that of a domain or a new one. Training documents that repeat
+            those of the target are dropped.
+        target_fraction: share of every domain's documents for the target split; not used with
+            `target`.
         test_fraction: share for the test split.
         split_seed: decides which documents fall in which split; `seed` only orders the batches, so
             runs of several seeds share one split and one cache.
@@ -55,6 +67,7 @@ class TextMixtureDataModule(CachedTextDataModule):
         dataset: str | SourceMap | None = None,
         domain_column: str = "domain",
         text_column: str = "text",
+        target: dict[str, str | list[str] | SourceMap] | None = None,
         target_fraction: float = 0.05,
         test_fraction: float = 0.05,
         split_seed: int = 0,
@@ -68,6 +81,7 @@ class TextMixtureDataModule(CachedTextDataModule):
         self._open = partial(
             open_domains, domains, dataset, domain_column, encoding_errors, corrupt
         )
+        self._open_target = partial(open_sources, target or {}, "target", encoding_errors, corrupt)
         self._split = (target_fraction, test_fraction, split_seed)
         self._text_column = text_column
         self._settings = {
@@ -82,22 +96,27 @@ class TextMixtureDataModule(CachedTextDataModule):
 
     def prepare_data(self) -> None:
         """Build the cache if it is not there yet."""
-        sources = self._open()
-        settings = {
+        sources, target = self._open(), self._open_target()
+        settings = {**self._content(sources), **self._settings}
+        if target:
+            settings["target"] = list(target)
+            settings |= {f"target_{key}": value for key, value in self._content(target).items()}
+        self.build_once(settings, lambda: self._split_documents(parts_of(sources, target)))
+
+    def _content(self, sources: dict[str, Source]) -> dict[str, Any]:
+        return {
             "sources": digest_texts(sources, self._text_column),
             "columns": {domain: source.column for domain, source in sources.items()},
-            **self._settings,
         }
-        self.build_once(settings, lambda: self._split_documents(sources))
 
-    def _split_documents(self, sources: dict[str, Source]) -> tuple[Documents, dict[str, int]]:
+    def _split_documents(self, sources: dict[Part, Source]) -> tuple[Documents, dict[str, int]]:
         corpus = Corpus(sources, self._text_column, count_cores())
         corpus.assign_splits(*self._split)
-        for domain, source in sources.items():
+        for part, source in sources.items():
             if source.skipped:
                 warnings.warn(
-                    f"domain {domain!r}: {source.skipped} corrupt rows were left out; the first: "
-                    f"{source.first_skipped}",
+                    f"domain {part.domain!r}: {source.skipped} corrupt rows were left out; the "
+                    f"first: {source.first_skipped}",
                     stacklevel=2,
                 )
         return corpus.documents(), corpus.duplicates()

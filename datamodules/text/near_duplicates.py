@@ -30,9 +30,7 @@ TABLE = np.frombuffer(  # a random number for each byte
 ).astype(np.uint64)
 
 
-def drop_near_duplicates(
-    corpus: Corpus, threshold: float, held_out_share: float
-) -> dict[str, dict[str, int]]:
+def drop_near_duplicates(corpus: Corpus, threshold: float) -> dict[str, dict[str, int]]:
     """Drop the documents that resemble those of another split, in `corpus.codes`.
 
     Test documents are kept before target documents, and both before training documents; then the
@@ -41,7 +39,6 @@ def drop_near_duplicates(
     Args:
         corpus: the documents, with their splits.
         threshold: share of its windows from which a document is a near-duplicate.
-        held_out_share: share of the corpus in the target and test splits, about.
 
     Returns:
         How many were dropped, by domain and split.
@@ -49,7 +46,7 @@ def drop_near_duplicates(
     Raises:
         InputError: nothing is left of a domain's split.
     """
-    shift = choose_shift(sum(corpus.characters.values()), held_out_share)
+    shift = choose_shift(sum(corpus.characters.values()), corpus.held_out_share)
     sample = partial(sample_windows, shift=shift)
     held_out = {d: (codes == TARGET) | (codes == TEST) for d, codes in corpus.codes.items()}
     found = [(np.empty(0, np.uint64), np.empty(0, np.int64))]
@@ -72,7 +69,7 @@ def drop_near_duplicates(
         lost = before[domain][codes != before[domain]]
         dropped[domain] = {split: int((lost == code).sum()) for split, code in SPLIT_CODES.items()}
         for split, code in SPLIT_CODES.items():
-            if not (codes == code).any():
+            if (before[domain] == code).any() and not (codes == code).any():
                 raise InputError(
                     f"domain {domain!r} has no document left in its {split} split: "
                     f"near_duplicate={threshold} dropped {dropped[domain][split]} that resemble "

@@ -15,7 +15,12 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from tandem_pl.checks import check_at_least
-from tandem_pl.datamodules.sources.domains import SourceMap, check_given, open_domains
+from tandem_pl.datamodules.sources.domains import (
+    SourceMap,
+    check_given,
+    open_domains,
+    open_sources,
+)
 from tandem_pl.errors import InputError
 from tandem_pl.files import new_folder
 from tandem_pl.machine import count_cores
@@ -25,7 +30,7 @@ from .block_folder import MANIFEST, read_manifest, write_manifest, write_splits
 from .byte_level_bpe import LEAST_TOKENS
 from .byte_level_bpe import train_bpe as train_byte_level_bpe
 from .corpus import Corpus
-from .documents import SPLITS, TRAIN, check_fractions, digest_texts
+from .documents import SPLITS, TRAIN, check_fractions, digest_texts, parts_of
 from .near_duplicates import drop_near_duplicates
 from .tokenization import HuggingFaceTokenizer, Tokenizer, load_tokenizer
 
@@ -39,6 +44,7 @@ def prepare_corpus(
     dataset: str | SourceMap | None = None,
     domain_column: str = "domain",
     text_column: str = "text",
+    target: dict[str, str | list[str] | SourceMap] | None = None,
     tokenizer: str | None = None,
     train_bpe: int | None = None,
     block_size: int = 128,
@@ -67,12 +73,17 @@ def prepare_corpus(
             `split` and `column`.
         domain_column: column of `dataset` that names a document's domain.
         text_column: column of the text, if a domain does not name its own.
+        target: name -> source in the forms of `domains`, for a target of other data; null holds out
+            some documents of every domain. With it the target split has these sources only, less a
+            share `test_fraction` of each that becomes test data under its name, which may be a
+            domain's or a new one. Training documents that repeat those of the target are dropped.
         tokenizer: `bytes` (the default), a folder written by `save_pretrained`, a `tokenizer.json`,
             or a name on the Hugging Face hub. Give this or `train_bpe`.
         train_bpe: train a byte-level BPE with so many tokens on the training documents, with
             the same amount of text from every domain that has so much.
         block_size: tokens in a sample.
-        target_fraction: share of every domain's documents for the target split.
+        target_fraction: share of every domain's documents for the target split; not used with
+            `target`.
         test_fraction: share for the test split.
         split_seed: decides which documents fall in which split.
         near_duplicate: share of a document's windows of 50 bytes found in another split from which
@@ -86,7 +97,7 @@ def prepare_corpus(
         The manifest: `tokenizer`, `settings`, `sources`, `read_as`, `duplicates_dropped`,
         `near_duplicates_dropped`, `rows_skipped`, `rows_without_domain`, `block_size`,
         `vocab_size`, `fingerprint`, and under `splits` the `BlockWriter.counts` by split and
-        domain.
+        domain. With a `target` also `target_sources` and `target_read_as`.
 
     Raises:
         InputError: options that do not go together, a source that cannot be read, a domain or split
@@ -110,16 +121,18 @@ def prepare_corpus(
     loaded = None if train_bpe else load_tokenizer(tokenizer or "bytes", hub=True)
     sources = open_domains(domains, dataset, domain_column, encoding_errors, corrupt)
     digests = digest_texts(sources, text_column)
-    corpus = Corpus(sources, text_column, threads)
+    target_sources = open_sources(target or {}, "target", encoding_errors, corrupt)
+    target_digests = digest_texts(target_sources, text_column)
+    corpus = Corpus(parts_of(sources, target_sources), text_column, threads)
     with new_folder(folder, overwrite, done=MANIFEST) as scratch:
         corpus.assign_splits(target_fraction, test_fraction, split_seed)
         duplicates = corpus.duplicates()
-        skipped = {domain: source.skipped for domain, source in sources.items()}
-        examples = {d: s.first_skipped for d, s in sources.items() if s.first_skipped}
+        skipped, examples = corpus.skipped()
         read_as = {domain: source.summary() for domain, source in sources.items()}
-        near = {domain: dict.fromkeys(SPLITS, 0) for domain in sources}
+        target_read_as = {domain: source.summary() for domain, source in target_sources.items()}
+        near = {domain: dict.fromkeys(SPLITS, 0) for domain in corpus.codes}
         if near_duplicate is not None:
-            near = drop_near_duplicates(corpus, near_duplicate, target_fraction + test_fraction)
+            near = drop_near_duplicates(corpus, near_duplicate)
         saved = scratch / "tokenizer"
         if loaded is None:
             assert train_bpe is not None
@@ -129,7 +142,7 @@ def prepare_corpus(
             loaded.tokenizer.save_pretrained(str(saved))
         splits = write_splits(scratch, corpus.documents(), loaded, block_size, threads)
         content = json.dumps([loaded.fingerprint, block_size, splits]).encode()
-        manifest = {
+        manifest: dict[str, Any] = {
             "format": FORMAT,
             "fingerprint": hashlib.blake2b(content, digest_size=16).hexdigest(),
             "tokenizer": {
@@ -160,21 +173,27 @@ def prepare_corpus(
             "vocab_size": loaded.vocab_size,
             "splits": splits,
         }
-        for domain, digest in digest_texts(sources, text_column).items():
-            if digest != digests[domain]:
-                raise InputError(
-                    f"domain {domain!r} changed while it was read; leave its files alone and start "
-                    "again."
-                )
+        if target:
+            manifest["settings"]["target"] = target
+            manifest |= {"target_sources": target_digests, "target_read_as": target_read_as}
+        for opened, before in ((sources, digests), (target_sources, target_digests)):
+            for domain, digest in digest_texts(opened, text_column).items():
+                if digest != before[domain]:
+                    raise InputError(
+                        f"domain {domain!r} changed while it was read; leave its files alone and "
+                        "start again."
+                    )
         write_manifest(scratch, manifest)
     return read_manifest(folder)
 
 
 def read_as_table(manifest: Mapping[str, Any]) -> str:
     """Return a table of what each domain's files were read as."""
+    read_as = {**manifest["read_as"]}
+    read_as |= {f"{d} (target)": kinds for d, kinds in manifest.get("target_read_as", {}).items()}
     rows = [
         [domain, row["read_as"], f"{row['files']:,}", f"{row['rows']:,}" if "rows" in row else ""]
-        for domain, kinds in manifest["read_as"].items()
+        for domain, kinds in read_as.items()
         for row in kinds
     ]
     if manifest["rows_without_domain"]:
@@ -194,8 +213,9 @@ def _check_out(folder: Path, out: str, overwrite: bool) -> None:
 
 
 def _bpe_texts(corpus: Corpus) -> Iterator[str]:
-    for domain, codes in corpus.codes.items():
-        wanted = (codes == TRAIN) & corpus.for_bpe[domain]
+    for domain, chosen in corpus.for_bpe.items():
+        codes = corpus.codes[domain]
+        wanted = (codes == TRAIN) & chosen
         if not wanted.any():
             wanted = codes == TRAIN
         texts, total = corpus.texts(domain, wanted), int(wanted.sum())
@@ -204,8 +224,8 @@ def _bpe_texts(corpus: Corpus) -> Iterator[str]:
 
 def _is_lossless(corpus: Corpus, tokenizer: Tokenizer) -> bool:
     # Whether decoding gives back some first documents of every domain.
-    for domain in corpus.sources:
-        texts = list(islice(corpus.texts(domain), CHECKED_DOCUMENTS // len(corpus.sources) + 1))
+    for domain in corpus.parts:
+        texts = list(islice(corpus.texts(domain), CHECKED_DOCUMENTS // len(corpus.parts) + 1))
         for text, ids in zip(texts, tokenizer.encode_batch(texts), strict=True):
             if tokenizer.decode(ids.tolist()) != text:
                 return False

@@ -25,6 +25,8 @@ def prepare(budget: int | None = None, **corpus: Any) -> None:
     manifest = prepare_corpus(**corpus)
     out = corpus["out"].rstrip("/")
     print(f"\n{read_as_table(manifest)}\n\n{table(manifest, budget)}")
+    if "target_sources" in manifest:
+        print(f"\n{target_table(manifest)}\n")
     print(*remarks(manifest), sep="\n")
     print(f"written to {out}/manifest.yaml\nnext: {next_command(out, manifest)}")
 
@@ -64,12 +66,28 @@ def table(manifest: Mapping[str, Any], budget: int | None = None) -> str:
     return text_table(header, rows)
 
 
+def target_table(manifest: Mapping[str, Any]) -> str:
+    """Return target data from sources of their own as a table with a row for each name.
+
+    Duplicates are given for names that `table` has not.
+    """
+    rows = []
+    for name, counts in manifest["splits"]["target"].items():
+        numbers = [counts[key] for key in ("documents", "tokens", "longest_document")]
+        if name not in manifest["splits"]["train"]:
+            numbers.append(manifest["duplicates_dropped"][name])
+            numbers.append(sum(manifest["near_duplicates_dropped"][name].values()))
+        rows.append([name, *(f"{number:,}" for number in numbers), "", ""][:6])
+    return text_table(["target", "documents", "tokens", "longest", "duplicates", "near"], rows)
+
+
 def remarks(manifest: Mapping[str, Any]) -> list[str]:
     """Return what else a user should know of the corpus, a sentence each."""
+    of_domains = ("target", "test") if "target_sources" not in manifest else ("test",)
     held_out = ", ".join(
         f"{sum(counts['tokens'] for counts in manifest['splits'][split].values()):,} tokens of "
         f"{split} data"
-        for split in ("target", "test")
+        for split in of_domains
     )
     lines = [f"held out: {held_out}"]
     for domain, skipped in manifest["rows_skipped"].items():

@@ -8,6 +8,25 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 
+def mean_over_domains(values: NDArray, seen: NDArray, shares: NDArray | None = None) -> float:
+    """Return the mean of values [M] over the domains that are `seen` [M].
+
+    It is weighed by shares [M], or equally if there are none or all that were seen have 0.
+
+    >>> values, seen = np.array([2.0, 4.0, np.nan]), np.array([True, True, False])
+    >>> mean_over_domains(values, seen)
+    3.0
+    >>> mean_over_domains(values, seen, np.array([0.75, 0.25, 0.0]))
+    2.5
+    """
+    if shares is None or not shares[seen].any():
+        shares = np.ones(len(values))
+    chosen = seen & (shares > 0)
+    if np.ptp(shares[chosen]) == 0:
+        return float(values[chosen].mean())
+    return float(np.average(values[chosen], weights=shares[chosen]))
+
+
 class DomainLosses:
     """Collect per-sample losses on their device, and average them by domain on demand.
 

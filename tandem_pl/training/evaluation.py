@@ -18,7 +18,7 @@ from tandem_pl.errors import InputError
 
 from .compiling import is_compiled, with_fallback
 from .connection import mixture_data
-from .domain_losses import DomainLosses
+from .domain_losses import DomainLosses, mean_over_domains
 from .norm_statistics import concatenate, running_statistics, write_statistics
 
 
@@ -86,7 +86,10 @@ class EvaluationByDomain(LightningModule):
     test_step = validation_step
 
     def on_validation_epoch_end(self) -> None:
-        """Log `validation/loss/DOMAIN`, their mean, and of tokens the mean of perplexities."""
+        """Log `validation/loss/DOMAIN`, their mean, and of tokens the mean of perplexities.
+
+        Both means are by the shares of the target domains.
+        """
         self._log_evaluation("validation", "validate")
 
     def on_test_epoch_end(self) -> None:
@@ -98,29 +101,27 @@ class EvaluationByDomain(LightningModule):
         losses = self.sample_losses(self.network, batch.samples, len(batch.domains))
         return {"domains": batch.domains, "losses": losses}
 
-    def _domains(self, stage: str) -> list[str]:
-        purpose = "evaluation by domain needs the domains of a MixtureDataModule"
-        return list(mixture_data(self.trainer, purpose).domain_names(stage))
-
     def _log_evaluation(self, stage: str, verb: str) -> None:
         if not self._evaluated:
             return  # a subclass with a validation_step of its own
         metrics: dict[str, float] = {}
         curves: dict[str, float] = {}  # the same by tags that loggers can show
-        domains = self._domains(verb)
+        data = mixture_data(self.trainer, "losses go by the domains of a MixtureDataModule")
+        domains = data.domain_names(verb)
+        shares = data.target_shares if stage == "validation" else None
         tags = domain_tags(domains)
         for label, store in self._evaluated.items():
             mean, count = store.reduce(len(domains), self.trainer.strategy)
-            seen = count > 0
             rows = zip(domains, tags, mean.tolist(), count, strict=True)
             for name, tag, value, number in rows:
                 if number:
                     metrics[f"{stage}/{label}/{name}"] = curves[f"{stage}/{label}/{tag}"] = value
+            seen = count > 0
             if seen.any():
                 perplexity = f"{stage}/perplexity" + label.removeprefix("loss")
-                means = {f"{stage}/{label}": float(mean[seen].mean())}
+                means = {f"{stage}/{label}": mean_over_domains(mean, seen, shares)}
                 if getattr(self.objective, "of_tokens", False):
-                    means[perplexity] = float(np.exp(mean[seen]).mean())
+                    means[perplexity] = mean_over_domains(np.exp(mean), seen, shares)
                 metrics, curves = metrics | means, curves | means
         self._evaluated = {}
         if self.trainer.sanity_checking:

@@ -205,6 +205,17 @@ def test_the_target_weights_set_the_target_shares() -> None:
     assert next(iter(loader)).target_domains.tolist() == [0, 0, 1, 1, 1, 1, 1, 1]
 
 
+def test_target_domains_that_the_weights_leave_out_have_none() -> None:
+    data = make_data(target_weights={"v": 2})
+    assert data.target_shares.tolist() == [0.0, 1.0]
+    loader = data.train_dataloader()
+    data.begin_episode([Segment(PROBE, 3, WEIGHTS[0], target=True)])
+    assert [batch.target_domains.tolist() for batch in loader] == [[1] * 8] * 3
+    unset = MixtureDataModule(target=domains(t=5, v=2), target_weights={"v": 2})
+    assert unset.target_shares.tolist() == [0.0, 1.0], "also without a fit"
+    assert MixtureDataModule().target_shares is None
+
+
 # ---- resume ----
 
 
@@ -282,7 +293,10 @@ def test_domains_in_another_order_are_other_data() -> None:
         ({"weights": "proportionnal"}, "weights='proportionnal' is neither a file nor one of"),
         ({"weights": {"a": 1, "b": 1, "cc": 1}}, "unknown domain 'cc': did you mean 'c'"),
         ({"weights": Mixture({"a": 1, "b": 1})}, "weights says nothing of 'c'"),
-        ({"target_weights": {"t": 1}}, "target_weights says nothing of 'v'"),
+        ({"target_weights": {"tt": 1}}, "target_weights names the .* 'tt': did you mean 't'"),
+        ({"target_weights": {"t": 0}}, "target_weights are all 0"),
+        ({"target_weights": {}}, "target_weights is empty"),
+        ({"target_weights": Mixture({"t": 1})}, "target_weights says nothing of 'v'"),
         ({"batch_size": 0}, "batch_size=0 must be at least 1"),
         ({"epoch_batches": 0}, "epoch_batches=0 must be at least 1"),
         ({"eval_batch_size": -1}, "eval_batch_size=-1 must be at least 1"),

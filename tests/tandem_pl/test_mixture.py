@@ -298,6 +298,8 @@ def test_weights_that_do_not_fit_are_refused(spec, message) -> None:
 def test_messages_name_the_setting() -> None:
     with pytest.raises(InputError, match=r"^target_weights says nothing of 'code'"):
         resolve_weights({"web": 1, "books": 1}, SIZES, "target_weights")
+    partial = resolve_weights({"books": 1, "web": 3}, SIZES, "target_weights", partial=True)
+    assert partial.weights == {name: {"books": 0.25, "web": 0.75}.get(name, 0.0) for name in SIZES}
     with pytest.raises(InputError, match=r"^target_weights='nowhere.yaml' is neither"):
         resolve_weights("nowhere.yaml", SIZES, "target_weights")
 

@@ -22,7 +22,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.loggers import CSVLogger
 from ranks import keep_result, run_program
 from torch import nn
-from toy import DOMAINS, WIDTH, toy_data, toy_module, train_reference
+from toy import DOMAINS, WIDTH, samples, toy_data, toy_module, train_reference
 
 import tandem_pl.callbacks
 from tandem_pl import InputError, Mixture, run_files
@@ -317,6 +317,20 @@ def test_says_that_it_needs_target_data(name, reference, tmp_path) -> None:
     with pytest.raises(InputError, match="target data"):
         fit(name, tmp_path, make(name, reference), target=False, max_epochs=1)
     assert not list(tmp_path.glob("mixture.yaml"))
+
+
+@pytest.mark.parametrize("name", [name for name in ROWS if METHODS[name].needs_target])
+def test_a_target_domain_without_weight_changes_nothing(name, tmp_path) -> None:
+    trajectories = []
+    for others in ({}, {"other": samples("other", 70, 8)}):
+        method, data = make(name), toy_data(**CASES[name].data)
+        data.target_sets |= others
+        data.target_weights = {"t": 2} if others else None
+        trainer = quiet_trainer(tmp_path, callbacks=[method], max_epochs=CASES[name].epochs)
+        trainer.fit(toy_module(METHODS[name].module), datamodule=data)
+        trajectories.append(np.stack(method.trajectory))
+    np.testing.assert_allclose(*trajectories, rtol=1e-9, atol=1e-12)
+    assert np.ptp(trajectories[0], axis=0).max() > 0
 
 
 @pytest.mark.parametrize("name", [name for name in ROWS if not METHODS[name].needs_target])

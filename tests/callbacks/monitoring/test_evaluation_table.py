@@ -75,6 +75,29 @@ def test_table_is_printed_and_written(parts, tmp_path, capsys, verb, name):
     assert [path.name for path in tmp_path.iterdir()] == [f"{name}.csv"]
 
 
+def test_averages_of_the_target_are_by_its_weights(parts, tmp_path):
+    trainer, module, _ = parts
+    data = MixtureDataModule(
+        SETS, SETS, SETS, batch_size=4, target_weights={"web": 3, "code": 1}, validate_target=True
+    )
+    code, books, web = (float(losses.mean()) for losses in LOSSES.values())
+    expected = 0.25 * code + 0.75 * web
+    trainer.validate(module, data, verbose=False)
+    _, *rows = read(tmp_path / "validation.csv")
+    assert [row[0] for row in rows] == [*SIZES, "mean", "exp(mean loss)"]
+    assert float(rows[1][1]) == pytest.approx(books, rel=1e-6), "a domain without weight has a row"
+    assert float(rows[3][1]) == pytest.approx(expected, rel=1e-6)
+    perplexity = 0.25 * math.exp(code) + 0.75 * math.exp(web)
+    assert float(rows[3][2]) == pytest.approx(perplexity, rel=1e-6)
+    assert float(rows[4][2]) == pytest.approx(math.exp(expected), rel=1e-6)
+    metrics = trainer.callback_metrics
+    assert float(metrics["validation/loss"]) == pytest.approx(expected, rel=1e-6)
+    assert float(metrics["validation/perplexity"]) == pytest.approx(perplexity, rel=1e-6)
+    trainer.test(module, data, verbose=False)
+    _, *rows = read(tmp_path / "test.csv")
+    assert float(rows[3][1]) == pytest.approx((code + books + web) / 3, rel=1e-6)
+
+
 def test_predictions_are_one_loss_a_sample(parts, tmp_path, capsys):
     trainer, module, data = parts
     for _ in range(2):  # the second run starts without samples

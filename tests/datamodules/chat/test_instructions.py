@@ -16,7 +16,7 @@ from tandem_pl.datamodules import InstructionMixtureDataModule
 from tandem_pl.datamodules.chat.instructions import split_by_prompt
 from tandem_pl.datamodules.chat.samples import PadToLongest, SampleWriter, TokenizedSamples
 from tandem_pl.datamodules.chat.templates import Rendered
-from tandem_pl.datamodules.text.documents import DROPPED, SPLITS, document_keys
+from tandem_pl.datamodules.text.documents import DROPPED, SPLITS, Part, document_keys
 from tandem_pl.errors import InputError
 from tandem_pl.networks import causal_language_model
 from tandem_pl.objectives import CausalLanguageModeling
@@ -146,10 +146,12 @@ keys = st.lists(
 @given(keys, st.integers(0, 5))
 def test_a_prompt_falls_in_one_split_and_a_sample_is_there_once(domains, seed):
     prompts = {
-        str(i): document_keys([str(p) for p, _ in rows], seed) for i, rows in enumerate(domains)
+        Part(str(i)): document_keys([str(p) for p, _ in rows], seed)
+        for i, rows in enumerate(domains)
     }
     samples = {
-        str(i): document_keys([f"{p} {r}" for p, r in rows], seed) for i, rows in enumerate(domains)
+        Part(str(i)): document_keys([f"{p} {r}" for p, r in rows], seed)
+        for i, rows in enumerate(domains)
     }
     new = set()
     own = []

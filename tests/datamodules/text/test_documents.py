@@ -7,6 +7,7 @@ from tandem_pl.datamodules.sources.domains import open_source
 from tandem_pl.datamodules.text.documents import (
     DROPPED,
     SPLIT_CODES,
+    Part,
     assign_splits,
     check_fractions,
     document_key,
@@ -42,7 +43,7 @@ def expected_splits(domains, target, test, seed):
     st.integers(0, 2**63),
 )
 def test_every_text_falls_in_one_split(domains, target, test, seed):
-    keys = {str(i): document_keys(texts, seed) for i, texts in enumerate(domains)}
+    keys = {Part(str(i)): document_keys(texts, seed) for i, texts in enumerate(domains)}
     expected = expected_splits(domains, target, test, seed)
     if expected is None:
         with pytest.raises(InputError, match="distinct documents"):
