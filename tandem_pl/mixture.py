@@ -12,13 +12,14 @@ import numpy as np
 import yaml
 
 from .domain_names import check_domains, check_known
-from .errors import InputError
+from .errors import InputError, did_you_mean
 from .files import write_atomically
 from .simplex import Array, project, sum_to_one
 from .static_mixtures import epoch_capped, unimax
 
 Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # ten times as fast, if libyaml is installed
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+NAMED = ("uniform", "proportional", "temperature:2", "unimax:4", "epoch_capped:4")  # examples
 
 
 class Mixture:
@@ -153,16 +154,23 @@ class Mixture:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], key: str = "weights") -> Mixture:
-        """Read a file that `save` wrote, or any YAML map of domain -> weight under `weights`."""
+        """Read a run's folder, a file that `save` wrote, or any map of weights under `weights`."""
+        if os.path.isdir(path):
+            folder, path = path, os.path.join(path, "mixture.yaml")
+            if not os.path.exists(path):
+                raise InputError(
+                    f"{key}={str(folder)!r} is a folder without mixture.yaml: give the folder of a "
+                    "run that has written it."
+                )
         try:
             content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader)
         except FileNotFoundError:
             raise InputError(
-                f"{key}={str(path)!r} is neither a file nor one of 'uniform', 'proportional', "
-                "'temperature:2': give one of these, a map of domain to weight, or the path of a "
-                "mixture.yaml."
+                f"{key}={str(path)!r} is neither a file nor one of {', '.join(map(repr, NAMED))}: "
+                f"{did_you_mean(path, NAMED)}give one of these, a map of domain to weight, a run's "
+                "folder or mixture.yaml for its average weights, or last:PATH for its last ones."
             ) from None
-        except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
             reason = str(error).splitlines()[0]
             raise InputError(
                 f"{path} is not a mixture file ({reason}): give a YAML file."
@@ -205,8 +213,8 @@ def resolve_weights(
         spec: None or "uniform"; "proportional"; "temperature:TAU"; "unimax:EPOCHS:SAMPLES" for
             uniform, capping each domain at EPOCHS passes in a run of so many samples;
             "epoch_capped:EPOCHS:SAMPLES:SPEC" for another spec with the same caps (SPEC defaults to
-            temperature:2); a map; a `Mixture` or the path of a mixture file (their average);
-            "last:PATH" for a file's last weights.
+            temperature:2); a map; a `Mixture`, or the path of a mixture file or of the folder of a
+            run (their average); "last:PATH" for a file's last weights.
         sizes: domain -> number of samples, in the order of the data set.
         key: name of the setting, for error messages.
         budget: samples of the run, for a spec without SAMPLES ("unimax:4").
