@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
+
+T = TypeVar("T")
 
 
 class DeclaredState:
@@ -19,7 +22,7 @@ class DeclaredState:
     underscore.
 
     >>> state = DeclaredState()
-    >>> state.add_state("rewards", lambda: np.zeros(2))
+    >>> state.rewards = state.add_state("rewards", lambda: np.zeros(2))
     >>> state.rewards += 1
     >>> saved = state.declared_values()
     >>> state.reset_state()
@@ -30,20 +33,29 @@ class DeclaredState:
     def __init__(self) -> None:
         self._declared: dict[str, Callable[[], Any]] = {}
         self._of_tensors: set[str] = set()
+        self._on_host: set[str] = set()
 
-    def add_state(self, name: str, start: Callable[[], Any], tensors: bool = False) -> None:
-        """Declare an attribute.
+    def add_state(
+        self, name: str, start: Callable[[], T], tensors: bool = False, on_host: bool = False
+    ) -> T:
+        """Declare an attribute, set it, and return its value, so that it can be annotated.
 
         Args:
             name: of the attribute.
-            start: returns its first value; called now, and again when a fit starts.
+            start: returns the first value; called again when a fit starts.
             tensors: whether tensors in it stay tensors when a checkpoint is loaded; otherwise they
                 become arrays.
+            on_host: whether these tensors stay on the CPU, because they need much memory; otherwise
+                they move to the device of the run.
         """
         self._declared[name] = start
         if tensors:
             self._of_tensors.add(name)
-        setattr(self, name, start())
+        if on_host:
+            self._on_host.add(name)
+        value = start()
+        setattr(self, name, value)
+        return value
 
     def reset_state(self) -> None:
         """Set every declared attribute to its first value."""
@@ -55,34 +67,25 @@ class DeclaredState:
         return {name.lstrip("_"): _to_saved(getattr(self, name)) for name in self._declared}
 
     def load_declared(self, saved: dict[str, Any]) -> None:
-        """Restore the declared attributes that a checkpoint has."""
-        for name in self._declared:
+        """Restore the declared attributes that a checkpoint has.
+
+        For a list, older checkpoints hold None or one stacked tensor.
+        """
+        for name, start in self._declared.items():
             if name.lstrip("_") in saved:
                 value = saved[name.lstrip("_")]
-                kept = value if name in self._of_tensors else _to_arrays(value)
-                setattr(self, name, copy.deepcopy(kept))
+                if isinstance(start(), list):
+                    value = [] if value is None else list(value)
+                if name not in self._of_tensors:
+                    value = tree_map_only(Tensor, lambda tensor: tensor.numpy(), value)
+                setattr(self, name, copy.deepcopy(value))
 
     def move_tensors(self, device: torch.device) -> None:
         """Move declared tensors to a device, since checkpoints are loaded on the CPU."""
-        for name in self._of_tensors:
-            setattr(self, name, _map(getattr(self, name), Tensor, lambda t: t.to(device)))
+        for name in self._of_tensors - self._on_host:
+            setattr(self, name, tree_map_only(Tensor, lambda t: t.to(device), getattr(self, name)))
 
 
 def _to_saved(value: Any) -> Any:
-    arrays_saved = _map(value, np.ndarray, lambda array: torch.from_numpy(array.copy()))
-    return _map(arrays_saved, Tensor, lambda tensor: tensor.detach().cpu())
-
-
-def _to_arrays(value: Any) -> Any:
-    return _map(value, Tensor, lambda tensor: tensor.numpy())
-
-
-def _map(value: Any, kind: type, convert: Callable[[Any], Any]) -> Any:
-    """Convert every value of a kind in nested lists and dicts; tuples become lists."""
-    if isinstance(value, kind):
-        return convert(value)
-    if isinstance(value, dict):
-        return {key: _map(item, kind, convert) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_map(item, kind, convert) for item in value]
-    return value
+    arrays_saved = tree_map_only(np.ndarray, lambda a: torch.from_numpy(a.copy()), value)
+    return tree_map_only(Tensor, lambda tensor: tensor.detach().cpu(), arrays_saved)

@@ -1,67 +1,61 @@
-"""`LossWeighting`: methods that draw every domain alike and weigh the losses instead."""
+"""`LossWeighting`: base of the methods that draw domains evenly and weight their losses instead."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch import Trainer
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tandem_pl.checks import check_at_least, check_choice, check_share
 from tandem_pl.episode import TRAIN, Handler, MixtureBatch, Outputs, Plan, Segment
 from tandem_pl.errors import InputError
-from tandem_pl.simplex import Array, exponentiated_step, projected_step, settle
+from tandem_pl.simplex import Array, exponentiated_step, projected_step, sum_to_one
 from tandem_pl.training.micro_batches import split_batch
+from tandem_pl.training.mixture_module import MixtureModule
 
-from .reweighting import ReweightingCallback
+from .reweighting import ReweightingCallback, Update
 
-if TYPE_CHECKING:
-    from tandem_pl.training.mixture_module import MixtureModule
+UPDATES = {"exponentiated": exponentiated_step, "projected": projected_step}
 
 
-def raised(
+def step_towards_scores(
     weights: Array,
     scores: Array,
     learning_rate: float,
     smoothing: float = 0.0,
     update: str = "exponentiated",
 ) -> Array:
-    """Weights moved towards high scores.
+    """Return weights [M] that are larger for domains of high scores [M].
 
     "exponentiated": alpha_m <- (1 - c) alpha_m exp(eta score_m) / Z + c / M.
     "projected": alpha <- (1 - c) Pi(alpha + eta score) + c / M, TANDEM's rule.
 
-    Args:
-        weights: [M] the mixture now.
-        scores: [M]; a constant added to all changes nothing.
-        learning_rate: eta.
-        smoothing: c, 0 to 1.
-        update: see above.
+    eta is `learning_rate`, c is `smoothing`. A constant added to all scores changes nothing.
 
-    >>> raised(np.array([0.5, 0.5]), np.array([np.log(3.0), 0.0]), 1.0).round(9).tolist()
+    >>> even = np.array([0.5, 0.5])
+    >>> step_towards_scores(even, np.array([np.log(3.0), 0.0]), 1.0).round(9).tolist()
     [0.75, 0.25]
     """
-    rule = {"exponentiated": exponentiated_step, "projected": projected_step}[update]
-    moved = rule(weights, -np.asarray(scores, np.float64), learning_rate)
+    stepped = UPDATES[update](weights, -np.asarray(scores, np.float64), learning_rate)
     if smoothing == 0.0:
-        return moved
-    return settle((1.0 - smoothing) * moved + smoothing / len(moved))
+        return stepped
+    return sum_to_one((1.0 - smoothing) * stepped + smoothing / len(stepped))
 
 
 def sample_weights(domains: Tensor, weights: Array, counts: Array, per: str = "domain") -> Tensor:
-    """What each of this rank's losses is multiplied with; over all ranks it is a batch's loss.
+    """Return the factors of this rank's losses in the loss of a batch, a sum over all ranks.
 
     Args:
         domains: [B] of this rank's samples.
-        weights: [M].
+        weights: alpha [M].
         counts: [M] samples of each domain over all ranks.
-        per: "domain" gives alpha_m / count_m, so that the sum is sum_m alpha_m mean_m over the
-            domains that are present; "sample" gives alpha_m / sum_b alpha_d(b), so that it is a
-            weighted mean over the samples.
+        per: "domain" for a loss of sum_m alpha_m mean_m over the domains in the batch, "sample" for
+            sum_b alpha_d(b) loss_b / sum_b alpha_d(b).
 
     Returns:
         [B] float64 on the device of `domains`.
@@ -69,28 +63,28 @@ def sample_weights(domains: Tensor, weights: Array, counts: Array, per: str = "d
     >>> sample_weights(torch.tensor([0, 0, 1]), np.array([0.5, 0.5]), np.array([2, 1])).tolist()
     [0.25, 0.25, 0.5]
     """
-    each = weights / np.maximum(counts, 1)
+    factors = weights / np.maximum(counts, 1)
     if per == "sample":
-        each = weights / (weights * counts).sum()
-    return torch.from_numpy(each).to(torch.float64)[domains.cpu()].to(domains.device)
+        factors = weights / (weights * counts).sum()
+    return torch.from_numpy(factors).to(torch.float64)[domains.cpu()].to(domains.device)
 
 
 def weighted_step(
     module: MixtureModule, batch: MixtureBatch, weights: Tensor, losses: Tensor | None = None
 ) -> Tensor:
-    """One update of the network with the loss sum_b weights_b loss_b over all ranks' samples.
+    """Update the network once, with the loss sum_b weights_b loss_b over all ranks' samples.
 
     Args:
-        module: whose network, optimizer, clipping and micro-batches.
+        module: of the network, optimizer, clipping and micro-batches.
         batch: of training.
         weights: [B] of this rank's samples.
-        losses: [B] of a forward just made, with its graph; None for a forward here.
+        losses: [B] of a forward with its graph; None to compute them here.
 
     Returns:
         [B] the losses before the update.
     """
-    module.optimizers().zero_grad()  # type: ignore[union-attr]
-    ranks = module.trainer.world_size  # whose gradients DDP averages
+    module.trainer.optimizers[0].zero_grad()
+    ranks = module.trainer.world_size  # DDP averages gradients over them
     parts = split_batch(batch.samples, len(batch.domains), module.micro_batch_size)
     collected, start = [], 0
     for index, (part, size) in enumerate(parts):
@@ -108,112 +102,109 @@ def weighted_step(
 
 
 class LossWeighting(ReweightingCallback):
-    """Weights alpha that change with every step, and act on the loss of that same step.
+    """Changes the weights alpha at every step, and weights the losses of that same step with them.
 
-    Batches are drawn with equal shares. A method implements `score_step`, which sets `alpha` by
-    calling `move` and then trains. The trajectory has the weights at the end of each episode; the
-    average is over all steps.
+    Batches have equal shares of the domains. A method implements `score_step`, which calls
+    `take_scores` and then updates the network. The trajectory has the weights at the end of each
+    episode; the average is over all steps.
 
     Args:
+        step_size: eta of `step_towards_scores`.
+        smoothing: c of it.
+        update: of it.
         episode_steps: steps in an episode; it decides how often weights are recorded and logged.
     """
 
-    with_target = False  # whether training batches bring target samples
+    with_target = False  # whether training batches come with target samples
     counts_start = True  # whether the average counts the weights before the first step
-    unit = "score"  # first part of the tags of what is measured
+    unit = "score"  # first part of the tags of the scores
 
-    def __init__(self, episode_steps: int) -> None:
+    def __init__(self, step_size: float, smoothing: float, update: str, episode_steps: int) -> None:
         super().__init__()
-        if not episode_steps >= 1:
-            raise InputError(f"episode_steps={episode_steps} must be at least 1.")
+        check_share("smoothing", smoothing)
+        check_choice("update", update, tuple(UPDATES))
+        check_at_least("episode_steps", episode_steps, 1)
+        self.step_size = step_size
+        self.smoothing = smoothing
+        self.update_rule = update
         self.episode_steps = episode_steps
-        self.skipped_steps = 0
-        self._clear(np.zeros(0))
+        self.alpha = self.add_state("alpha", self._zeros)  # [M] the weights now
+        self.scores = self.add_state("scores", self._zeros)  # [M] the last of each domain
+        self._weights_total = self.add_state("_weights_total", self._zeros)  # of the run
+        self._weights_counted = self.add_state("_weights_counted", lambda: int(self.counts_start))
+        self._scores_total = self.add_state("_scores_total", self._zeros)  # of the episode
+        self._scores_counted = self.add_state("_scores_counted", int)
 
-    def _clear(self, start: Array) -> None:
-        self.alpha = start  # [M] the weights now
-        self.scores = np.zeros_like(start)  # [M] of the last step that had each domain
-        self._total = start * float(self.counts_start)  # sum of the weights over steps
-        self._steps = int(self.counts_start)
-        self._score_total = np.zeros_like(start)  # sum of the scores in this episode
-        self._score_steps = 0
+    def _zeros(self) -> Array:
+        return np.zeros(len(self.domains))
 
     @abstractmethod
     def score_step(self, module: MixtureModule, batch: MixtureBatch) -> Outputs:
-        """Scores the batch, calls `move`, and makes one update of the network."""
+        """Compute scores, call `take_scores`, and update the network once."""
 
-    @abstractmethod
-    def moved(self, module: MixtureModule, scores: Array) -> Array:
-        """The weights [M] that follow `alpha` given scores [M]."""
+    def take_scores(self, module: MixtureModule, scores: Array, present: NDArray[np.bool_]) -> None:
+        """Change alpha by this step's scores [M]; domains that are not `present` keep theirs.
 
-    def move(self, module: MixtureModule, scores: Array, present: NDArray[np.bool_]) -> None:
-        """New weights from this step's scores [M]; where `present` [M] is false, the last score.
-
-        Scores that are not finite leave the weights as they are.
+        If a score is not finite, the weights do not change.
         """
         if np.isfinite(scores[present]).all():
             self.scores = np.where(present, scores, self.scores)
-            self.alpha = self.moved(module, self.scores)
-            self._score_total = self._score_total + self.scores
-            self._score_steps += 1
-        else:
-            self.skipped_steps += 1
-            rank_zero_warn(
-                f"step {module.trainer.global_step}: a domain's {self.unit} is not finite, the "
-                f"weights stay as they are ({self.skipped_steps} steps so far)."
+            self.alpha = step_towards_scores(
+                self.alpha, self.scores, self.step_size, self.smoothing, self.update_rule
             )
-        self._total = self._total + self.alpha
-        self._steps += 1
+            self._scores_total = self._scores_total + self.scores
+            self._scores_counted += 1
+        else:
+            self.keep_weights(module.trainer, f"a domain's {self.unit} is not finite")
+        self._weights_total = self._weights_total + self.alpha
+        self._weights_counted += 1
 
     def handlers(self) -> dict[str, Handler]:
-        """Training steps."""
+        """Return the training step."""
         return {TRAIN: self.score_step}
 
     def plan(self) -> Plan:
-        """Training batches with the same share of every domain."""
+        """Return training batches with the same share of every domain."""
         size = len(self.weights)
         return [Segment(TRAIN, self.episode_steps, (1.0 / size,) * size, self.with_target)]
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Starts from the datamodule's weights; refuses a module that weighs samples itself."""
-        if stage == "fit" and getattr(pl_module, "sample_weights", None) is not None:
+    def check(self, trainer: Trainer, module: MixtureModule) -> None:
+        """Raise an error for a module that weights samples itself."""
+        if module.sample_weights is not None:
             raise InputError(
-                f"sample_weights of the module and {type(self).__name__} both weigh the losses of "
+                f"sample_weights of the module and {type(self).__name__} both weight the losses of "
                 "a batch: set sample_weights=null, or take a method that draws with its weights."
             )
-        super().setup(trainer, pl_module, stage)
-        if stage == "fit":
-            self.skipped_steps = 0
-            self._clear(self.weights)
 
-    def update(self, trainer: Trainer, module: Any) -> tuple[Array, dict[str, float]]:
-        """The weights now, and the episode's mean scores."""
+    def initial(self, trainer: Trainer) -> Array:
+        """Return the data module's weights."""
+        self.alpha = super().initial(trainer)
+        self._weights_total = self.alpha * float(self.counts_start)
+        return self.alpha
+
+    def update(self, trainer: Trainer, module: Any) -> Update:
+        """Return the weights now, and log the episode's mean scores."""
         metrics = {}
-        if self.skipped_steps:
-            metrics["mixture/skipped_steps"] = float(self.skipped_steps)
-        if self._score_steps:
-            mean = self._score_total / self._score_steps
+        if self.skipped_updates:
+            metrics["mixture/skipped_updates"] = float(self.skipped_updates)
+        if self._scores_counted:
+            mean = self._scores_total / self._scores_counted
             self.keep_signal(trainer, mean)
             metrics |= self.by_domain(self.unit, mean)
-        self._score_total, self._score_steps = np.zeros_like(self.alpha), 0
+        self._scores_total, self._scores_counted = self._zeros(), 0
         return self.alpha, metrics
 
     def averaged(self) -> Array:
-        """The mean over all steps."""
-        return self._total / self._steps if self._steps else self.weights
+        """Return the mean over all steps."""
+        return (
+            self._weights_total / self._weights_counted if self._weights_counted else self.weights
+        )
 
-    def state_dict(self) -> dict[str, Any]:
-        """Adds the weights of the last step and the sums."""
-        if not self.domains:
-            return {}
-        rows = np.stack([self.alpha, self.scores, self._total, self._score_total])
-        numbers = [self._steps, self._score_steps, self.skipped_steps]
-        return super().state_dict() | {"steps_rows": torch.from_numpy(rows), "counts": numbers}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores them, to the bit."""
-        super().load_state_dict(state_dict)
-        if "steps_rows" in state_dict:
-            rows = state_dict["steps_rows"].double().numpy()
-            self.alpha, self.scores, self._total, self._score_total = rows.copy()
-            self._steps, self._score_steps, self.skipped_steps = state_dict["counts"]
+    def upgrade_state(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Convert the numbers of older checkpoints."""
+        if "steps_rows" in state:
+            names = "alpha", "scores", "weights_total", "scores_total"
+            state |= zip(names, state["steps_rows"], strict=True)
+            counters = "weights_counted", "scores_counted", "skipped_updates"
+            state |= zip(counters, state["counts"], strict=True)
+        return super().upgrade_state(state)

@@ -72,8 +72,7 @@ class ReweightingCallback(DeclaredState, Callback):
         self._seen: dict[str, Array] = {}
         self._folder: Path | None = None
         self._written = -1  # updates in the files
-        self.skipped_updates: int
-        self.add_state("skipped_updates", int)
+        self.skipped_updates = self.add_state("skipped_updates", int)
 
     # ---- what a method defines ----
 

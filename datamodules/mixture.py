@@ -19,8 +19,9 @@ from tandem_pl.training.mixture_module import MixtureModule
 
 from .planning.loaders import make_loader, ranks_of
 from .planning.loading import Episodes, PlannedSamples, evaluation_plan
-from .planning.sampler import MixtureBatchSampler, Stream
-from .planning.sizes import checked_sizes, refuse_other_data, sizes_of
+from .planning.sampler import MixtureBatchSampler
+from .planning.sizes import checked_sizes, refuse_other_data, sizes_of, tokens_per_sample
+from .planning.stream import Stream
 
 Datasets = Mapping[str, Dataset]
 
@@ -71,15 +72,13 @@ class MixtureDataModule(LightningDataModule):
         validate_target: bool = False,
     ) -> None:
         super().__init__()
-        for key, value, least in (
-            ("batch_size", batch_size, 1),
-            ("epoch_batches", epoch_batches, 1),
-            ("eval_batch_size", eval_batch_size, 1),
-            ("num_workers", num_workers, 0),
-            ("seed", seed, 0),
-        ):
-            if value is not None:
-                check_at_least(key, value, least)
+        check_at_least("batch_size", batch_size, 1)
+        if epoch_batches is not None:
+            check_at_least("epoch_batches", epoch_batches, 1)
+        if eval_batch_size is not None:
+            check_at_least("eval_batch_size", eval_batch_size, 1)
+        check_at_least("num_workers", num_workers, 0)
+        check_at_least("seed", seed, 0)
         check_choice("allocation", allocation, ("debt", "multinomial"))
         self.train_sets: dict[str, Dataset] = dict(train or {})
         self.target_sets: dict[str, Dataset] = dict(target or {})
@@ -116,9 +115,7 @@ class MixtureDataModule(LightningDataModule):
                 self.target_weights, target_sizes, "target_weights"
             ).array
         self.sampler = MixtureBatchSampler(streams, target_weights, self.batch_size)
-        tokens = [getattr(data, "tokens_per_sample", None) for data in self.train_sets.values()]
-        if any(value is not None for value in tokens):
-            self._tokens_per_sample = np.array([np.nan if n is None else n for n in tokens])
+        self._tokens_per_sample = tokens_per_sample(self.train_sets)
         self.begin_episode(self._static_plan())
 
     def _samples_of_run(self) -> int | None:
@@ -189,10 +186,7 @@ class MixtureDataModule(LightningDataModule):
         return self.sampler.target_weights if self.sampler is not None else None
 
     def seen(self) -> dict[str, dict[str, float]]:
-        """Return domain -> what has been trained on of it so far; see `MixtureBatchSampler.seen`.
-
-        Tokens are counted if data sets have an attribute `tokens_per_sample`.
-        """
+        """Return domain -> what has been trained on of it so far; see `MixtureBatchSampler.seen`."""
         columns = {key: values.tolist() for key, values in self.seen_arrays().items()}
         rows = zip(*columns.values(), strict=True)
         return {
@@ -213,7 +207,9 @@ class MixtureDataModule(LightningDataModule):
             return batch
         self.count_consumed(batch)
         batch = self.transform_on_device(batch)
-        return batch if self._module_takes_batches() else batch.samples
+        module = getattr(self.trainer, "lightning_module", None)
+        ours = module is None or isinstance(module, MixtureModule)
+        return batch if ours else batch.samples
 
     def count_consumed(self, batch: MixtureBatch) -> None:
         """Mark a training batch, which is no longer prefetched, as trained on."""
@@ -225,23 +221,13 @@ class MixtureDataModule(LightningDataModule):
         """Return the batch that the module gets; subclasses mix samples here."""
         return batch
 
-    def _module_takes_batches(self) -> bool:
-        """Return whether the module is ours; another project's gets the samples alone."""
-        module = getattr(self.trainer, "lightning_module", None)
-        return module is None or isinstance(module, MixtureModule)
-
     # ---- loaders ----
 
     def train_dataloader(self) -> DataLoader:
         """Return the training loader: one pass is one episode, or the rest of it after a resume."""
         assert self.sampler is not None
         rank, world_size = self.ranks()
-        if self.batch_size % world_size:
-            raise InputError(
-                f"batch_size={self.batch_size} is the batch over all ranks and must be a multiple "
-                f"of their number, {world_size}."
-            )
-        self.sampler.rank, self.sampler.world_size = rank, world_size
+        self.sampler.share(rank, world_size)
         samples = self._samples(self.train_sets, self.target_sets, rank)
         return make_loader(samples, Episodes(self.sampler, self._static_plan), self.num_workers)
 

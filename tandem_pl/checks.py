@@ -31,6 +31,12 @@ def check_fractions(target_fraction: float, test_fraction: float) -> None:
             raise InputError(f"{key}={fraction} must be above 0 and below 1.")
 
 
+def check_below_one(key: str, value: float) -> None:
+    """Raise an error unless 0 <= value < 1."""
+    if not 0.0 <= value < 1.0:
+        raise InputError(f"{key}={value} must be at least 0 and below 1.")
+
+
 def check_at_least(key: str, value: int, least: int) -> None:
     """Raise an error unless value >= least."""
     if not value >= least:

@@ -129,6 +129,3 @@ def exponentiated_step(
     if floor == 0.0 and caps is None:
         return sum_to_one(grown)
     return project(grown, floor, caps)
-
-
-settle = sum_to_one

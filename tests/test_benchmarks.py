@@ -7,19 +7,16 @@ import math
 import os
 import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 
 import pytest
 import torch
 from torch import nn
 
-from tandem_pl.callbacks.methods.costs import Length, tandem
+from tandem_pl.callbacks.methods.table import METHODS, Length
 
 FOLDER = Path(__file__).parent / "benchmarks"
-SCRIPTS = (
-    *("sampling", "memory", "adapters", "breakdown", "scaling", "data_path", "images"),
-    *("episodes", "overhead", "cost", "vision", "gpu"),
-)
+SCRIPTS = ("memory", "prepare", "images", "overhead", "speed", "vision", "gpu")
 
 
 @pytest.fixture
@@ -31,7 +28,7 @@ def script(monkeypatch):
     yield importlib.import_module
     for name, level in levels.items():
         logging.getLogger(name).setLevel(level)
-    for name in (*SCRIPTS, "common", "all"):
+    for name in (*SCRIPTS, "common", "record", "all", "kill"):
         sys.modules.pop(name, None)
 
 
@@ -41,11 +38,11 @@ def run(module: ModuleType, capsys, *argv: str) -> dict:
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert last == json.loads(json.dumps(record))
     assert last["benchmark"] == module.NAME
-    assert set(last) == {"benchmark", "quick", "machine", "settings", "rows", "reach", "plots"}
+    assert set(last) == {"benchmark", "quick", "machine", "settings", "rows", "goals", "plots"}
     for row in last["rows"]:
         assert all(math.isfinite(v) for v in row.values() if not isinstance(v, str)), row
-    for row in last["reach"]:
-        assert row["reached"] == (row["value"] <= row["limit"])
+    for goal in last["goals"]:
+        assert goal["reached"] == (goal["value"] <= goal["limit"])
     for plot in last["plots"]:  # every key is there to be drawn
         keys = {key for row in last["rows"] for key in row}
         assert {plot["x"], *plot["y"], *plot["by"]} <= keys
@@ -71,16 +68,33 @@ def test_runs_take_turns(script) -> None:
 @pytest.mark.parametrize(("free", "probe", "measure"), [(45, 5, 4), (15, 5, 1), (0, 1, 1)])
 def test_the_bound_is_the_cost_in_the_table_of_methods(script, free, probe, measure) -> None:
     settings = {"free_steps": free, "probe_steps": probe, "measure_batches": measure}
-    cost = tandem(settings, Length(7, free + probe, 16)) / (free + probe)
+    cost = METHODS["tandem"].work(settings, Length(7, free + probe, 16)) / (free + probe)
     assert script("common").bound(free, probe, measure) == pytest.approx(cost)
 
 
 def test_planning_is_timed(script, capsys) -> None:
-    record = run(script("sampling"), capsys, "--quick", "--domains", "3", "50", "--batches", "4")
+    argv = ["planning", "--quick", "--domains", "3", "50", "--batches", "4"]
+    record = run(script("speed"), capsys, *argv)
     assert len(record["rows"]) == 8
     assert all(row["ms"] > 0 and row["batches"] == 4 for row in record["rows"])
+    assert len(record["goals"]) == 4  # of the largest number of domains
     assert record["quick"]
     assert record["settings"]["domains"] == [3, 50]
+
+
+def test_the_other_sections_of_speed(script, capsys) -> None:
+    record = run(script("speed"), capsys, "domains", "stall", "--quick")
+    few, many, stall = record["rows"]
+    assert [few["domains"], many["domains"]] == [7, 100]
+    assert many["ratio"] == pytest.approx(many["seconds"] / few["seconds"])
+    assert stall["step_ms"] > 0
+    assert [goal["value"] for goal in record["goals"]] == [stall["stall"]]
+
+
+def test_speed_names_its_sections(script, capsys) -> None:
+    with pytest.raises(SystemExit):
+        script("speed").main(["nope"])
+    assert "give some of planning, domains, stall" in capsys.readouterr().err
 
 
 def test_loading_of_images_is_timed(script, capsys) -> None:
@@ -99,42 +113,6 @@ def test_overhead_runs_all_kinds(script, capsys) -> None:
     assert episode["bound"] == pytest.approx((3 + 3 - 1 + 2 / 3) / 4)
     assert episode["ratio"] == pytest.approx(episode["ratio_over_bound"] * episode["bound"])
     assert episode["plain_ms"] > 0
-
-
-def test_the_parts_of_an_episode_add_up(script, capsys) -> None:
-    record = run(script("breakdown"), capsys, "--quick")
-    rows = {row["part"]: row for row in record["rows"]}
-    assert sum(row["share"] for row in rows.values()) == pytest.approx(1)
-    assert sum(row["share_by_formula"] for row in rows.values()) == pytest.approx(1)
-    calls = {part: row["calls_an_episode"] for part, row in rows.items()}
-    assert (calls["free"], calls["probe"], calls["sync"], calls["measure"]) == (3, 1, 1, 1)
-    assert all(rows[part]["ms_an_episode"] > 0 for part in ("free", "probe", "measure", "data"))
-
-
-def test_time_inside_of_an_inner_part_counts_once(script, monkeypatch) -> None:
-    breakdown = script("breakdown")
-    clock = SimpleNamespace(now=0.0)
-    monkeypatch.setattr(breakdown.time, "perf_counter", lambda: clock.now)
-
-    class Work:
-        def outer(self) -> None:
-            clock.now += 1
-            self.inner()
-            clock.now += 2
-
-        def inner(self) -> None:
-            clock.now += 10
-
-    parts, work = breakdown.Parts("cpu"), Work()
-    parts.wrap(work, "outer", "free")
-    parts.wrap(work, "inner", "sync")
-    clock.now += 100
-    work.outer()
-    assert parts.seconds == {"rest": 100, "free": 3, "sync": 10}
-    parts.unwrap()
-    work.outer()
-    assert sum(parts.seconds.values()) == 113
-    assert not vars(work)
 
 
 def test_stored_bytes_counts_shared_tensors_once(script) -> None:
@@ -158,7 +136,7 @@ def test_the_stall_is_what_the_first_batch_waits_longer(script) -> None:
     for epoch in (1, 2):
         rows += [row(epoch, 0, 0.5, 1.5), row(epoch, 1, 0.1, 0.5), row(epoch, 2, 0.1, 0.5)]
         rows += [row(epoch, 3, 50.0, 50.0, "probe")]
-    found = script("data_path").stalls(rows)
+    found = script("speed").stalls(rows)
     assert found["stall"] == pytest.approx(0.2)
     assert found["boundary"] == pytest.approx(0.5)
     assert found["step_ms"] == pytest.approx(2000)
@@ -176,7 +154,7 @@ def test_the_gpu_script_needs_a_gpu(script, capsys, monkeypatch) -> None:
 
 
 def test_the_gpu_script_on_a_cpu(script, capsys) -> None:
-    argv = ["--device", "cpu", "--tiny", "--no-compile", "--peak", "1e12"]
+    argv = ["--device", "cpu", "--tiny", "--peak", "1e12"]
     (row,) = run(script("gpu"), capsys, *argv)["rows"]
     tokens, other = row["plain_tokens_a_second"], row["tandem_tokens_a_second"]
     assert tokens / other == pytest.approx(row["ratio"])
@@ -187,11 +165,11 @@ def test_the_gpu_script_on_a_cpu(script, capsys) -> None:
 def test_flops_are_those_that_torch_counts(script) -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
-    common, gpu, block, batch = script("common"), script("gpu"), 16, 3
-    network = common.network("tiny", block)
+    overhead, gpu, block, batch = script("overhead"), script("gpu"), 16, 3
+    network = script("common").network("tiny", block)
     samples = {"input_ids": torch.randint(257, (batch, block))}
     with FlopCounterMode(display=False) as counter:
-        common.next_token_loss(network, samples).backward()
+        overhead.next_token_loss(network, samples).backward()
     mine = gpu.flops_a_token(network, block) * batch * block
     assert mine == pytest.approx(counter.get_total_flops(), rel=0.1)
 
@@ -206,12 +184,12 @@ def test_peaks_by_name(script) -> None:
 # ---- all.py ----
 
 RECORD = {
-    "benchmark": "sampling",
+    "benchmark": "speed",
     "quick": False,
     "machine": {"device": "<one>"},
     "settings": {"batch": 256},
     "rows": [{"domains": 7, "ms": 0.5}, {"domains": 1000, "ms": 1.25}],
-    "reach": [
+    "goals": [
         {"figure": "good", "value": 0.5, "limit": 1.0, "reached": True},
         {"figure": "bad", "value": 1.5, "limit": 1.0, "reached": False},
     ],
@@ -230,28 +208,28 @@ def test_the_page_says_what_is_reached(script) -> None:
     assert page.count('src="data:image/png;base64,') == 1
     assert "--quick" not in page
     assert not any(word in page for word in ("<script", "http"))
-    assert "Too small to judge by (--quick): sampling" in script("all").page(
+    assert "Too small to judge by (--quick): speed" in script("all").page(
         [RECORD | {"quick": True}]
     )
 
 
 def test_all_keeps_the_latest_record_of_each(script, tmp_path, monkeypatch, capsys) -> None:
     module = script("all")
-    (tmp_path / "sampling.py").write_text(f"print('a row')\nprint({json.dumps(RECORD)!r})\n")
+    (tmp_path / "speed.py").write_text(f"print('a row')\nprint({json.dumps(RECORD)!r})\n")
     (tmp_path / "memory.py").write_text("raise SystemExit('no memory')\n")
     monkeypatch.setattr(module, "HERE", tmp_path)
     place = ["--folder", str(tmp_path / "out")]
-    assert module.main(["memory", "sampling", *place]) == 1
+    assert module.main(["memory", "speed", *place]) == 1
     out = capsys.readouterr().out
     assert "a row" in out
     assert "memory failed: no memory" in out
     found = module.read(tmp_path / "out" / "benchmarks.jsonl")
-    assert found["sampling"] == RECORD
+    assert found["speed"] == RECORD
     assert found["memory"]["error"] == "no memory"
     page = (tmp_path / "out" / "benchmarks.html").read_text()
     (tmp_path / "memory.py").write_text(f"print({json.dumps(RECORD | {'benchmark': 'memory'})!r})")
     assert module.main(["memory", *place]) == 0
-    assert set(module.read(tmp_path / "out" / "benchmarks.jsonl")) == {"sampling", "memory"}
+    assert set(module.read(tmp_path / "out" / "benchmarks.jsonl")) == {"speed", "memory"}
     after = (tmp_path / "out" / "benchmarks.html").read_text()
     assert "It failed" in page
     assert "It failed" not in after
@@ -260,10 +238,22 @@ def test_all_keeps_the_latest_record_of_each(script, tmp_path, monkeypatch, caps
     assert (tmp_path / "out" / "benchmarks.html").read_text() == after
 
 
-@pytest.mark.parametrize("argv", [["speed"], ["--render"]])
+@pytest.mark.parametrize("argv", [["nope"], ["--render"]])
 def test_all_refuses_what_it_cannot_do(script, tmp_path, capsys, argv) -> None:
     with pytest.raises(SystemExit) as stop:
         script("all").main([*argv, "--folder", str(tmp_path)])
     assert stop.value.code == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+# ---- kill.py ----
+
+
+def test_kill_wants_an_empty_folder(script, tmp_path, monkeypatch, capsys) -> None:
+    (tmp_path / "killed-0").mkdir()  # of a run that was stopped, which would be resumed
+    monkeypatch.setattr(sys, "argv", ["kill.py", "--folder", str(tmp_path), "--signal", "INT"])
+    with pytest.raises(SystemExit) as stop:
+        script("kill").main()
+    assert stop.value.code == 2
+    assert "is not empty" in capsys.readouterr().err

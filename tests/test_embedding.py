@@ -16,11 +16,9 @@ MOST_LINES = 20
 
 
 @pytest.fixture(autouse=True)
-def restored(monkeypatch):
-    """`seed_everything` of the projects would stay for other tests."""
+def importable(monkeypatch):
+    """The projects import by plain name."""
     monkeypatch.syspath_prepend(str(FOLDER))
-    monkeypatch.setenv("PL_GLOBAL_SEED", "0")
-    monkeypatch.setenv("PL_SEED_WORKERS", "0")
 
 
 def touched_lines(before, after):

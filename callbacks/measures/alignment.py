@@ -1,8 +1,7 @@
-"""How the gradients of single domains point, compared with a target's gradient."""
+"""Inner products of each domain's gradient with a target gradient."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -19,7 +18,7 @@ from .gathering import from_first_rank
 if TYPE_CHECKING:
     from tandem_pl.training.mixture_module import MixtureModule
 
-TARGET_SALT = 1  # of the target's forward; it matters where something is random in eval mode
+TARGET_SALT = 1  # of the target's forward; it matters if something is random in eval mode
 
 
 class Alignment(NamedTuple):
@@ -42,22 +41,23 @@ def align(
     max_norm: float | None = None,
     own: str | None = None,
 ) -> Alignment:
-    """Inner products of the domains' mean gradients with the target's, in eval mode.
+    """Return inner products of the domains' mean gradients with the target's, in eval mode.
 
-    Memory: two sets of gradients, the target's and one domain's, whatever the number of domains.
-    Time: of one forward and backward over the batch and one over the target samples, or two over
-    the batch with `own`.
+    It needs the memory of two sets of gradients for any number of domains, and the time of a
+    forward and a backward over the batch and over the target samples (with `own`, twice over the
+    batch).
 
     Args:
-        module: whose network; every rank must call this together.
+        module: of the network; all ranks must call this together.
         batch: with target samples, unless `own` is given.
         size: number of domains, M.
-        max_norm: longer gradients are scaled down to this norm before anything else.
+        max_norm: longer gradients are first scaled down to this norm; None for no clipping.
         own: None for the target samples' mean gradient as target; "sum" for the sum of the
             training domains' gradients; "others" for that sum without the domain itself.
     """
-    products, norms, counts = np.zeros(size), np.zeros(size), np.zeros(size)
+    products, norms, counts = np.zeros((3, size))
     losses = torch.zeros(0)
+    domains = module, batch.domains, batch.samples, size, batch.step
     with evaluating(module.network):
         if own is None:
             assert batch.target_domains is not None
@@ -67,13 +67,13 @@ def align(
             clip(target, max_norm)
         else:
             target = []
-            for _, gradient, *_ in _domains(module, batch, size):
+            for _, gradient, *_ in domain_gradients(*domains):
                 clip(gradient, max_norm)
                 if target:
                     torch._foreach_add_(target, gradient)
                 else:
                     target = gradient
-        for domain, gradient, mine, count in _domains(module, batch, size):
+        for domain, gradient, mine, count in domain_gradients(*domains):
             norms[domain] = clip(gradient, max_norm)
             products[domain] = dot(gradient, target)
             counts[domain] = count
@@ -87,15 +87,9 @@ def align(
 
 
 def clip(gradient: Gradient, max_norm: float | None) -> float:
-    """Scales a gradient down to a norm of at most `max_norm`, in place; gives its norm then."""
+    """Scale a gradient down to a norm of at most `max_norm`, in place; return its norm then."""
     length = norm(gradient)
     if max_norm is None or not length > max_norm:
         return length
     torch._foreach_mul_(gradient, max_norm / length)
     return max_norm
-
-
-def _domains(
-    module: MixtureModule, batch: MixtureBatch, size: int
-) -> Iterator[tuple[int, Gradient, Tensor, float]]:
-    return domain_gradients(module, batch.domains, batch.samples, size, batch.step)

@@ -7,16 +7,16 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from tandem_pl.simplex import Array, settle
+from tandem_pl.simplex import Array, sum_to_one
 
-LEAST = 1e-12  # where log w is cut off
+LEAST_WEIGHT = 1e-12  # smaller weights count as this in log w
 
 
 def scaled_influence(influence: Array) -> Array:
-    """S_im / (max_j S_ij + 1e-8), so that P_hat = (this) w.
+    """Return S_hat_im = S_im / (max_j S_ij + 1e-8), so that P_hat = S_hat w.
 
-    Where no domain helps a target (the maximum is not positive) the paper's quotient would turn
-    harm into gain; there the largest magnitude takes the maximum's place.
+    If no domain helps a target (the maximum is not positive), the paper's quotient would turn harm
+    into gain; then the row is divided by its largest magnitude.
 
     Args:
         influence: S [M', M], the gain of target i by training on domain m.
@@ -32,17 +32,12 @@ def scaled_influence(influence: Array) -> Array:
 def tikmix_objective(
     weights: Array, scaled: Array, spread: float, gain: float, entropy: float
 ) -> tuple[float, Array]:
-    """f(w) = b sum_i P_hat_i - a std(P_hat) + c H(w), and its slope [M]; P_hat = S_hat w.
+    """Return f(w) = b sum_i P_hat_i - a std(P_hat) + c H(w) with P_hat = S_hat w, and its gradient.
 
-    Args:
-        weights: w [M].
-        scaled: S_hat [M', M] of `scaled_influence`.
-        spread: a.
-        gain: b.
-        entropy: c.
+    w is `weights` [M], S_hat is `scaled` [M', M], a is `spread`, b is `gain`, c is `entropy`.
 
-    Source: Wang et al. 2025, arXiv 2508.17677, which minimises -f with a = b = c = 1. H is in nats,
-    the standard deviation is that of the population; both are our reading.
+    Source: Wang et al. 2025, arXiv 2508.17677, which minimises -f with a = b = c = 1. We take H in
+    nats and the standard deviation of the population, which the paper leaves open.
 
     >>> value, slope = tikmix_objective(np.array([0.5, 0.5]), np.array([[1.0, 0.0]]), 1, 1, 0)
     >>> value, slope.tolist()
@@ -50,7 +45,7 @@ def tikmix_objective(
     """
     share = scaled @ weights
     middle, deviation = share - share.mean(), float(share.std())
-    logarithm = np.log(np.maximum(weights, LEAST))
+    logarithm = np.log(np.maximum(weights, LEAST_WEIGHT))
     value = gain * share.sum() - spread * deviation - entropy * (weights * logarithm).sum()
     pull = np.full(len(share), gain)
     if deviation > 0:
@@ -61,18 +56,13 @@ def tikmix_objective(
 def tikmix_weights(
     influence: Array, prior: Array, spread: float = 1.0, gain: float = 1.0, entropy: float = 1.0
 ) -> Array | None:
-    """The mixture of the largest f(w) on the simplex with S w >= S w_prior, target by target.
+    """Return the mixture of the largest f(w) on the simplex with S w >= S w_prior for each target.
 
-    Args:
-        influence: S [M', M].
-        prior: w_prior [M]; no target may lose against it. The search starts there; the paper's
-            starts at uniform.
-        spread: a of `tikmix_objective`.
-        gain: b.
-        entropy: c.
+    The search starts at the prior [M], against which no target may lose; the paper's starts at
+    uniform. S is `influence` [M', M]; the others are those of `tikmix_objective`.
 
     Returns:
-        [M], or None where the solver (SLSQP) fails or finds nothing better than the prior.
+        [M], or None if the solver (SLSQP) fails or finds nothing better than the prior.
 
     >>> tikmix_weights(np.array([[1.0, 0.0]]), np.array([0.5, 0.5])).round(3).tolist()
     [0.731, 0.269]
@@ -97,16 +87,16 @@ def tikmix_weights(
         ],
         options={"maxiter": 500, "ftol": 1e-12},
     )
-    found = np.clip(result.x, 0.0, None)
-    if not (result.success and np.isfinite(found).all() and found.sum() > 0):
+    best = np.clip(result.x, 0.0, None)
+    if not (result.success and np.isfinite(best).all() and best.sum() > 0):
         return None
-    found = settle(found / found.sum())
-    kept = (scaled @ (found - prior) >= -1e-7).all()
-    return found if kept and loss(found)[0] <= loss(prior)[0] + 1e-9 else None
+    best = sum_to_one(best / best.sum())
+    feasible = (scaled @ (best - prior) >= -1e-7).all()
+    return best if feasible and loss(best)[0] <= loss(prior)[0] + 1e-9 else None
 
 
 def second_moment_scale(state: dict[str, Any], group: dict[str, Any]) -> Tensor:
-    """sqrt(v / (1 - beta2^t)) + eps, by which Adam divides; of the parameter's shape.
+    """Return sqrt(v / (1 - beta2^t)) + eps, by which Adam divides, in the parameter's shape.
 
     >>> import torch
     >>> state = {"exp_avg_sq": torch.tensor([0.04]), "step": torch.tensor(1.0)}
@@ -117,10 +107,10 @@ def second_moment_scale(state: dict[str, Any], group: dict[str, Any]) -> Tensor:
     return (state["exp_avg_sq"] / correction).sqrt() + group["eps"]
 
 
-def filled(total: Array, count: Array) -> Array:
-    """Means total / count [M', M]; an entry without a measurement gets the mean of its row's.
+def means_or_row_mean(total: Array, count: Array) -> Array:
+    """Return means total / count [M', M]; entries that were not measured get their row's mean.
 
-    >>> filled(np.array([[2.0, 0.0]]), np.array([[1.0, 0.0]])).tolist()
+    >>> means_or_row_mean(np.array([[2.0, 0.0]]), np.array([[1.0, 0.0]])).tolist()
     [[2.0, 2.0]]
     """
     mean = total / np.maximum(count, 1)

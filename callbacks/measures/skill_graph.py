@@ -10,23 +10,23 @@ from typing import Any
 import numpy as np
 import yaml
 
-from tandem_pl.errors import InputError
+from tandem_pl.errors import InputError, did_you_mean
 from tandem_pl.mixture import check_domains
 from tandem_pl.simplex import Array, exponentiated_step
 
+LEARN = "learn"  # in place of a graph
+
 
 def skill_it_weights(graph: Array, losses: Array, learning_rate: float) -> Array:
-    """p_i in proportion to exp(eta sum_t sum_j A_ij L_j(t)), over the evaluations t in the window.
+    """Return p_i proportional to exp(eta sum_t sum_j A_ij L_j(t)), over the window's evaluations t.
 
-    The weights before play no part; memory is the window alone. With `losses` of ones it is the
-    method's start, p in proportion to exp(eta A 1).
+    The earlier weights have no influence beyond this window. With `losses` of ones it is the
+    method's start, p proportional to exp(eta A 1).
 
-    Args:
-        graph: A [M, M'], what training on domain i does for target domain j.
-        losses: L [w, M'] in nats, an evaluation a row.
-        learning_rate: eta, a nat^-1.
+    A is `graph` [M, M'], what training on domain i does for target domain j; L is `losses` [w, M']
+    in nats, one evaluation a row; eta is `learning_rate` in nat^-1.
 
-    Source: Chen et al. 2023, arXiv 2307.14430, and its code, which sums over the window as here.
+    Source: Chen et al. 2023, arXiv 2307.14430, and its code, which sums over the window too.
 
     >>> skill_it_weights(np.array([[0.5], [0.0]]), np.array([[2.0]]), 1.0).round(3).tolist()
     [0.731, 0.269]
@@ -36,15 +36,10 @@ def skill_it_weights(graph: Array, losses: Array, learning_rate: float) -> Array
 
 
 def learned_graph(start: Array, ends: Array) -> Array:
-    """A_ij = (L_j(start) - L_j(end of training on i)) / L_j(start), and 0 where that is negative.
+    """Return A_ij = max(0, (L_j(start) - L_j(end of training on i)) / L_j(start)).
 
-    Args:
-        start: [M'] losses before.
-        ends: [M, M'] losses after a short training on each domain alone.
-
-    Returns:
-        [M, M'], at most 1. Where a loss is not finite or the start is not positive the entry is 0:
-        nothing is known of it.
+    `start` are losses [M'] before, `ends` [M, M'] after a short training on each domain alone. An
+    entry is 0 if its losses are not finite or the start is not positive.
 
     >>> learned_graph(np.array([2.0]), np.array([[1.0], [3.0]])).tolist()
     [[0.5], [0.0]]
@@ -55,7 +50,7 @@ def learned_graph(start: Array, ends: Array) -> Array:
 
 
 def damped_graph(graph: Array, domains: Sequence[str], targets: Sequence[str]) -> Array:
-    """Entries of exactly 1 between different domains become 0.5, as in the official code.
+    """Replace entries of exactly 1 between different domains by 0.5, as the official code does.
 
     >>> damped_graph(np.ones((2, 2)), ["a", "b"], ["a", "b"]).tolist()
     [[1.0, 0.5], [0.5, 1.0]]
@@ -65,23 +60,23 @@ def damped_graph(graph: Array, domains: Sequence[str], targets: Sequence[str]) -
 
 
 def read_graph(given: Any, domains: Sequence[str], targets: Sequence[str]) -> Array:
-    """A user's graph as [M, M'].
+    """Return a user's graph as [M, M'].
 
     Args:
-        given: rows of numbers in the order of the data; a map domain -> target domain -> number; or
-            the path of a YAML file with either, or of a CSV file, with names (a header of target
-            domains, the domain first in each row) or of numbers alone.
+        given: rows of numbers in the order of the data; or a map domain -> target domain -> number;
+            or the path of a YAML file with either, or of a CSV file with numbers alone, or with
+            names too (a header of target domains, and the domain first in each row).
         domains: training domains, the rows.
         targets: target domains, the columns.
 
     Raises:
-        InputError: another size, unknown names, or what is not a finite number.
+        InputError: wrong size, unknown names, or entries that are not finite numbers.
 
     >>> read_graph({"a": {"t": 1}, "b": {"t": 0.25}}, ["b", "a"], ["t"]).tolist()
     [[0.25], [1.0]]
     """
-    name = "graph" if not isinstance(given, str) else f"graph={given!r}"
-    content = _file_content(given) if isinstance(given, str) else given
+    name = f"graph={given!r}" if isinstance(given, str) else "graph"
+    content = _read_file(given) if isinstance(given, str) else given
     if isinstance(content, Mapping):
         content = {str(row): values for row, values in content.items()}
         check_domains(content, domains, name)
@@ -106,7 +101,8 @@ def read_graph(given: Any, domains: Sequence[str], targets: Sequence[str]) -> Ar
     return graph
 
 
-def _file_content(path: str) -> Any:
+def _read_file(path: str) -> Any:
+    """Return rows, or a map of maps if a CSV file has names or a YAML file has maps."""
     try:
         text = Path(path).read_text(encoding="utf-8")
         if not path.lower().endswith(".csv"):
@@ -114,15 +110,12 @@ def _file_content(path: str) -> Any:
         rows = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines()) if row]
         try:
             return [[float(cell) for cell in row] for row in rows]
-        except ValueError:
-            header, *body = rows
-            return {
-                row[0]: {k: float(v) for k, v in zip(header[1:], row[1:], strict=True)}
-                for row in body
-            }
+        except ValueError:  # it has names
+            (_, *names), *body = rows
+            return {name: dict(zip(names, map(float, row), strict=True)) for name, *row in body}
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
-            f"graph={path!r} cannot be read ({reason}): give 'learn', rows of numbers, or the path "
-            "of a CSV or YAML file."
+            f"graph={path!r} cannot be read ({reason}): {did_you_mean(path, [LEARN])}give 'learn', "
+            "rows of numbers, or the path of a CSV or YAML file."
         ) from None

@@ -67,3 +67,8 @@ class TargetEvaluation:
                     losses = module.sample_losses(module.network, batch.samples, len(batch.domains))
                 store.add(batch.domains, losses)
         return store.reduce(len(self._indices), trainer.strategy)[0]
+
+    def metrics(self, losses: Array) -> dict[str, float]:
+        """Return `target/evaluation/DOMAIN` -> loss, to log."""
+        pairs = zip(self.names, losses.tolist(), strict=True)
+        return {f"target/evaluation/{name}": loss for name, loss in pairs}

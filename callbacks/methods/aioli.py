@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.utilities import rank_zero_warn
 
 from tandem_pl.callbacks.measures.target_evaluation import TargetEvaluation
-from tandem_pl.callbacks.reweighting import ReweightingCallback
-from tandem_pl.checks import check_at_least, check_positive
-from tandem_pl.episode import TRAIN, TRIAL, Handler, MixtureBatch, Outputs, Plan, Segment
+from tandem_pl.callbacks.reweighting import ReweightingCallback, Update
+from tandem_pl.checks import check_at_least, check_below_one, check_positive
+from tandem_pl.episode import PROBE, TRAIN, TRIAL, Handler, MixtureBatch, Outputs, Plan, Segment
 from tandem_pl.errors import InputError
 from tandem_pl.simplex import Array, exponentiated_step
 from tandem_pl.training.mixture_module import MixtureModule
 
+from .method import Length, Method, evaluation_cost
+
 
 def smoothed_one_hot(size: int, domain: int, share: float) -> Array:
-    """`share` on one domain, the rest on the others alike.
+    """Return `share` for one domain, and equal shares of the rest for the others.
 
     >>> smoothed_one_hot(3, 0, 0.5).tolist()
     [0.5, 0.25, 0.25]
@@ -29,10 +31,10 @@ def smoothed_one_hot(size: int, domain: int, share: float) -> Array:
     return weights
 
 
-def visits(size: int, rounds: int, seed: int, number: int) -> list[int]:
-    """`rounds` permutations of the domains in a row, drawn for update `number`.
+def draw_visits(size: int, rounds: int, seed: int, number: int) -> list[int]:
+    """Return `rounds` permutations of the domains in a row, drawn for update `number`.
 
-    >>> sorted(visits(2, 2, seed=0, number=5))
+    >>> sorted(draw_visits(2, 2, seed=0, number=5))
     [0, 0, 1, 1]
     """
     generator = np.random.default_rng([seed, number])
@@ -40,38 +42,38 @@ def visits(size: int, rounds: int, seed: int, number: int) -> list[int]:
 
 
 def mixing_matrix(order: list[int], losses: Array, counts: Array) -> Array:
-    """A [M', M] of the linear mixing law L_i(after) = L_i(before) - sum_j A_ij p_j.
+    """Return A [M', M] of the linear mixing law L_i(after) = L_i(before) - sum_j A_ij p_j.
 
     B_il is the mean of L_i(before) - L_i(after) over the visits of domain l, and W_l the mean over
     the same visits of the shares that were drawn in them. A solves B_il = sum_j W_lj A_ij, in the
-    least squares sense where W is singular.
+    least squares sense if W is singular.
 
     Args:
-        order: [N] the domain of each visit; every domain has one at least.
+        order: [N] the domain of each visit; every domain has at least one.
         losses: [N + 1, M'] evaluations before the first visit and after each.
         counts: [N, M] samples drawn of each domain in each visit.
 
-    Source: LearnParams of Chen et al. 2024, arXiv 2411.05735. Its code solves with the shares it
-    asked for, which whole samples in a small batch do not have; here they are those drawn.
+    Source: LearnParams of Chen et al. 2024, arXiv 2411.05735. Its code solves with the planned
+    shares, which whole samples in a small batch cannot have exactly; here they are those drawn.
 
     >>> losses = np.array([[2.0], [1.5], [1.4]])
     >>> mixing_matrix([0, 1], losses, np.array([[4, 0], [0, 4]])).round(3).tolist()
     [[0.5, 0.1]]
     """
     size = counts.shape[1]
-    member = (np.array(order)[None, :] == np.arange(size)[:, None]).astype(np.float64)  # [M, N]
-    member /= member.sum(axis=1, keepdims=True)
-    drawn = member @ (counts / counts.sum(axis=1, keepdims=True))
-    gain = member @ (losses[:-1] - losses[1:])  # [M, M']
+    visits_of = (np.array(order)[None, :] == np.arange(size)[:, None]).astype(np.float64)  # [M, N]
+    visits_of /= visits_of.sum(axis=1, keepdims=True)
+    drawn = visits_of @ (counts / counts.sum(axis=1, keepdims=True))
+    gain = visits_of @ (losses[:-1] - losses[1:])  # [M, M']
     return np.linalg.lstsq(drawn, gain, rcond=None)[0].T
 
 
-def normalised(matrix: Array) -> Array:
-    """The least entry subtracted where it is negative, then divided by the sum of all entries.
+def normalise(matrix: Array) -> Array:
+    """Subtract the least entry if it is negative, then divide by the sum of all entries.
 
-    A matrix of equal entries below 0 says nothing, and becomes one of equal entries.
+    A matrix of equal entries below 0 has no information, and becomes one of equal entries.
 
-    >>> normalised(np.array([[-1.0, 1.0, 2.0]])).tolist()
+    >>> normalise(np.array([[-1.0, 1.0, 2.0]])).tolist()
     [[0.0, 0.4, 0.6]]
     """
     shifted = matrix - min(float(matrix.min()), 0.0)
@@ -82,14 +84,11 @@ def normalised(matrix: Array) -> Array:
 def aioli_weights(
     weights: Array, matrix: Array, learning_rate: float, smoothed: bool = False
 ) -> Array:
-    """P in proportion to p_before exp(eta g) with g_j = sum_i A_ij.
+    """Return p proportional to p_before exp(eta g) with g_j = sum_i A_ij.
 
-    Args:
-        weights: p_before [M].
-        matrix: A [M', M], normalised.
-        learning_rate: eta; entries of g sum to 1.
-        smoothed: whether A is a running mean. The official code then takes exp(eta g) alone, so
-            that the largest ratio of two weights is e^eta; the paper's recursion has p_before.
+    p_before is `weights` [M], A is `matrix` [M', M], normalised: the entries of g sum to 1. If A is
+    a running mean (`smoothed`), the official code takes exp(eta g) alone, so that the largest ratio
+    of two weights is e^eta; the paper's recursion has p_before.
 
     >>> aioli_weights(np.array([0.5, 0.5]), np.array([[1.0, 0.0]]), 1.0).round(3).tolist()
     [0.731, 0.269]
@@ -98,15 +97,21 @@ def aioli_weights(
     return exponentiated_step(before, -matrix.sum(axis=0), learning_rate)
 
 
+def aioli_work(settings: Mapping[str, Any], run: Length) -> float:
+    """Return the cost of a run: M lp_rounds + 1 evaluations a round; the visits are training."""
+    evaluations = run.steps / settings["update_steps"] * (run.domains * settings["lp_rounds"] + 1)
+    return run.steps + evaluations * evaluation_cost(settings["evaluation_samples"], run)
+
+
 class AioliReweighting(ReweightingCallback):
-    """p in proportion to p_before exp(eta sum_i A_ij), with A measured anew in each round.
+    """p proportional to p_before exp(eta sum_i A_ij), with A measured again in each round.
 
     A round, which is an episode, is `update_steps` training steps. It ends by visiting each domain
     `lp_rounds` times, in an order that is drawn for the round: `lp_steps` real training steps on a
-    mixture that has `one_hot` of that domain, with the loss of each target domain before and after,
-    on the same target samples each time. The steps before the visits train on the weights that the
-    visits of the round before gave; in the first round, on the datamodule's weights. (The official
-    code visits first, and starts from uniform weights whatever the prior.)
+    mixture that has `one_hot` of that domain. The loss of each target domain is evaluated before
+    and after, on the same target samples each time. The steps before the visits train on the
+    weights from the visits of the last round; in the first round, on the data module's weights.
+    (The official code visits first, and starts from uniform weights for any prior.)
 
     Args:
         update_steps: training steps of a round, those of the visits included.
@@ -114,7 +119,7 @@ class AioliReweighting(ReweightingCallback):
         one_hot: share of the visited domain, above 1/M; 1 trains on it alone.
         lp_rounds: visits to each domain.
         lp_steps: training steps of a visit.
-        ema: weight of the A before in a running mean, which also takes `p_before` out (see
+        ema: weight of the old A in a running mean, which also removes `p_before` (see
             `aioli_weights`); None for neither.
         evaluation_samples: of each target domain; None for all.
 
@@ -128,6 +133,16 @@ class AioliReweighting(ReweightingCallback):
     method = "aioli"
     signal_name = "mixing_gain"
     signal_columns = ("gain",)
+    rows = (
+        Method(
+            "aioli",
+            "gains of the target by short trainings on each domain, in a linear mixing law",
+            "arXiv 2411.05735",
+            "(M lp_rounds + 1) E/3; E = batches of evaluation",
+            aioli_work,
+            needs_target=True,
+        ),
+    )
 
     def __init__(
         self,
@@ -146,29 +161,28 @@ class AioliReweighting(ReweightingCallback):
         check_positive("learning_rate", learning_rate)
         if not 0 < one_hot <= 1:
             raise InputError(f"one_hot={one_hot} must be above 1/M and at most 1.")
-        if ema is not None and not 0 <= ema < 1:
-            raise InputError(f"ema={ema} must be at least 0 and below 1, or null.")
+        if ema is not None:
+            check_below_one("ema", ema)
         self.update_steps = update_steps
         self.learning_rate = learning_rate
         self.one_hot = one_hot
         self.lp_rounds = lp_rounds
         self.lp_steps = lp_steps
         self.ema = ema
+        self.evaluation_samples = evaluation_samples
         self.evaluation = TargetEvaluation(evaluation_samples)
-        self.skipped_updates = 0
-        self.round = 0
-        self._seed = 0
-        self._mean: Array | None = None  # the running mean of A
-        self._losses: list[Array] = []  # [M'] before each visit so far
-        self._counts: list[Array] = []  # [M] samples drawn in each visit so far
+        self.round = self.add_state("round", int)
+        self._mean: Array | None = self.add_state("_mean", lambda: None)  # of A
+        self._losses: list[Array] = self.add_state("_losses", list)  # [M'] before each visit
+        self._counts: list[Array] = self.add_state("_counts", list)  # [M] samples of each visit
 
-    def initial(self, trainer: Trainer) -> Array:
-        """The datamodule's weights. Checks what takes the number of domains."""
+    def check(self, trainer: Trainer, module: MixtureModule) -> None:
+        """Raise an error for a number of domains that the settings do not fit, or no target."""
         size, visiting = len(self.domains), len(self.domains) * self.lp_rounds * self.lp_steps
         if size > 1 and not self.one_hot > 1 / size:
             raise InputError(
                 f"one_hot={self.one_hot} must be above 1/{size}, the share of each of {size} "
-                "domains: else a visit says nothing of its domain."
+                "domains: otherwise a visit measures nothing of its domain."
             )
         if self.update_steps < visiting:
             raise InputError(
@@ -177,97 +191,49 @@ class AioliReweighting(ReweightingCallback):
                 f"at least {visiting}."
             )
         self.evaluation.prepare(self.data, type(self).__name__)
-        self.round, self._mean = 0, None
-        self._losses, self._counts = [], []
-        self._seed = trainer.datamodule.seed  # type: ignore[attr-defined]
-        return super().initial(trainer)
 
     def plan(self) -> Plan:
-        """Training, then the visits."""
+        """Return training, then the visits."""
         size = len(self.domains)
         rest = self.update_steps - size * self.lp_rounds * self.lp_steps
         train = [Segment(TRAIN, rest, tuple(self.weights.tolist()))] if rest else []
         return train + [
             Segment(TRIAL, self.lp_steps, tuple(smoothed_one_hot(size, m, self.one_hot).tolist()))
-            for m in self._order()
+            for m in self._visits()
         ]
 
-    def _order(self) -> list[int]:
-        return visits(len(self.domains), self.lp_rounds, self._seed, self.round)
+    def _visits(self) -> list[int]:
+        return draw_visits(len(self.domains), self.lp_rounds, self.data.seed, self.round)
 
     def handlers(self) -> dict[str, Handler]:
-        """Trains in a visit."""
-        return {TRIAL: self.visit_step}
+        """Return the step of a visit."""
+        return {TRIAL: self.visit_step, PROBE: self.visit_step}  # old checkpoints' plans have PROBE
 
     def visit_step(self, module: MixtureModule, batch: MixtureBatch) -> Outputs:
-        """A training step, counted; the first of a visit comes after an evaluation."""
+        """Train and count the samples; before a visit's first step, evaluate."""
         size, trainer = len(self.domains), module.trainer
         if batch.first:
             self._losses.append(self.evaluation.losses(trainer, self.data, module))
             self._counts.append(np.zeros(size))
-        counts = torch.bincount(batch.domains, minlength=size).float()  # whole below 2^24: exact
+        counts = torch.bincount(batch.domains, minlength=size).float()  # exact below 2^24
         if trainer.world_size > 1:
             counts = trainer.strategy.reduce(counts, reduce_op="sum")
         self._counts[-1] = self._counts[-1] + counts.double().cpu().numpy()
         return {"losses": module.train_step(batch)}
 
-    def update(self, trainer: Trainer, module: Any) -> tuple[Array, dict[str, float]]:
-        """A and the weights."""
+    def update(self, trainer: Trainer, module: Any) -> Update:
+        """Evaluate, solve for A, and return the weights."""
         losses = np.stack([*self._losses, self.evaluation.losses(trainer, self.data, module)])
-        counts, order = np.stack(self._counts), self._order()
+        counts, order = np.stack(self._counts), self._visits()
         self._losses, self._counts, self.round = [], [], self.round + 1
-        metrics = {
-            f"target/evaluation/{name}": float(loss)
-            for name, loss in zip(self.evaluation.names, losses[-1], strict=True)
-        }
+        metrics = self.evaluation.metrics(losses[-1])
         if not np.isfinite(losses).all():
-            self.skipped_updates += 1
-            rank_zero_warn(
-                f"step {trainer.global_step}: a target loss is not finite, the weights stay as "
-                f"they are ({self.skipped_updates} updates so far)."
-            )
-            return self.weights, metrics | {"mixture/skipped_updates": float(self.skipped_updates)}
-        matrix = normalised(mixing_matrix(order, losses, counts))
+            weights, more = self.keep_weights(trainer, "a target loss is not finite")
+            return weights, metrics | more
+        matrix = normalise(mixing_matrix(order, losses, counts))
         if self.ema is not None:
             before = matrix if self._mean is None else self._mean
             matrix = self._mean = (1 - self.ema) * matrix + self.ema * before
         self.keep_signal(trainer, matrix.sum(axis=0))
         weights = aioli_weights(self.weights, matrix, self.learning_rate, self.ema is not None)
         return weights, metrics
-
-    def settings(self) -> dict[str, Any]:
-        """All arguments."""
-        return {
-            "update_steps": self.update_steps,
-            "learning_rate": self.learning_rate,
-            "one_hot": self.one_hot,
-            "lp_rounds": self.lp_rounds,
-            "lp_steps": self.lp_steps,
-            "ema": self.ema,
-            "evaluation_samples": self.evaluation.samples,
-        }
-
-    def state_dict(self) -> dict[str, Any]:
-        """Adds the round, the running mean and the visits so far."""
-        state = super().state_dict()
-        if not state:
-            return state
-        return state | {
-            "round": self.round,
-            "mean": None if self._mean is None else torch.from_numpy(self._mean.copy()),
-            "losses": [loss.tolist() for loss in self._losses],
-            "counts": [count.tolist() for count in self._counts],
-            "skipped_updates": self.skipped_updates,
-        }
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores them."""
-        super().load_state_dict(state_dict)
-        if not state_dict:
-            return
-        self.round = state_dict["round"]
-        mean = state_dict["mean"]
-        self._mean = None if mean is None else mean.double().numpy()
-        self._losses = [np.array(loss) for loss in state_dict["losses"]]
-        self._counts = [np.array(count) for count in state_dict["counts"]]
-        self.skipped_updates = state_dict["skipped_updates"]

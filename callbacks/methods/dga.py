@@ -1,24 +1,22 @@
-"""DGA: drawing weights from the alignment of gradients, now and then (arXiv 2410.02498)."""
+"""DGA: weights to draw with, from the alignment of gradients once a period (arXiv 2410.02498)."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import torch
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch import Trainer
 
 from tandem_pl.callbacks.measures.alignment import align
-from tandem_pl.callbacks.measures.influence import filled
-from tandem_pl.callbacks.reweighting import ReweightingCallback
-from tandem_pl.checks import check_at_least, check_positive, check_share
+from tandem_pl.callbacks.measures.influence import means_or_row_mean
+from tandem_pl.callbacks.reweighting import ReweightingCallback, Update
+from tandem_pl.checks import check_at_least, check_below_one, check_positive
 from tandem_pl.episode import MEASURE, TRAIN, Handler, MixtureBatch, Outputs, Plan, Segment
 from tandem_pl.errors import InputError
-from tandem_pl.simplex import Array, exponentiated_step, settle
+from tandem_pl.simplex import Array, exponentiated_step, sum_to_one
+from tandem_pl.training.mixture_module import MixtureModule
 
-if TYPE_CHECKING:
-    from tandem_pl.training.mixture_module import MixtureModule
+from .method import Method
 
 
 def dga_step(
@@ -29,21 +27,14 @@ def dga_step(
     ema: float,
     basis: Array | None = None,
 ) -> tuple[Array, Array]:
-    """One update: shares_k <- shares_k exp(eta a_k) / Z, and the running mean that is drawn with.
+    """Return shares_k exp(eta a_k) / Z, and the running mean [M] of the domain weights.
 
-    a = products, or Q products with a basis Q: domains are then drawn with Q' shares, and the
-    gradient of basis mixture k is sum_m Q_km g_m.
+    a = products, or Q products with a basis Q [K, M] of mixtures: domains are then drawn with
+    Q' shares, and the gradient of mixture k is sum_m Q_km g_m.
 
-    Args:
-        shares: [K] of the basis mixtures; of the domains without a basis (K = M).
-        smoothed: [M] domain weights drawn with so far.
-        products: [M] inner products of the domains' gradients with the target's.
-        learning_rate: eta.
-        ema: share of the old in the running mean, beta.
-        basis: [K, M] rows that sum to 1, or None.
-
-    Returns:
-        The next shares [K] and domain weights [M].
+    Without a basis, shares are of the domains. `smoothed` [M] are the weights drawn with so far,
+    `products` [M] the inner products of the domains' gradients with the target's, `learning_rate`
+    is eta, and `ema` the share of the old weights in the running mean.
 
     >>> even = np.array([0.5, 0.5])
     >>> dga_step(even, even, np.array([np.log(3), 0.0]), 1.0, 0.5)[1].round(9).tolist()
@@ -52,20 +43,20 @@ def dga_step(
     scores = products if basis is None else basis @ products
     shares = exponentiated_step(shares, -scores, learning_rate)
     weights = shares if basis is None else shares @ basis
-    return shares, settle(ema * smoothed + (1.0 - ema) * weights)
+    return shares, sum_to_one(ema * smoothed + (1.0 - ema) * weights)
 
 
 class DGAReweighting(ReweightingCallback):
     """alpha_m <- alpha_m exp(+eta <g_m, g_target>) / Z every `period` steps; drawn with their EMA.
 
-    The plus is the derivation's sign (the printed algorithm is said to have a minus): aligned
-    domains rise. The paper's settings of eta and beta are not known to us, and no code is
-    public; the products are of raw gradients, so eta depends on their size: raise it if the weights
-    hardly move. Gradients are taken in eval mode; a domain that no measure batch had gets the mean
-    product of the others. The paper trains one network online; its weights are a schedule.
+    The plus is the sign of the derivation (the printed algorithm is said to have a minus): weights
+    of aligned domains rise. We do not know the paper's eta and beta, and no code is public; the
+    products are of raw gradients, so eta depends on their size: raise it if the weights hardly
+    move. Gradients are taken in eval mode; a domain without a measured sample gets the mean product
+    of the others. The paper trains one network online; its weights are a schedule.
 
-    Cost of an episode beyond its training steps: 2 V proxy steps (V batches of the domains and V of
-    the target). Memory: two sets of gradients whatever the number of domains.
+    An episode costs 2 V proxy steps beyond training (V batches of the domains, V of the target),
+    and needs the memory of two sets of gradients for any number of domains.
 
     Args:
         period: training steps between updates.
@@ -73,7 +64,7 @@ class DGAReweighting(ReweightingCallback):
         learning_rate: eta.
         ema: beta, share of the old weights in those drawn with, 0 to below 1.
         distributions: [K][M] shares of the domains in K basis mixtures, for many domains: only the
-            K shares of these are learned, and start equal. None for the domains themselves.
+            K shares of these are learned, starting equal. None for the domains themselves.
 
     Raises:
         InputError: for settings out of range, no target data, measure batches with fewer samples
@@ -83,6 +74,18 @@ class DGAReweighting(ReweightingCallback):
     method = "dga"
     signal_name = "alignment"
     signal_columns = ("product",)
+    rows = (
+        Method(
+            "dga",
+            "alignment of each domain's gradient with the target's, once a period",
+            "arXiv 2410.02498",
+            "2 V",
+            lambda settings, run: (
+                run.steps * (1 + 2 * settings["measure_batches"] / settings["period"])
+            ),
+            needs_target=True,
+        ),
+    )
 
     def __init__(
         self,
@@ -96,44 +99,39 @@ class DGAReweighting(ReweightingCallback):
         check_at_least("period", period, 1)
         check_at_least("measure_batches", measure_batches, 1)
         check_positive("learning_rate", learning_rate)
-        check_share("ema", ema)
-        if ema == 1.0:
-            raise InputError(f"ema={ema} would keep the first weights: it must be below 1.")
+        check_below_one("ema", ema)
         self.period = period
         self.measure_batches = measure_batches
         self.learning_rate = learning_rate
         self.ema = ema
         self.distributions = distributions
-        self.basis: Array | None = None
-        self.shares: Array = np.zeros(0)  # [K] alpha before the running mean, or of the basis
-        self.skipped_episodes = 0
-        self._products: list[Array] = []  # [2, M] of each measure batch: products and counts
+        self.basis: Array | None = None  # the distributions [K, M], normalised
+        # [K] of the basis mixtures or domains, before the running mean
+        self.shares = self.add_state("shares", lambda: np.zeros(0))
+        # [2, M] of each measure batch: products and counts
+        self._products: list[Array] = self.add_state("_products", list)
 
-    def initial(self, trainer: Trainer) -> Array:
-        """The datamodule's weights, or the mean of the distributions."""
-        start = super().initial(trainer)
-        if self.distributions is None:
-            self.shares = start
-            return start
-        self.basis = _basis(self.distributions, len(start))
-        self.shares = np.full(len(self.basis), 1.0 / len(self.basis))
-        return settle(self.shares @ self.basis)
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuses measure batches that cannot hold every domain."""
-        super().setup(trainer, pl_module, stage)
-        if stage != "fit":
-            return
-        self._products = []
-        samples = self.measure_batches * trainer.datamodule.batch_size  # type: ignore[attr-defined]
+    def check(self, trainer: Trainer, module: MixtureModule) -> None:
+        """Raise an error if distributions or measure batches do not fit the domains."""
+        if self.distributions is not None:
+            self.basis = _normalise_rows(self.distributions, len(self.domains))
+        samples = self.measure_batches * self.data.batch_size
         if samples < len(self.domains):
             raise InputError(
                 f"measure_batches={self.measure_batches} hold {samples} samples, fewer than the "
                 f"{len(self.domains)} domains: raise it until every domain is measured."
             )
 
+    def initial(self, trainer: Trainer) -> Array:
+        """Return the data module's weights, or the mean of the distributions."""
+        if self.basis is None:
+            self.shares = super().initial(trainer)
+            return self.shares
+        self.shares = np.full(len(self.basis), 1.0 / len(self.basis))
+        return sum_to_one(self.shares @ self.basis)
+
     def plan(self) -> Plan:
-        """`period` training batches | V measure batches with target samples."""
+        """Return `period` training batches | V measure batches with target samples."""
         even = (1.0 / len(self.weights),) * len(self.weights)
         return [
             Segment(TRAIN, self.period, tuple(self.weights.tolist())),
@@ -141,67 +139,33 @@ class DGAReweighting(ReweightingCallback):
         ]
 
     def handlers(self) -> dict[str, Handler]:
-        """Measure batches."""
+        """Return the measure step."""
         return {MEASURE: self.measure}
 
     def measure(self, module: MixtureModule, batch: MixtureBatch) -> Outputs:
-        """Products of gradients; no step."""
-        found = align(module, batch, len(self.weights))
-        self._products.append(np.stack([found.products, found.counts]))
-        return {"losses": found.losses}
+        """Keep the products of gradients; do not train."""
+        alignment = align(module, batch, len(self.weights))
+        self._products.append(np.stack([alignment.products, alignment.counts]))
+        return {"losses": alignment.losses}
 
-    def update(self, trainer: Trainer, module: Any) -> tuple[Array, dict[str, float]]:
-        """The mean product by domain, and the update; not finite leaves the weights alone."""
+    def update(self, trainer: Trainer, module: Any) -> Update:
+        """Average the products by domain, and take the step."""
         products, counts = np.stack(self._products, axis=1)
         self._products = []
+        if not np.isfinite(products).all():
+            return self.keep_weights(trainer, "a product of gradients is not finite")
         present = counts > 0
         total = np.where(present, products, 0.0).sum(axis=0)
-        mean = filled(total[None], present.sum(axis=0)[None])[0]
-        if not np.isfinite(products).all():
-            self.skipped_episodes += 1
-            rank_zero_warn(
-                f"step {trainer.global_step}: a product of gradients is not finite, the weights "
-                f"stay as they are ({self.skipped_episodes} episodes so far)."
-            )
-            return self.weights, {"mixture/skipped_episodes": float(self.skipped_episodes)}
+        mean = means_or_row_mean(total[None], present.sum(axis=0)[None])[0]
         self.keep_signal(trainer, mean)
         self.shares, weights = dga_step(
             self.shares, self.weights, mean, self.learning_rate, self.ema, self.basis
         )
         return weights, self.by_domain("alignment", mean)
 
-    def settings(self) -> dict[str, Any]:
-        """All arguments."""
-        return {
-            "period": self.period,
-            "measure_batches": self.measure_batches,
-            "learning_rate": self.learning_rate,
-            "ema": self.ema,
-            "distributions": self.distributions,
-        }
 
-    def state_dict(self) -> dict[str, Any]:
-        """Adds the shares, and what has been measured in the episode so far."""
-        if not self.domains:
-            return {}
-        return super().state_dict() | {
-            "shares": torch.from_numpy(self.shares),
-            "products": torch.from_numpy(np.stack(self._products)) if self._products else None,
-            "skipped_episodes": self.skipped_episodes,
-        }
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores them."""
-        super().load_state_dict(state_dict)
-        if "shares" in state_dict:
-            self.shares = state_dict["shares"].double().numpy()
-            products = state_dict["products"]
-            self._products = [] if products is None else list(products.double().numpy())
-            self.skipped_episodes = state_dict["skipped_episodes"]
-
-
-def _basis(distributions: list[list[float]], size: int) -> Array:
-    """The rows [K, M], normalised."""
+def _normalise_rows(distributions: list[list[float]], size: int) -> Array:
+    """Return [K, M] with rows that sum to 1; raise an error for rows that are no mixtures."""
     for number, row in enumerate(distributions):
         if len(row) != size:
             raise InputError(

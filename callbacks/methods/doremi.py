@@ -7,25 +7,25 @@ import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
-from tandem_pl.callbacks.loss_weighting import LossWeighting, raised, sample_weights, weighted_step
+from tandem_pl.callbacks.loss_weighting import LossWeighting, sample_weights, weighted_step
 from tandem_pl.callbacks.measures.gathering import gather_sum
-from tandem_pl.checks import check_choice, check_positive, check_share
+from tandem_pl.checks import check_choice, check_positive
 from tandem_pl.episode import MixtureBatch, Outputs
 from tandem_pl.errors import InputError
 from tandem_pl.modes import evaluating, keeping_buffers
 from tandem_pl.randomness import seed_generators
 from tandem_pl.simplex import Array
 from tandem_pl.training.micro_batches import split_batch
+from tandem_pl.training.mixture_module import MixtureModule
 
-if TYPE_CHECKING:
-    from tandem_pl.training.mixture_module import MixtureModule
+from .method import Method
 
 
 class DoReMiReweighting(LossWeighting):
@@ -33,44 +33,54 @@ class DoReMiReweighting(LossWeighting):
 
     lambda_m is the excess loss of domain m: the mean over its tokens in the batch of
     max(loss - loss of the reference, 0). The reference is a network that was trained before, for
-    example with uniform weights; it does not change. Domains are drawn alike, and the new weights
-    act on the same step's loss. The result is the mean over all steps, the start included, to be
-    drawn with in the final run.
+    example with uniform weights; it does not change. Domains are drawn evenly, and the new weights
+    act on the same step's loss. The result is the mean over all steps and the start, to be drawn
+    with in the final run.
 
-    Tokens are clipped one by one where the objective has `token_losses(network, samples)` ->
-    (losses [B, T], labelled [B, T]), otherwise samples are. A domain that is absent from a batch
-    keeps its last score, and one that was never seen has 0.
+    Single tokens are clipped if the objective has `token_losses(network, samples)` ->
+    (losses [B, T], labelled [B, T]), otherwise samples. A domain that the batch lacks keeps its
+    last score, which starts at 0.
 
-    The authors' code differs from the paper: their loss is a weighted mean over the batch's tokens
-    (`loss_mean="sample"`, where samples are equally long: a sample's loss is the mean over its
-    tokens here), their smoothing is 1e-4 by default, dropout is on in their reference,
-    and scores start at log(vocabulary) rather than 0.
+    The authors' code differs from the paper: its loss is a weighted mean over the batch's tokens
+    (`loss_mean="sample"` if samples are equally long: a sample's loss is the mean over its tokens
+    here), its smoothing is 1e-4 by default, its reference has dropout, and its scores start at
+    log(vocabulary).
 
-    Cost: a step is 4/3 of a plain one, as the reference adds a forward (5/3 with micro-batches,
-    whose weights take a forward of their own), and there is the reference's own training. Memory:
-    one more network, without optimizer state or activations.
+    A step costs 4/3 of a plain one, because the reference adds a forward (5/3 with micro-batches,
+    whose weights need one more forward), and the reference has to be trained. It needs the memory
+    of one more network, without optimizer state or activations.
 
     Args:
-        reference: path of a checkpoint, or of a run's folder, whose network is the reference; of
-            the same architecture as this run's. Needed again to resume.
-        learning_rate: eta, per nat. The paper's 1 swings widely in short runs, where excess losses
-            are large at first; others use 0.1 or 0.01.
+        reference: path of a checkpoint, or of a run's folder, whose network is the reference; it
+            must have this run's architecture. A resumed run needs it too.
+        learning_rate: eta, per nat. The paper's 1 makes weights swing in short runs, because excess
+            losses are large at first; others use 0.1 or 0.01.
         smoothing: c, the share that is spread evenly, 0 to 1.
-        loss_mean: "domain" for the loss sum_m alpha_m mean_m of the paper; "sample" for
-            sum_b alpha_d(b) loss_b / sum_b alpha_d(b), the official code's.
+        loss_mean: "domain" for the paper's loss sum_m alpha_m mean_m; "sample" for the official
+            code's, sum_b alpha_d(b) loss_b / sum_b alpha_d(b).
         update: "exponentiated" is DoReMi's; "projected" is TANDEM's rule with the hyper-gradient
             Delta = -lambda.
         episode_steps: steps between two rows of the trajectory.
 
     Raises:
-        InputError: for settings out of range, or a reference that cannot be loaded or is of
-            another architecture.
+        InputError: for settings out of range, or a reference that cannot be loaded or has another
+            architecture.
     """
 
     method = "doremi"
     signal_name = "excess_loss"
     signal_columns = ("excess_loss",)
     unit = "excess_loss"
+    rows = (
+        Method(
+            "doremi",
+            "training loss in excess of that of a reference network trained before",
+            "arXiv 2305.10429",
+            "1/3 of the steps, and the reference's training once",
+            lambda settings, run: run.steps * 4 / 3,  # the reference's training is another run
+            needs_reference=True,
+        ),
+    )
 
     def __init__(
         self,
@@ -81,76 +91,55 @@ class DoReMiReweighting(LossWeighting):
         update: Literal["exponentiated", "projected"] = "exponentiated",
         episode_steps: int = 50,
     ) -> None:
-        super().__init__(episode_steps)
+        super().__init__(learning_rate, smoothing, update, episode_steps)
         check_positive("learning_rate", learning_rate)
-        check_share("smoothing", smoothing)
         check_choice("loss_mean", loss_mean, ("domain", "sample"))
-        check_choice("update", update, ("exponentiated", "projected"))
         self.reference = str(reference)
         self.learning_rate = learning_rate
-        self.smoothing = smoothing
         self.loss_mean = loss_mean
-        self.rule = update
-        self.network: nn.Module | None = None  # the reference
+        self.reference_network: nn.Module  # set by `check`
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Loads the reference."""
-        super().setup(trainer, pl_module, stage)
-        if stage == "fit":
-            network = load_reference(self.reference, pl_module.network)  # type: ignore[arg-type]
-            self.network = trainer.precision_plugin.convert_module(network)  # as this run's will be
+    def check(self, trainer: Trainer, module: MixtureModule) -> None:
+        """Load the reference; raise an error if it does not fit."""
+        super().check(trainer, module)
+        network = load_reference(self.reference, module.network)
+        self.reference_network = trainer.precision_plugin.convert_module(network)
 
     def score_step(self, module: MixtureModule, batch: MixtureBatch) -> Outputs:
-        """Excess losses, new weights, and one update of the network."""
-        assert self.network is not None
-        self.network.to(module.device)
+        """Compute excess losses, update alpha, and update the network."""
+        reference = self.reference_network.to(module.device)
         parts = split_batch(batch.samples, len(batch.domains), module.micro_batch_size)
         sums, losses, start = [], None, 0
         for index, (part, size) in enumerate(parts):
-            with nullcontext() if len(parts) == 1 else ahead(module.network):
+            with nullcontext() if len(parts) == 1 else looking_ahead(module.network):
                 mine = token_losses(module, module.network, part, size, batch.step, index)
-            with torch.no_grad(), evaluating(self.network):
-                theirs = token_losses(module, self.network, part, size, batch.step, index)
+            with torch.no_grad(), evaluating(reference):
+                theirs = token_losses(module, reference, part, size, batch.step, index)
             domains = batch.domains[start : start + size]
             sums.append(excess_sums(mine, theirs, domains, len(self.alpha)))
-            losses = mine.means() if len(parts) == 1 else None  # its graph serves the update too
+            losses = mine.means() if len(parts) == 1 else None  # the update uses its graph too
             start += size
         excess, tokens, counts = gather_sum(module.trainer, np.sum(sums, axis=0))
-        self.move(module, excess / np.maximum(tokens, 1), tokens > 0)
+        self.take_scores(module, excess / np.maximum(tokens, 1), tokens > 0)
         weights = sample_weights(batch.domains, self.alpha, counts, self.loss_mean)
         return {"losses": weighted_step(module, batch, weights, losses)}
 
-    def moved(self, module: MixtureModule, scores: Array) -> Array:
-        """DoReMi's update."""
-        return raised(self.alpha, scores, self.learning_rate, self.smoothing, self.rule)
-
-    def settings(self) -> dict[str, Any]:
-        """All arguments."""
-        return {
-            "reference": self.reference,
-            "learning_rate": self.learning_rate,
-            "smoothing": self.smoothing,
-            "loss_mean": self.loss_mean,
-            "update": self.rule,
-            "episode_steps": self.episode_steps,
-        }
-
 
 @contextmanager
-def ahead(network: nn.Module) -> Iterator[None]:
-    """For a forward that another one repeats: no graph, and buffers as they were."""
+def looking_ahead(network: nn.Module) -> Iterator[None]:
+    """Make no graph, and restore buffers: another forward will repeat this one."""
     with torch.no_grad(), keeping_buffers(network):
         yield
 
 
 class TokenLosses(NamedTuple):
-    """Losses [B, T], and whether each counts [B, T]; T is 1 where a sample has one loss."""
+    """Losses [B, T], and whether each counts [B, T]; T is 1 if samples have one loss each."""
 
     losses: Tensor
     labelled: Tensor
 
     def means(self) -> Tensor:
-        """The samples' losses [B]; 0 for a sample without a labelled token."""
+        """Return the samples' losses [B]; 0 for a sample without a labelled token."""
         sums = torch.where(self.labelled, self.losses, 0.0).sum(dim=1)
         return sums / self.labelled.sum(dim=1).clamp(min=1)
 
@@ -158,7 +147,7 @@ class TokenLosses(NamedTuple):
 def token_losses(
     module: MixtureModule, network: nn.Module, samples: Any, size: int, step: int, *salt: int
 ) -> TokenLosses:
-    """Losses by token where the objective gives them, else by sample."""
+    """Return losses by token if the objective gives them, otherwise by sample."""
     by_token = getattr(module.objective, "token_losses", None)
     if by_token is None:
         losses = module.losses(network, samples, size, step, *salt)[:, None]
@@ -170,7 +159,7 @@ def token_losses(
 
 @torch.no_grad()
 def excess_sums(mine: TokenLosses, reference: TokenLosses, domains: Tensor, size: int) -> Array:
-    """[3, M] float64: sum of max(loss - reference loss, 0) over tokens, tokens, and samples.
+    """Return [3, M] float64: sum over tokens of max(loss - reference loss, 0), tokens, samples.
 
     >>> ones = torch.ones(3, 1, dtype=torch.bool)
     >>> mine, reference = torch.tensor([[2.0], [1.0], [4.0]]), torch.tensor([[1.0], [3.0], [1.0]])
@@ -179,64 +168,55 @@ def excess_sums(mine: TokenLosses, reference: TokenLosses, domains: Tensor, size
     [[1.0, 3.0], [2.0, 1.0], [2.0, 1.0]]
     """
     gap = mine.losses.cpu().double() - reference.losses.cpu().double()
-    gap = torch.where(gap.isfinite(), gap.relu(), torch.nan)  # so that the clip hides no such loss
+    gap = torch.where(gap.isfinite(), gap.relu(), torch.nan)  # the clip must not hide these
     labelled, numbers = mine.labelled.cpu(), domains.cpu().numpy()
     sums = torch.where(labelled, gap, 0.0).sum(dim=1).numpy()
-    return np.stack(
-        [
-            np.bincount(numbers, sums, size),
-            np.bincount(numbers, labelled.sum(dim=1).double().numpy(), size),
-            np.bincount(numbers, minlength=size).astype(np.float64),
-        ]
-    )
+    tokens = labelled.sum(dim=1).double().numpy()
+    by_sample = sums, tokens, np.ones(len(numbers))
+    return np.stack([np.bincount(numbers, values, size) for values in by_sample])
 
 
 def load_reference(path: str, network: nn.Module) -> nn.Module:
-    """A copy of `network` with the parameters and buffers of a checkpoint's, which do not train.
+    """Return a frozen copy of `network` with the parameters and buffers of a checkpoint.
 
     Args:
         path: of a checkpoint of this package's modules, or of a run's folder with
             `checkpoints/last.ckpt`.
-        network: of the same architecture. Frozen parameters that the checkpoint left out
-            (`checkpoint_frozen=False`) stay as they are in it.
+        network: of the same architecture. It keeps frozen parameters that the checkpoint left out
+            (`checkpoint_frozen=False`).
 
     Raises:
         InputError: the file is missing, is no such checkpoint, or has another architecture.
     """
-    place = Path(path)
-    if place.is_dir():
-        place = place / "checkpoints" / "last.ckpt"
+    file = Path(path)
+    if file.is_dir():
+        file = file / "checkpoints" / "last.ckpt"
     try:
-        content = torch.load(place, map_location="cpu", weights_only=True)
+        content = torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
         saved = {
             key.removeprefix("network."): value
-            for key, value in content["state_dict"].items()
+            for key, value in content.items()
             if key.startswith("network.")
         }
     except FileNotFoundError:
         raise InputError(
-            f"reference={str(place)!r} does not exist: give the checkpoint of a run on the same "
+            f"reference={str(file)!r} does not exist: give the checkpoint of a run on the same "
             "network."
         ) from None
     except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, KeyError, TypeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"reference={str(place)!r} is not a checkpoint of a run ({reason[:120]}): give one "
+            f"reference={str(file)!r} is not a checkpoint of a run ({reason[:120]}): give one "
             "that trainer.fit has saved."
         ) from None
     twin = copy.deepcopy(network)
     wanted = twin.state_dict()
     frozen = {name for name, p in twin.named_parameters() if not p.requires_grad}
-    wrong = [
-        key
-        for key in [*wanted, *saved]
-        if (key not in saved and key not in frozen)
-        or key not in wanted
-        or (key in saved and saved[key].shape != wanted[key].shape)
-    ]
+    wrong = [key for key in wanted if key not in saved and key not in frozen]
+    wrong += [k for k in saved if k not in wanted or saved[k].shape != wanted[k].shape]
     if wrong:
         raise InputError(
-            f"reference={str(place)!r} has another architecture than this run's network, which "
+            f"reference={str(file)!r} has another architecture than this run's network, which "
             f"first differs in {wrong[0]!r}: train the reference with the same network settings."
         )
     twin.load_state_dict(saved, strict=False)

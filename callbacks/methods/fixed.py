@@ -1,4 +1,4 @@
-"""Weights that are given rather than learned: constant, or changing by a schedule."""
+"""Weights that are given, not learned: constant, or changing by a schedule."""
 
 from __future__ import annotations
 
@@ -9,27 +9,51 @@ from typing import Any
 import numpy as np
 from lightning.pytorch import Trainer
 
-from tandem_pl.callbacks.reweighting import ReweightingCallback
+from tandem_pl.callbacks.reweighting import ReweightingCallback, Update
+from tandem_pl.checks import check_at_least
 from tandem_pl.episode import TRAIN, Plan, Segment
 from tandem_pl.errors import InputError
 from tandem_pl.mixture import check_domains, resolve_weights
 from tandem_pl.run_files import read_trajectory
 from tandem_pl.simplex import Array
 
+from .method import Method
+
 
 class FixedMixture(ReweightingCallback):
-    """Static weights, or a piecewise-constant schedule.
+    """Static weights, or a piecewise constant schedule.
 
     Args:
-        weights: as the datamodule's `weights`; None takes the datamodule's. "unimax:4" and
-            "epoch_capped:4" take the run's samples from the trainer's length.
+        weights: as the data module's `weights`; None takes the data module's. "unimax:4" and
+            "epoch_capped:4" take the number of samples from the trainer's length.
         schedule: the path of a run's `trajectory.csv`, or a list of {"step": first training batch,
             "weights": as above}, in ascending order and starting at 0. Weights change exactly at
             these batches.
-        episode_steps: batches in an epoch; None for the datamodule's `epoch_batches`.
+        episode_steps: batches in an epoch; None for the data module's `epoch_batches`.
     """
 
     method = "fixed"
+    rows = (
+        Method("uniform", "every domain the same share", settings={"weights": "uniform"}),
+        Method("proportional", "in proportion to size", settings={"weights": "proportional"}),
+        Method(
+            "temperature",
+            "in proportion to the square root of size",
+            "Conneau & Lample 2019, arXiv 1901.07291",
+            settings={"weights": "temperature:2"},
+        ),
+        Method(
+            "unimax",
+            "uniform, but no domain is seen more than 4 times",
+            "arXiv 2304.09151",
+            settings={"weights": "unimax:4"},
+        ),
+        Method(
+            "epoch_capped",
+            "temperature, but no domain is seen more than 4 times",
+            settings={"weights": "epoch_capped:4"},
+        ),
+    )
 
     def __init__(
         self,
@@ -40,30 +64,28 @@ class FixedMixture(ReweightingCallback):
         super().__init__()
         if weights is not None and schedule is not None:
             raise InputError("weights and schedule are both given: keep one.")
-        if episode_steps is not None and episode_steps < 1:
-            raise InputError(f"episode_steps={episode_steps} must be at least 1.")
+        if episode_steps is not None:
+            check_at_least("episode_steps", episode_steps, 1)
         self.given = weights
         self.schedule = schedule
         self.episode_steps = episode_steps
         self._length = episode_steps or 1
-        self._starts: list[int] = [0]
-        self._weights: list[Array] = []
+        self._starts: list[int] = [0]  # first batch of each piece
+        self._pieces: list[Array] = []  # their weights [M]
 
     def initial(self, trainer: Trainer) -> Array:
-        """Reads the schedule."""
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        self._length = self.episode_steps or data.static_batches()
-        sizes = {name: len(samples) for name, samples in data.train_sets.items()}
+        """Read the schedule, and return its first weights."""
+        self._length = self.episode_steps or self.data.static_batches()
+        sizes = self.data.domain_sizes()
         if self.schedule is None:
-            resolved = data.mixture
+            weights = super().initial(trainer)
             if self.given is not None:
-                budget = self._samples(trainer)
-                resolved = resolve_weights(self.given, sizes, budget=budget)
-            self._starts, self._weights = [0], [resolved.array]
+                weights = resolve_weights(self.given, sizes, budget=self._samples(trainer)).array
+            self._starts, self._pieces = [0], [weights]
         elif isinstance(self.schedule, str):
             names, self._starts, rows = read_trajectory(Path(self.schedule))
             check_domains(names, sizes, "schedule")
-            self._weights = list(rows[:, [names.index(name) for name in sizes]])
+            self._pieces = list(rows[:, [names.index(name) for name in sizes]])
         else:
             for number, entry in enumerate(self.schedule):
                 if not isinstance(entry, dict) or set(entry) != {"step", "weights"}:
@@ -71,7 +93,7 @@ class FixedMixture(ReweightingCallback):
                         f"schedule[{number}]={entry!r} must be a map with 'step' and 'weights'."
                     )
             self._starts = [int(entry["step"]) for entry in self.schedule]
-            self._weights = [
+            self._pieces = [
                 resolve_weights(entry["weights"], sizes, f"schedule[{number}].weights").array
                 for number, entry in enumerate(self.schedule)
             ]
@@ -79,32 +101,32 @@ class FixedMixture(ReweightingCallback):
             raise InputError(
                 f"schedule has the steps {self._starts[:8]}: they must start at 0 and ascend."
             )
-        return self._weights[0]
+        return self._pieces[0]
 
     def _samples(self, trainer: Trainer) -> float | None:
-        """Training samples of the whole run, which weights may be bounded by; None where open."""
+        """Return the training samples of the whole run; None if its length is open."""
         batches = trainer.max_steps
         if batches <= 0:
             batches = (trainer.max_epochs or 0) * self._length
-        return batches * trainer.datamodule.batch_size if batches > 0 else None  # type: ignore[attr-defined]
+        return batches * self.data.batch_size if batches > 0 else None
 
     def plan(self) -> Plan:
-        """One segment for each piece of the schedule that the epoch crosses."""
+        """Return a segment for each piece of the schedule that the epoch crosses."""
         start, stop = self.steps[-1], self.steps[-1] + self._length
         cuts = [start, *(at for at in self._starts if start < at < stop), stop]
         return [
-            Segment(TRAIN, right - left, tuple(self._at(left).tolist()))
+            Segment(TRAIN, right - left, tuple(self._weights_at(left).tolist()))
             for left, right in pairwise(cuts)
         ]
 
-    def update(self, trainer: Trainer, module: Any) -> tuple[Array, dict[str, float]]:
-        """The weights of the coming epoch's first batch."""
-        return self._at(trainer.global_step), {}
+    def update(self, trainer: Trainer, module: Any) -> Update:
+        """Return the weights of the next epoch's first batch."""
+        return self._weights_at(trainer.global_step), {}
 
-    def _at(self, step: int) -> Array:
-        return self._weights[int(np.searchsorted(self._starts, step, side="right")) - 1]
+    def _weights_at(self, step: int) -> Array:
+        return self._pieces[int(np.searchsorted(self._starts, step, side="right")) - 1]
 
     def settings(self) -> dict[str, Any]:
-        """Where the weights come from."""
-        kept = self.schedule if isinstance(self.schedule, str) else None
-        return {"schedule": kept, "pieces": len(self._starts), "episode_steps": self._length}
+        """Return the origin of the weights."""
+        path = self.schedule if isinstance(self.schedule, str) else None
+        return {"schedule": path, "pieces": len(self._starts), "episode_steps": self._length}

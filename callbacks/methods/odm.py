@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 
+from tandem_pl.callbacks.reweighting import Update
 from tandem_pl.callbacks.training_losses import Ints, TrainingLossReweighting, domain_means
-from tandem_pl.checks import check_at_least, check_choice, check_share
-from tandem_pl.errors import InputError
-from tandem_pl.simplex import Array, settle
+from tandem_pl.checks import check_at_least, check_below_one, check_choice
+from tandem_pl.simplex import Array, sum_to_one
+
+from .method import Method
 
 RULES = ("official", "paper")
 
 
 def exploration(size: int, steps: int) -> float:
-    """eps_t = min(1/M, sqrt(ln M / (M t))): the least weight of a domain after t steps.
+    """Return eps_t = min(1/M, sqrt(ln M / (M t))), the least weight of a domain after t steps.
 
     >>> exploration(4, 1), round(exploration(4, 10_000), 5)
     (0.25, 0.00589)
@@ -28,10 +29,10 @@ def exploration(size: int, steps: int) -> float:
     return min(1.0 / size, math.sqrt(math.log(size) / (size * steps)))
 
 
-def rewarded(
+def next_reward(
     reward: Array, losses: Array, weights: Array, smoothing: float = 0.9, rule: str = "official"
 ) -> Array:
-    """The running reward R [M] after losses [M] were seen; NaN stands for a domain not drawn.
+    """Return the running reward R [M] after losses [M], which are NaN for domains not drawn.
 
     - "paper": R_m <- s R_m + (1 - s) L_m / pi_m;
     - "official" (the code that the authors trained with): R_m <- s R_m + (1 - s) exp(L_m).
@@ -41,23 +42,19 @@ def rewarded(
     """
     drawn = ~np.isnan(losses)
     known = np.where(drawn, losses, 0.0)
-    with np.errstate(over="ignore"):  # infinite above 709 nats; the caller refuses it
-        grown = np.exp(known)
-    gain = grown if rule == "official" else known / np.where(weights > 0, weights, 1.0)
+    with np.errstate(over="ignore"):  # infinite above 709 nats; `next_weights` checks that
+        exponential = np.exp(known)
+    gain = exponential if rule == "official" else known / np.where(weights > 0, weights, 1.0)
     return np.where(drawn, smoothing * reward + (1 - smoothing) * gain, reward)
 
 
 def odm_weights(reward: Array, before: float, now: float, rule: str = "official") -> Array:
-    """Weights pi [M] from rewards [M].
+    """Return weights pi [M] from rewards [M].
 
     - "paper": pi = (1 - M eps_t) softmax(eps_{t-1} R) + eps_t;
     - "official": pi = (1 - M eps_t) R / sum R + eps_t (uniform while no reward is known).
 
-    Args:
-        reward: R.
-        before: eps_{t-1}.
-        now: eps_t.
-        rule: which of both.
+    `before` is eps_{t-1}, `now` is eps_t.
 
     >>> odm_weights(np.array([3.0, 1.0]), 0.5, 0.1).round(6).tolist()
     [0.7, 0.3]
@@ -67,25 +64,25 @@ def odm_weights(reward: Array, before: float, now: float, rule: str = "official"
         share = np.exp(before * (reward - reward.max()))
     else:
         share = reward / reward.max() if reward.max() > 0 else np.ones(size)
-    return settle((1 - size * now) * share / share.sum() + now)
+    return sum_to_one((1 - size * now) * share / share.sum() + now)
 
 
 class ODMReweighting(TrainingLossReweighting):
     """A bandit over domains, whose reward is the domain's training loss; after Albalak et al. 2023.
 
-    The paper updates after every batch; here once in `period` batches, with each domain's mean
-    loss over them, and t counts training batches (`period=1` is the published schedule). A domain
-    that is hard to learn is not told from one that cannot be learnt: noise is drawn most.
+    The paper updates after every batch; here it is once in `period` batches, with each domain's
+    mean loss over them, and t counts training batches (`period=1` is the published schedule). A
+    domain that cannot be learned looks like one that is hard to learn: noise is drawn most.
 
     Args:
         period: training batches between updates.
         rule: "official" is what the authors' code trains with (exponentiated losses, shares linear
             in them); "paper" is Exp3 as printed (losses divided by the weights, and a softmax
-            whose temperature 1/eps grows, so that the weights come out almost uniform).
-        smoothing: of the running reward, 0 to 1; theirs is 0.9.
-        warmup_steps: training batches at the datamodule's weights before the first reward.
+            whose temperature 1/eps grows, so that the weights become almost uniform).
+        smoothing: of the running reward, 0 to below 1; theirs is 0.9.
+        warmup_steps: training batches at the data module's weights before the first reward.
 
-    Costs nothing beyond training. The result is the schedule; its average serves a second stage.
+    It costs nothing beyond training. The result is the schedule; its average is for a second stage.
 
     Raises:
         InputError: for settings out of range.
@@ -94,6 +91,14 @@ class ODMReweighting(TrainingLossReweighting):
     method = "odm"
     signal_name = "reward"
     signal_columns = ("reward", "samples")
+    rows = (
+        Method(
+            "odm",
+            "a bandit that draws the domains of the highest training loss",
+            "arXiv 2312.02406",
+            work=lambda settings, run: float(run.steps),
+        ),
+    )
 
     def __init__(
         self,
@@ -104,55 +109,25 @@ class ODMReweighting(TrainingLossReweighting):
     ) -> None:
         super().__init__(period)
         check_choice("rule", rule, RULES)
-        check_share("smoothing", smoothing)
-        if smoothing == 1:
-            raise InputError("smoothing=1 would never take a reward: choose less than 1.")
+        check_below_one("smoothing", smoothing)
         check_at_least("warmup_steps", warmup_steps, 0)
         self.rule = rule
         self.smoothing = smoothing
         self.warmup_steps = warmup_steps
-        self.reward: Array = np.zeros(0)
-        self.epsilon = 1.0
+        self.reward = self.add_state("reward", lambda: np.zeros(len(self.domains)))
+        self.epsilon = self.add_state("epsilon", lambda: exploration(max(len(self.domains), 1), 0))
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """No reward yet."""
-        super().setup(trainer, pl_module, stage)
-        self.reward = np.zeros(len(self.domains))
-        self.epsilon = exploration(max(len(self.domains), 1), 0)
-
-    def learn(self, trainer: Trainer, domains: Ints, losses: Array) -> tuple[Array, dict]:
-        """Rewards from the period's losses, then the weights."""
+    def next_weights(self, trainer: Trainer, domains: Ints, losses: Array) -> Update:
+        """Return weights from the rewards of the period's losses."""
         steps = trainer.global_step
         if steps <= self.warmup_steps:
             return self.weights, {}
         means, count = domain_means(domains, losses, len(self.domains))
-        reward = rewarded(self.reward, means, self.weights, self.smoothing, self.rule)
+        reward = next_reward(self.reward, means, self.weights, self.smoothing, self.rule)
         if not np.isfinite(reward).all():
-            return self.leave(trainer, "a reward, the exponential of a loss, is not finite")
+            return self.keep_weights(trainer, "a reward, the exponential of a loss, is not finite")
         epsilon = exploration(len(self.domains), steps)
         weights = odm_weights(reward, self.epsilon, epsilon, self.rule)
         self.reward, self.epsilon = reward, epsilon
         self.keep_signal(trainer, reward, count)
-        metrics = self.by_domain("reward", reward)
-        return weights, metrics | {"mixture/exploration": epsilon}
-
-    def settings(self) -> dict[str, Any]:
-        """All arguments."""
-        return {
-            "period": self.period,
-            "rule": self.rule,
-            "smoothing": self.smoothing,
-            "warmup_steps": self.warmup_steps,
-        }
-
-    def state_dict(self) -> dict[str, Any]:
-        """Adds the rewards."""
-        state = {"reward": torch.from_numpy(self.reward.copy()), "epsilon": self.epsilon}
-        return super().state_dict() | state
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores them."""
-        super().load_state_dict(state_dict)
-        if "reward" in state_dict:
-            self.reward = state_dict["reward"].double().numpy()
-            self.epsilon = state_dict["epsilon"]
+        return weights, self.by_domain("reward", reward) | {"mixture/exploration": epsilon}

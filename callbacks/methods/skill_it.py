@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,60 +10,83 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from tandem_pl.callbacks.measures.skill_graph import (
+    LEARN,
     damped_graph,
     learned_graph,
     read_graph,
     skill_it_weights,
 )
 from tandem_pl.callbacks.measures.target_evaluation import TargetEvaluation
-from tandem_pl.callbacks.reweighting import ReweightingCallback
+from tandem_pl.callbacks.reweighting import ReweightingCallback, Update
 from tandem_pl.checks import check_at_least, check_positive
-from tandem_pl.episode import TRAIN, TRIAL, Handler, MixtureBatch, Outputs, Plan, Segment
+from tandem_pl.episode import PROBE, TRAIN, TRIAL, Handler, MixtureBatch, Outputs, Plan, Segment
 from tandem_pl.errors import InputError
 from tandem_pl.simplex import Array
 from tandem_pl.training.mixture_module import MixtureModule
+from tandem_pl.training.optimizer_settings import trainable
 from tandem_pl.training.sharding import is_sharded
 
-LEARN = "learn"
+from .method import Length, Method, evaluation_cost
+
+
+def skill_it_work(settings: Mapping[str, Any], run: Length) -> float:
+    """Return the cost of a run: an evaluation an update, and one a training for the graph."""
+    evaluations = run.steps / settings["update_steps"]
+    if settings["graph"] == LEARN:
+        learning = run.domains * (settings["graph_steps"] or settings["update_steps"])
+        evaluations += run.domains + 1 - learning / settings["update_steps"]
+    return run.steps + max(evaluations, 0.0) * evaluation_cost(settings["evaluation_samples"], run)
 
 
 class SkillItReweighting(ReweightingCallback):
-    """p_i in proportion to exp(eta sum over the last w evaluations of sum_j A_ij L_j).
+    """p_i proportional to exp(eta sum over the last w evaluations of sum_j A_ij L_j).
 
     A_ij says how much training on domain i lowers the loss of target domain j; L_j is that loss. An
     evaluation, once an update, is of the same target samples each time. (Runs published with Aioli
-    evaluated twice an update, so that a window of 3 reached back one update and a half.)
+    evaluated twice an update, so a window of 3 reached back one update and a half.)
 
     With graph="learn" the first episodes train on each domain alone for `graph_steps`, each time
-    from the network, optimizer and schedule as they were; these are put back in the end. A_ij is
-    then the relative fall of the loss, 0 where it rose. (The authors ship no code for their graph;
-    Aioli's trains a run of its own on each domain.) Those M graph_steps steps count in
-    `global_step` and in what was seen, and cost as much as any other; the network and the schedule
-    of the learning rate do not know of them, and the trajectory has the datamodule's weights for
-    them, which the average leaves out. Memory: a copy of what trains and of the optimizer's state,
-    on the host, while the graph is learned.
+    from the network, optimizer and schedule of the start, which are restored in the end. A_ij is
+    then the relative fall of the loss, 0 if it rose. (The authors publish no code for their graph;
+    Aioli's trains a run of its own on each domain.) These M graph_steps steps cost as much as any
+    other, and count in `global_step` and in what was seen, but not in the network and the schedule
+    of the learning rate. The trajectory has the data module's weights for them, which the average
+    leaves out. While the graph is learned, a copy of what trains and of the optimizer's state is
+    kept in host memory.
 
     Args:
         update_steps: training steps between updates.
         learning_rate: eta; published runs use 0.1 to 0.8.
         window: w, evaluations that count.
         graph: "learn", or what `read_graph` takes.
-        graph_steps: steps on each domain, for "learn": a multiple of `update_steps`, since that is
-            an episode's length; None for `update_steps`.
+        graph_steps: steps on each domain, for "learn": a multiple of `update_steps`, because that
+            is an episode's length; None for `update_steps`.
         evaluation_samples: of each target domain; None for all.
 
     An episode costs E/3 proxy steps beyond training, for E batches of target data; learning the
     graph costs M graph_steps + (M + 1) E/3 once.
 
     Raises:
-        InputError: for settings out of range, a graph of another size, or no target data.
+        InputError: for settings out of range, a graph of another size or than the checkpoint's, or
+            no target data.
     """
 
     method = "skill_it"
     signal_name = "skill_score"
     signal_columns = ("score",)
+    rows = (
+        Method(
+            "skill_it",
+            "target losses carried over a graph of what each domain does for each target",
+            "arXiv 2307.14430",
+            "E/3, and M graph_steps + (M + 1) E/3 once; E = batches of evaluation",
+            skill_it_work,
+            needs_target=True,
+        ),
+    )
 
     def __init__(
         self,
@@ -85,41 +109,104 @@ class SkillItReweighting(ReweightingCallback):
         self.update_steps = update_steps
         self.learning_rate = learning_rate
         self.window = window
-        self.given = graph
+        self.graph = graph
         self.graph_steps = graph_steps or update_steps
+        self.evaluation_samples = evaluation_samples
         self.evaluation = TargetEvaluation(evaluation_samples)
-        self.graph: Array | None = None  # [M, M'] once it is known
-        self.skipped_updates = 0
-        self._losses: list[Array] = []  # [M'] each, the latest `window` evaluations
-        self._ends: list[Array] = []  # [M'] each: the start, then after each domain's training
-        self._alone = 0  # steps on the present domain so far, while the graph is learned
-        self._snapshot: dict[str, Any] | None = None
+        # A [M, M'] in use; None while it is learned
+        self._graph: Array | None = self.add_state("_graph", lambda: None)
+        self._losses: list[Array] = self.add_state("_losses", list)  # [M'], the last `window`
+        # while the graph is learned: [M'] losses at the start and after each domain's training,
+        # steps on the present domain, and the state of training at the start
+        self._ends: list[Array] = self.add_state("_ends", list)
+        self._alone = self.add_state("_alone", int)
+        self._snapshot: dict[str, Any] | None = self.add_state(
+            "_snapshot", lambda: None, tensors=True, on_host=True
+        )
 
     def initial(self, trainer: Trainer) -> Array:
-        """exp(eta A 1) for a given graph; the datamodule's weights until one is learned."""
+        """Return exp(eta A 1) for a given graph; the data module's weights until one is learned."""
         self.evaluation.prepare(self.data, type(self).__name__)
-        if self.given == LEARN:
-            self.graph = None
+        if self.graph == LEARN:
             return super().initial(trainer)
-        self.graph = read_graph(self.given, self.domains, self.evaluation.names)
-        return self._first_weights()
+        return self._use_graph(read_graph(self.graph, self.domains, self.evaluation.names))
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Starts without evaluations."""
-        if stage == "fit":
-            self._losses, self._ends, self._alone, self._snapshot = [], [], 0, None
-        super().setup(trainer, pl_module, stage)
+    def plan(self) -> Plan:
+        """Return training; before there is a graph, on one domain alone."""
+        if self._graph is not None:
+            return [Segment(TRAIN, self.update_steps, tuple(self.weights.tolist()))]
+        alone = np.eye(len(self.domains))[max(len(self._ends) - 1, 0)]
+        return [Segment(TRIAL, self.update_steps, tuple(alone.tolist()))]
+
+    def handlers(self) -> dict[str, Handler]:
+        """Return the training step on a domain alone."""
+        return {TRIAL: self.graph_step, PROBE: self.graph_step}  # old checkpoints' plans have PROBE
+
+    def graph_step(self, module: MixtureModule, batch: MixtureBatch) -> Outputs:
+        """Train; before the very first step, evaluate and copy the state."""
+        if self._snapshot is None:
+            if is_sharded(module.network):
+                raise InputError(
+                    "graph='learn' keeps the network's first weights in the checkpoint, which a "
+                    "sharded run cannot load: give a graph, or use strategy=ddp."
+                )
+            self._ends = [self.evaluation.losses(module.trainer, self.data, module)]
+            self._snapshot = copy_training_state(module)
+        return {"losses": module.train_step(batch)}
+
+    def update(self, trainer: Trainer, module: Any) -> Update:
+        """Evaluate, and return the weights; while the graph is learned, go to the next domain."""
+        if self._graph is None:
+            return self._learn_graph(trainer, module)
+        losses = self.evaluation.losses(trainer, self.data, module)
+        metrics = self.evaluation.metrics(losses)
+        if not np.isfinite(losses).all():
+            weights, more = self.keep_weights(trainer, "a target loss is not finite")
+            return weights, metrics | more
+        self._losses = [*self._losses, losses][-self.window :]
+        window = np.stack(self._losses)
+        self.keep_signal(trainer, self._graph @ window.sum(axis=0))
+        return skill_it_weights(self._graph, window, self.learning_rate), metrics
+
+    def _learn_graph(self, trainer: Trainer, module: Any) -> Update:
+        assert self._snapshot is not None
+        self._alone += self.update_steps
+        if self._alone < self.graph_steps:
+            return self.weights, {}
+        self._alone = 0
+        self._ends.append(self.evaluation.losses(trainer, self.data, module))
+        restore_training_state(module, self._snapshot)
+        start, *ends = np.array(self._ends)
+        if len(ends) < len(self.domains):
+            return self.weights, {}
+        if not np.isfinite([start, *ends]).all():
+            rank_zero_warn(
+                "a target loss was not finite while the graph was learned: its entries are 0."
+            )
+        self._ends, self._snapshot = [], None
+        weights = self._use_graph(learned_graph(start, np.stack(ends)))
+        assert self._graph is not None
+        return weights, {
+            f"skill_graph/{self.tags[i]}/{column}": float(self._graph[i, j])
+            for i in self.curves
+            for j, column in enumerate(self.evaluation.names)
+        }
+
+    def _use_graph(self, graph: Array) -> Array:
+        """Take a graph, and return its first weights."""
+        self._graph = damped_graph(graph, self.domains, self.evaluation.names)
+        return skill_it_weights(self._graph, np.ones((1, graph.shape[1])), self.learning_rate)
 
     def averaged(self) -> Array:
-        """[M] the mean over the second half of the trajectory since the graph was known."""
+        """Return [M], the mean over the second half of the updates since the graph was known."""
         learning = 0
-        if self.given == LEARN:
+        if self.graph == LEARN:
             learning = len(self.domains) * self.graph_steps // self.update_steps
         return self.record.mean_since(learning)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Says so where the run ended before it learned anything."""
-        if self.graph is None:
+        """Warn if the run ended before it learned the graph."""
+        if self._graph is None:
             steps = len(self.domains) * self.graph_steps
             rank_zero_warn(
                 f"the run ended after {trainer.global_step} steps, while the graph, which takes "
@@ -128,160 +215,49 @@ class SkillItReweighting(ReweightingCallback):
             )
         super().on_train_end(trainer, pl_module)
 
-    def plan(self) -> Plan:
-        """Training; before there is a graph, on one domain alone."""
-        if self.graph is not None:
-            return [Segment(TRAIN, self.update_steps, tuple(self.weights.tolist()))]
-        alone = np.eye(len(self.domains))[max(len(self._ends) - 1, 0)]
-        return [Segment(TRIAL, self.update_steps, tuple(alone.tolist()))]
-
-    def handlers(self) -> dict[str, Handler]:
-        """Trains on a domain alone."""
-        return {TRIAL: self.graph_step}
-
-    def graph_step(self, module: MixtureModule, batch: MixtureBatch) -> Outputs:
-        """A training step; the very first comes after an evaluation and a snapshot."""
-        if self._snapshot is None:
-            if is_sharded(module.network):
-                raise InputError(
-                    "graph='learn' puts the network's first weights into the checkpoint, which a "
-                    "sharded run does not read back: give a graph, or use strategy=ddp."
-                )
-            self._ends = [self.evaluation.losses(module.trainer, self.data, module)]
-            self._snapshot = _state(module)
-        return {"losses": module.train_step(batch)}
-
-    def update(self, trainer: Trainer, module: Any) -> tuple[Array, dict[str, float]]:
-        """Evaluates, and weighs; while the graph is learned, goes on to the next domain."""
-        if self.graph is None:
-            return self._learn_graph(trainer, module)
-        losses = self.evaluation.losses(trainer, self.data, module)
-        metrics = {
-            f"target/evaluation/{name}": float(loss)
-            for name, loss in zip(self.evaluation.names, losses, strict=True)
-        }
-        if not np.isfinite(losses).all():
-            self.skipped_updates += 1
-            rank_zero_warn(
-                f"step {trainer.global_step}: a target loss is not finite, the weights stay as "
-                f"they are ({self.skipped_updates} updates so far)."
-            )
-            return self.weights, metrics | {"mixture/skipped_updates": float(self.skipped_updates)}
-        self._losses = [*self._losses, losses][-self.window :]
-        window = np.stack(self._losses)
-        self.keep_signal(trainer, self.graph @ window.sum(axis=0))
-        return skill_it_weights(self.graph, window, self.learning_rate), metrics
-
-    def _learn_graph(self, trainer: Trainer, module: Any) -> tuple[Array, dict[str, float]]:
-        assert self._snapshot is not None
-        self._alone += self.update_steps
-        if self._alone < self.graph_steps:
-            return self.weights, {}
-        self._alone = 0
-        self._ends.append(self.evaluation.losses(trainer, self.data, module))
-        _restore(module, self._snapshot)
-        start, *ends = self._ends
-        if len(ends) < len(self.domains):
-            return self.weights, {}
-        if not np.isfinite(self._ends).all():
-            rank_zero_warn(
-                "a target loss was not finite while the graph was learned: its entries are 0."
-            )
-        self._ends, self._snapshot = [], None
-        self.graph = learned_graph(start, np.stack(ends))
-        return self._first_weights(), self._graph_metrics()
-
-    def _first_weights(self) -> Array:
-        assert self.graph is not None
-        self.graph = damped_graph(self.graph, self.domains, self.evaluation.names)
-        return skill_it_weights(self.graph, np.ones((1, self.graph.shape[1])), self.learning_rate)
-
-    def _graph_metrics(self) -> dict[str, float]:
-        assert self.graph is not None
-        return {
-            f"skill_graph/{row}/{column}": float(self.graph[i, j])
-            for i, row in ((m, self.tags[m]) for m in self.curves)
-            for j, column in enumerate(self.evaluation.names)
-        }
-
     def settings(self) -> dict[str, Any]:
-        """All arguments, and the graph in use."""
-        return {
-            "update_steps": self.update_steps,
-            "learning_rate": self.learning_rate,
-            "window": self.window,
-            "graph": self.given if isinstance(self.given, str) else "given",
-            "graph_steps": self.graph_steps,
-            "evaluation_samples": self.evaluation.samples,
+        """Return the arguments, and the graph in use."""
+        return super().settings() | {
+            "graph": self.graph if isinstance(self.graph, str) else "given",
             "target_domains": list(self.evaluation.names),
-            "graph_in_use": None if self.graph is None else self.graph.tolist(),
-        }
-
-    def state_dict(self) -> dict[str, Any]:
-        """Adds the graph, the window, and the snapshot while the graph is learned."""
-        state = super().state_dict()
-        if not state:
-            return state
-        return state | {
-            "graph": None if self.graph is None else torch.from_numpy(self.graph.copy()),
-            "losses": [loss.tolist() for loss in self._losses],
-            "ends": [loss.tolist() for loss in self._ends],
-            "alone": self._alone,
-            "snapshot": self._snapshot,
-            "skipped_updates": self.skipped_updates,
+            "graph_in_use": None if self._graph is None else self._graph.tolist(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores them; refuses a checkpoint of another graph than the one given."""
+        """Restore the state; raise an error if the checkpoint has another graph than the given."""
+        given = self._graph
         super().load_state_dict(state_dict)
-        if not state_dict:
-            return
-        graph = state_dict["graph"]
-        saved = None if graph is None else graph.double().numpy()
-        given = self.graph
-        if given is not None and (saved is None or not np.array_equal(given, saved)):
+        if given is not None and (self._graph is None or not np.array_equal(given, self._graph)):
             raise InputError(
                 "the checkpoint was made with another graph than this run's: use the same to "
                 "resume, or start without ckpt_path."
             )
-        self.graph = saved
-        self._losses = [np.array(loss) for loss in state_dict["losses"]]
-        self._ends = [np.array(loss) for loss in state_dict["ends"]]
-        self._alone = state_dict["alone"]
-        self._snapshot = state_dict["snapshot"]
-        self.skipped_updates = state_dict["skipped_updates"]
 
 
-def _state(module: Any) -> dict[str, Any]:
-    """Copies, on the host, of what a training step changes."""
+def copy_training_state(module: Any) -> dict[str, Any]:
+    """Return copies on the host of what a training step changes."""
     schedulers = module.lr_schedulers()
     return {
-        "network": [_host(tensor) for tensor in _changing(module)],
-        "optimizer": _host(module.optimizers().optimizer.state_dict()),
-        "scheduler": None if schedulers is None else _host(schedulers.state_dict()),
+        "network": _copy_to_host(_changing_tensors(module)),
+        "optimizer": _copy_to_host(module.optimizers().optimizer.state_dict()),
+        "scheduler": None if schedulers is None else _copy_to_host(schedulers.state_dict()),
     }
 
 
 @torch.no_grad()
-def _restore(module: Any, snapshot: dict[str, Any]) -> None:
-    for tensor, saved in zip(_changing(module), snapshot["network"], strict=True):
-        tensor.copy_(saved)
-    # a copy, since the optimizer would go on to write into the snapshot's tensors
-    module.optimizers().optimizer.load_state_dict(_host(snapshot["optimizer"]))
-    if snapshot["scheduler"] is not None:
-        module.lr_schedulers().load_state_dict(_host(snapshot["scheduler"]))
+def restore_training_state(module: Any, saved: dict[str, Any]) -> None:
+    """Restore what `copy_training_state` returned."""
+    for tensor, value in zip(_changing_tensors(module), saved["network"], strict=True):
+        tensor.copy_(value)
+    # a copy, because the optimizer would write into the saved tensors
+    module.optimizers().optimizer.load_state_dict(_copy_to_host(saved["optimizer"]))
+    if saved["scheduler"] is not None:
+        module.lr_schedulers().load_state_dict(_copy_to_host(saved["scheduler"]))
 
 
-def _changing(module: Any) -> list[Tensor]:
-    trains = [p for p in module.network.parameters() if p.requires_grad]
-    return [*trains, *module.network.buffers()]
+def _changing_tensors(module: Any) -> list[Tensor]:
+    return [*trainable(module.network), *module.network.buffers()]
 
 
-def _host(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.detach().to("cpu", copy=True)
-    if isinstance(value, dict):
-        return {key: _host(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_host(item) for item in value)
-    return value
+def _copy_to_host(value: Any) -> Any:
+    return tree_map_only(Tensor, lambda tensor: tensor.detach().to("cpu", copy=True), value)

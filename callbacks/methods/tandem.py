@@ -1,4 +1,4 @@
-"""TANDEM: weights from the twins' losses (arXiv 2606.04401)."""
+"""TANDEM: weights from the losses of a proxy and its twin, the reference (arXiv 2606.04401)."""
 
 from __future__ import annotations
 
@@ -8,28 +8,33 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from tandem_pl.callbacks.reweighting import ReweightingCallback
+from tandem_pl.callbacks.measures.gathering import gather_columns
+from tandem_pl.callbacks.reweighting import ReweightingCallback, Update
+from tandem_pl.checks import check_at_least, check_choice, check_positive
 from tandem_pl.episode import MEASURE, PROBE, STATISTICS, TRAIN, MixtureBatch, Plan, Segment
 from tandem_pl.errors import InputError
-from tandem_pl.mixture import Mixture
 from tandem_pl.objectives.samples import at_least_float32
 from tandem_pl.simplex import Array, exponentiated_step, projected_step
+from tandem_pl.training.mixture_module import MixtureModule
 from tandem_pl.training.norm_statistics import tracking_norms
+from tandem_pl.training.tandem_module import TandemModule
 
-MOST_MOVED = 0.5  # share of the mixture that one update may move without a word
+from .method import Length, Method
+
+LARGE_MOVE = 0.5  # share of the mixture; an update that moves more gives a warning
 UPDATES = {"projected": projected_step, "exponentiated": exponentiated_step}
 
 
 class HyperGradient(NamedTuple):
-    """Delta_m = mean over samples of domain m of (loss under w - loss under u), in nats.
+    """Delta_m = mean over samples of domain m of (loss under w - loss under u), in nats; [M] each.
 
-    All are [M]: `delta`, its standard error `error` (0 for a single sample; it covers the choice of
-    measured samples, not that of the probe's batches) and the number of `samples`. A domain without
-    a sample gets the mean of the others, which moves it with them.
+    `error` is its standard error, 0 for a single sample; it covers the choice of the measured
+    samples, not of the probe's batches. A domain without `samples` gets the mean of the others, so
+    that its weight changes with theirs.
     """
 
     delta: Array
@@ -38,7 +43,7 @@ class HyperGradient(NamedTuple):
 
 
 def hyper_gradient(domains: Array, proxy: Array, reference: Array, size: int) -> HyperGradient:
-    """From per-sample losses [N] under both twins and their domain numbers [N].
+    """Return Delta of `size` domains, from [N] domain numbers and losses under u and under w.
 
     >>> import numpy as np
     >>> hyper_gradient(np.array([0, 0, 1]), np.ones(3), np.array([1.0, 2.0, 1.0]), 2).delta
@@ -55,6 +60,19 @@ def hyper_gradient(domains: Array, proxy: Array, reference: Array, size: int) ->
     return HyperGradient(delta, error, count)
 
 
+def tandem_work(settings: Mapping[str, Any], run: Length) -> float:
+    """Return the cost of a run.
+
+    >>> settings = {"free_steps": 15, "probe_steps": 5, "measure_batches": 3}
+    >>> tandem_work(settings, Length(7, 2000, 16))
+    3100.0
+    """
+    free, probe = settings["free_steps"], settings["probe_steps"]
+    without_step = settings["measure_batches"] + settings.get("statistics_batches", 0)
+    episode = free + 3 * probe - 1 + 2 * without_step / 3
+    return run.steps * episode / (free + probe)
+
+
 class TandemReweighting(ReweightingCallback):
     """alpha <- Pi_A(alpha - eta gamma Delta) once an episode; needs a `TandemModule`.
 
@@ -65,19 +83,17 @@ class TandemReweighting(ReweightingCallback):
         learning_rate: eta, weight per nat.
         floor: least weight of a domain, 0 to 1/M.
         caps: domain -> largest weight; None for no caps.
-        statistics_batches: batches of the mixture, before measuring, on which BatchNorm's running
-            statistics are computed anew for both twins; 0 keeps those that training gathered.
         update: "projected" is TANDEM's; "exponentiated" is mirror descent, not TANDEM's rule.
+        statistics_batches: S, batches of the mixture on which BatchNorm's running statistics of
+            both twins are computed again before measuring; 0 keeps those of training.
 
-    An episode costs E + 3K - 1 + 2/3 V proxy steps and trains the proxy for E + K. With S batches
-    of statistics, V + S stands in place of V.
+    An episode costs E + 3K - 1 + 2/3 (V + S) proxy steps and trains the proxy for E + K.
 
-    Any number M of domains will do. Measured samples go round: each domain is measured once in
-    every ceil(M / (V batch_size)) episodes, and an update that did not measure it gives it the mean
-    of those that it did, so that (with `update="projected"`) its weight stays as it is, or moves by
-    the shift that is common to all where weights are at the floor or a cap. An update moves a
-    weight by about eta gamma Delta, which has to be small next to 1/M: lower `learning_rate` as M
-    grows, and raise V.
+    It works for any number M of domains. Each domain is measured once in every
+    ceil(M / (V batch_size)) episodes. An update that did not measure a domain gives it the mean of
+    those that it measured, so (with `update="projected"`) its weight keeps its value, or moves by
+    the shift common to all if weights are at the floor or a cap. An update moves a weight by about
+    eta gamma Delta, which must be small next to 1/M: as M grows, lower `learning_rate`, raise V.
 
     Raises:
         InputError: for settings out of range, a module without twins, or no target data.
@@ -86,6 +102,17 @@ class TandemReweighting(ReweightingCallback):
     method = "tandem"
     signal_name = "hyper_gradient"
     signal_columns = HyperGradient._fields
+    rows = (
+        Method(
+            "tandem",
+            "training loss under a reference that also sees the target, against the proxy's",
+            "arXiv 2606.04401",
+            "2K - 1 + 2/3 V",
+            tandem_work,
+            module="TandemModule",
+            needs_target=True,
+        ),
+    )
 
     def __init__(
         self,
@@ -99,39 +126,53 @@ class TandemReweighting(ReweightingCallback):
         statistics_batches: int = 0,
     ) -> None:
         super().__init__()
-        for key, value, least in (
-            ("free_steps", free_steps, 0),
-            ("probe_steps", probe_steps, 1),
-            ("measure_batches", measure_batches, 1),
-        ):
-            if value < least:
-                raise InputError(
-                    f"{key}={value} must be at least {least}: the twins differ only by what they "
-                    "do in probe steps, and only measured differences move the weights."
-                    if least
-                    else f"{key}={value} must be 0 or more."
-                )
-        if statistics_batches < 0:
-            raise InputError(f"statistics_batches={statistics_batches} must be 0 or more.")
-        if not (np.isfinite(learning_rate) and learning_rate > 0):
-            raise InputError(f"learning_rate={learning_rate} must be a positive number.")
-        if update not in UPDATES:
-            raise InputError(f"update={update!r} must be one of {sorted(UPDATES)}.")
+        check_at_least("free_steps", free_steps, 0)
+        check_at_least("probe_steps", probe_steps, 1)
+        check_at_least("measure_batches", measure_batches, 1)
+        check_at_least("statistics_batches", statistics_batches, 0)
+        check_positive("learning_rate", learning_rate)
+        check_choice("update", update, tuple(UPDATES))
         self.free_steps = free_steps
         self.probe_steps = probe_steps
         self.measure_batches = measure_batches
         self.learning_rate = learning_rate
         self.floor = floor
-        self.caps: Mapping[str, float] | None = caps
-        self.rule = update
+        self.caps = dict(caps) if caps else None
+        self.update_rule = update
         self.statistics_batches = statistics_batches
-        self.signal: HyperGradient | None = None
-        self.skipped_episodes = 0
+        self.signal: HyperGradient | None = None  # of the last update
         self._warned = False
-        self._rows: list[Tensor] = []  # [3, N] each: domain, loss under u, loss under w
+        # [3, N] each: domain, loss under u, loss under w
+        self._rows: list[Tensor] = self.add_state("_rows", list, tensors=True)
+
+    def check(self, trainer: Trainer, module: MixtureModule) -> None:
+        """Raise an error for a module without twins; print how often domains are measured."""
+        if not isinstance(module, TandemModule):
+            raise InputError(
+                f"TandemReweighting compares twin networks, which {type(module).__name__} does "
+                "not have: use TandemModule."
+            )
+        if self.statistics_batches and not tracking_norms(module.network):
+            raise InputError(
+                f"statistics_batches={self.statistics_batches}, and the network has no BatchNorm "
+                "with running statistics to compute: set it to 0."
+            )
+        size, batch = len(self.domains), self.data.batch_size
+        if self.measure_batches * batch < size:
+            rounds = math.ceil(size / (self.measure_batches * batch))
+            rank_zero_info(
+                f"{size} domains, {self.measure_batches} x {batch} samples measured: each domain "
+                f"is measured every {rounds} episodes."
+            )
+
+    def initial(self, trainer: Trainer) -> Array:
+        """Return the data module's weights, projected on the floor and the caps."""
+        self._warned = False
+        assert self.data.mixture is not None
+        return self.data.mixture.project(self.floor, self.caps).array
 
     def plan(self) -> Plan:
-        """Free E | probe K with target | statistics S | measure V, stratified."""
+        """Return free E | probe K with target | statistics S | measure V, evenly over domains."""
         weights = tuple(self.weights.tolist())
         even = (1.0 / len(weights),) * len(weights)
         segments = [
@@ -142,59 +183,19 @@ class TandemReweighting(ReweightingCallback):
         ]
         return [segment for segment in segments if segment.batches]
 
-    def initial(self, trainer: Trainer) -> Array:
-        """The datamodule's weights, moved inside the floor and the caps."""
-        start: Mixture = trainer.datamodule.mixture  # type: ignore[attr-defined]
-        return start.project(self.floor, self.caps).array
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuses a module without twins."""
-        if stage == "fit" and not hasattr(pl_module, "probe_step"):
-            raise InputError(
-                f"TandemReweighting compares twin networks, which {type(pl_module).__name__} does "
-                "not have: use TandemModule."
-            )
-        network: Any = getattr(pl_module, "network", None)
-        if stage == "fit" and self.statistics_batches and not tracking_norms(network):
-            raise InputError(
-                f"statistics_batches={self.statistics_batches}, and the network has no BatchNorm "
-                "whose running statistics could be computed: set it to 0."
-            )
-        self._rows, self._warned = [], False
-        super().setup(trainer, pl_module, stage)
-        if stage == "fit":
-            batch, size = trainer.datamodule.batch_size, len(self.domains)  # type: ignore[attr-defined]
-            if self.measure_batches * batch < size:
-                rounds = math.ceil(size / (self.measure_batches * batch))
-                rank_zero_info(
-                    f"{size} domains, {self.measure_batches} x {batch} samples measured: each "
-                    f"domain is measured every {rounds} episodes."
-                )
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Brings what a checkpoint brought to where the next losses will be."""
-        self._rows = [rows.to(pl_module.device) for rows in self._rows]
-
     def observe(self, trainer: Trainer, outputs: Any, batch: MixtureBatch) -> None:
-        """Keeps every rank's losses on every rank, on the device, until the episode ends."""
+        """Keep all ranks' losses, on the device, until the episode ends."""
         proxy, reference = outputs["losses"], outputs["reference_losses"]
-        exact = at_least_float32(proxy)  # whole numbers up to 2^24: enough for domain numbers
+        exact = at_least_float32(proxy)  # domain numbers are exact up to 2^24
         rows = torch.stack([batch.domains.to(exact), exact, reference.to(exact)])
-        if trainer.world_size > 1:
-            rows = torch.cat(list(trainer.strategy.all_gather(rows)), dim=1)
-        self._rows.append(rows)
+        self._rows.append(gather_columns(trainer, rows))
 
-    def update(self, trainer: Trainer, module: Any) -> tuple[Array, dict[str, float]]:
-        """Delta and the projected step. Losses that are not finite leave the weights alone."""
+    def update(self, trainer: Trainer, module: Any) -> Update:
+        """Measure Delta, and take the step; if a loss is not finite, the weights do not change."""
         rows = torch.cat(self._rows, dim=1).cpu().double().numpy()
         self._rows = []
         if not np.isfinite(rows).all():
-            self.skipped_episodes += 1
-            rank_zero_warn(
-                f"step {trainer.global_step}: a measured loss is not finite, the weights stay as "
-                f"they are ({self.skipped_episodes} episodes so far)."
-            )
-            return self.weights, {"mixture/skipped_episodes": float(self.skipped_episodes)}
+            return self.keep_weights(trainer, "a measured loss is not finite")
         domains = rows[0].astype(np.int64)
         self.signal = hyper_gradient(domains, rows[1], rows[2], len(self.domains))
         self.keep_signal(trainer, *self.signal)
@@ -202,46 +203,27 @@ class TandemReweighting(ReweightingCallback):
         if self.caps is not None:
             caps = np.array([self.caps.get(name, 1.0) for name in self.domains])
         gradient = module.penalty * self.signal.delta
-        rule = UPDATES[self.rule]
-        weights = rule(self.weights, gradient, self.learning_rate, self.floor, caps)
+        step = UPDATES[self.update_rule]
+        weights = step(self.weights, gradient, self.learning_rate, self.floor, caps)
         moved = 0.5 * np.abs(weights - self.weights).sum()
-        if moved > MOST_MOVED and not self._warned:
+        if moved > LARGE_MOVE and not self._warned:
             self._warned = True
             rank_zero_warn(
-                f"step {trainer.global_step}: one update moved {moved:.0%} of the mixture, more "
-                f"than single measurements bear: lower learning_rate={self.learning_rate}, or "
-                "measure more batches."
+                f"step {trainer.global_step}: one update moved {moved:.0%} of the mixture, too "
+                f"much for noisy measurements: lower learning_rate={self.learning_rate}, or raise "
+                f"measure_batches={self.measure_batches}."
             )
-        unknown = np.where(self.signal.samples > 0, 0.0, np.nan)  # of a domain without a sample
-        return weights, self.by_domain("hypergradient", gradient + unknown) | self.by_domain(
-            "hypergradient_error", module.penalty * self.signal.error + unknown
+        unmeasured = np.where(self.signal.samples > 0, 0.0, np.nan)  # NaN is not logged
+        return weights, self.by_domain("hypergradient", gradient + unmeasured) | self.by_domain(
+            "hypergradient_error", module.penalty * self.signal.error + unmeasured
         )
 
     def lowest(self) -> float:
-        """The floor."""
+        """Return the floor."""
         return self.floor
 
-    def settings(self) -> dict[str, Any]:
-        """All arguments."""
-        return {
-            "free_steps": self.free_steps,
-            "probe_steps": self.probe_steps,
-            "measure_batches": self.measure_batches,
-            "learning_rate": self.learning_rate,
-            "floor": self.floor,
-            "caps": dict(self.caps) if self.caps else None,
-            "update": self.rule,
-            "statistics_batches": self.statistics_batches,
-        }
-
-    def state_dict(self) -> dict[str, Any]:
-        """Adds what has been measured in the episode so far."""
-        rows = torch.cat(self._rows, dim=1).cpu() if self._rows else None
-        return super().state_dict() | {"rows": rows, "skipped_episodes": self.skipped_episodes}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores it."""
-        super().load_state_dict(state_dict)
-        rows = state_dict.get("rows")
-        self._rows = [] if rows is None else [rows]
-        self.skipped_episodes = state_dict.get("skipped_episodes", 0)
+    def upgrade_state(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Convert the rows of older checkpoints, which are one tensor."""
+        if isinstance(state.get("rows"), Tensor):
+            state["rows"] = [state["rows"]]
+        return super().upgrade_state(state)

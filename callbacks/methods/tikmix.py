@@ -7,16 +7,15 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_warn
 
 from tandem_pl.callbacks.measures.influence import (
-    filled,
+    means_or_row_mean,
     scaled_influence,
     second_moment_scale,
     tikmix_weights,
 )
-from tandem_pl.callbacks.reweighting import ReweightingCallback
-from tandem_pl.checks import check_at_least, check_choice, check_positive
+from tandem_pl.callbacks.reweighting import ReweightingCallback, Update
+from tandem_pl.checks import check_at_least, check_below_one, check_choice, check_positive
 from tandem_pl.episode import MEASURE, TRAIN, Handler, MixtureBatch, Outputs, Plan, Segment
 from tandem_pl.errors import InputError
 from tandem_pl.modes import evaluating
@@ -25,18 +24,20 @@ from tandem_pl.training.gradients import Gradient, domain_gradients, dot
 from tandem_pl.training.mixture_module import MixtureModule
 from tandem_pl.training.optimizer_settings import trainable
 
+from .method import Method
+
 HESSIANS = ("identity", "adam", "norm")
-TARGET_SALT = 1 << 32
+TARGET_SALT = 1 << 32  # keeps what is random on target samples apart from training samples
 
 
 class TiKMiXReweighting(ReweightingCallback):
     """The mixture that helps the targets most by a first-order estimate: TiKMiX-D.
 
-    After every `update_steps` training steps, S_im = <g_target_i, H^-1 g_m> is measured: how fast
-    training on domain m lowers the loss of target domain i. The next weights are the solution of
-    `tikmix_weights`, whose prior is the datamodule's weights throughout. (The paper's influence has
+    After every `update_steps` training steps it measures S_im = <g_target_i, H^-1 g_m>: how fast
+    training on domain m lowers the loss of target domain i. The next weights solve
+    `tikmix_weights`, whose prior is always the data module's weights. (The paper's influence has
     the other sign, and its text maximises it as if it had this one.) The paper updates once in
-    hundreds of billions of tokens; with short periods S is noisy, hence `ema`.
+    hundreds of billions of tokens; with short periods S is noisy, which is why there is `ema`.
 
     H, which the paper leaves open, is one of:
 
@@ -44,16 +45,18 @@ class TiKMiXReweighting(ReweightingCallback):
     - "adam": the diagonal sqrt(v / (1 - beta2^t)) + eps of the optimizer's second moments v;
     - "norm": damping + ||g_m||^2, a number for each domain.
 
-    Gradients are of mean losses in eval mode. Memory: a gradient for each target domain, and two
-    more. A domain that no measure batch had gets the mean influence of the others.
+    Gradients are of mean losses in eval mode. They need memory for one gradient of each target
+    domain, and two more. A domain without a measured sample gets the mean influence of the others.
 
     Args:
         update_steps: training steps between updates.
         measure_batches: V, batches of training and of target data that S is averaged over.
         hessian: H, see above.
         damping: of "norm".
-        spread, gain, entropy: a, b, c of `tikmix_objective`.
-        ema: weight of the S before in a running mean; 0 for none.
+        spread: a of `tikmix_objective`.
+        gain: b of it.
+        entropy: c of it.
+        ema: weight of the old S in a running mean; 0 for none.
 
     An episode costs 2 V proxy steps beyond training.
 
@@ -65,6 +68,18 @@ class TiKMiXReweighting(ReweightingCallback):
     method = "tikmix"
     signal_name = "influence"
     signal_columns = ("scaled",)  # sum over the targets of S_hat
+    rows = (
+        Method(
+            "tikmix",
+            "influence on the targets' losses, maximised so that no target loses: TiKMiX-D",
+            "arXiv 2508.17677",
+            "2 V",
+            lambda settings, run: (
+                run.steps * (1 + 2 * settings["measure_batches"] / settings["update_steps"])
+            ),
+            needs_target=True,
+        ),
+    )
 
     def __init__(
         self,
@@ -81,40 +96,40 @@ class TiKMiXReweighting(ReweightingCallback):
         check_at_least("update_steps", update_steps, 1)
         check_at_least("measure_batches", measure_batches, 1)
         check_choice("hessian", hessian, HESSIANS)
+        check_positive("damping", damping)
         for key, number in (("spread", spread), ("gain", gain), ("entropy", entropy)):
             if not (np.isfinite(number) and number >= 0):
                 raise InputError(f"{key}={number} must be 0 or more.")
-        check_positive("damping", damping)
-        if not 0 <= ema < 1:
-            raise InputError(f"ema={ema} must be at least 0 and below 1.")
+        check_below_one("ema", ema)
         self.update_steps = update_steps
         self.measure_batches = measure_batches
         self.hessian = hessian
         self.damping = damping
         self.spread, self.gain, self.entropy = spread, gain, entropy
         self.ema = ema
-        self.skipped_updates = 0
         self._prior: Array = np.zeros(0)
-        self._targets = 0
-        self._sums: Array = np.zeros((2, 0, 0))  # of influences and of batches that had some
-        self._mean: Array | None = None
+        # [2, M', M] sums of influences, and numbers of batches that had both domains
+        self._sums = self.add_state("_sums", lambda: np.zeros((2, 0, 0)))
+        self._mean: Array | None = self.add_state("_mean", lambda: None)  # [M', M] of S
+
+    def check(self, trainer: Trainer, module: MixtureModule) -> None:
+        """Raise an error if measure batches cannot hold every domain."""
+        most = max(len(self.data.target_sets), len(self.domains))
+        if self.measure_batches * self.data.batch_size < most:
+            raise InputError(
+                f"measure_batches={self.measure_batches} of batch_size={self.data.batch_size} are "
+                f"fewer samples than the {most} domains: each needs one, so raise either."
+            )
 
     def initial(self, trainer: Trainer) -> Array:
-        """The datamodule's weights, which are also the prior."""
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        self._targets, self._mean = len(data.target_sets), None
-        self._sums = np.zeros((2, self._targets, len(self.domains)))
+        """Return the data module's weights, which are also the prior."""
+        self._sums = np.zeros((2, len(self.data.target_sets), len(self.domains)))
         self._prior = super().initial(trainer)
-        most = max(self._targets, len(self.domains))
-        if self.measure_batches * data.batch_size < most:
-            raise InputError(
-                f"measure_batches={self.measure_batches} of batch_size={data.batch_size} are fewer "
-                f"samples than the {most} domains: each needs one, so raise either."
-            )
         return self._prior
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuses an optimizer that has no second moments, where they are asked for."""
+        """Raise an error for hessian="adam" with an optimizer that has no second moments."""
+        super().on_train_start(trainer, pl_module)
         optimizer = trainer.optimizers[0]
         if self.hessian == "adam" and "betas" not in optimizer.defaults:
             raise InputError(
@@ -123,7 +138,7 @@ class TiKMiXReweighting(ReweightingCallback):
             )
 
     def plan(self) -> Plan:
-        """Training, then batches of both kinds, spread evenly over the domains."""
+        """Return training, then batches of both kinds, spread evenly over the domains."""
         even = (1.0 / len(self.domains),) * len(self.domains)
         return [
             Segment(TRAIN, self.update_steps, tuple(self.weights.tolist())),
@@ -131,24 +146,24 @@ class TiKMiXReweighting(ReweightingCallback):
         ]
 
     def handlers(self) -> dict[str, Handler]:
-        """Measures influences."""
+        """Return the measure step."""
         return {MEASURE: self.measure_influence}
 
     def measure_influence(self, module: MixtureModule, batch: MixtureBatch) -> Outputs:
-        """Adds one batch's <g_target_i, H^-1 g_m> to the sums."""
+        """Add one batch's <g_target_i, H^-1 g_m> to the sums."""
         assert batch.target_domains is not None
         sizes = len(batch.domains), len(batch.target_domains)
-        losses, target_losses = (  # float32, whatever the network's type
+        losses, target_losses = (  # float32, also for a network in 16 bits
             torch.zeros(size, device=module.device, dtype=torch.float32) for size in sizes
         )
         targets: list[tuple[Gradient, float]] = []
         with evaluating(module.network):
             both = batch.target_domains, batch.target_samples
             for i, gradient, mine, count in domain_gradients(
-                module, *both, self._targets, batch.step, TARGET_SALT
+                module, *both, len(self.data.target_sets), batch.step, TARGET_SALT
             ):
                 target_losses[batch.target_domains == i] = mine.float()
-                targets.append((self._preconditioned(module, gradient), count))
+                targets.append((self._precondition(module, gradient), count))
             for m, gradient, mine, count in domain_gradients(
                 module, batch.domains, batch.samples, len(self.domains), batch.step
             ):
@@ -159,11 +174,11 @@ class TiKMiXReweighting(ReweightingCallback):
                         self._sums[:, i, m] += dot(target, gradient) / size, 1.0
         return {"losses": losses, "target_losses": target_losses}
 
-    def _preconditioned(self, module: MixtureModule, gradient: Gradient) -> Gradient:
-        """H^-1 g in place; H is the same for all domains but with "norm"."""
+    def _precondition(self, module: MixtureModule, gradient: Gradient) -> Gradient:
+        """Divide a gradient by Adam's H in place; the other choices of H are scalars."""
         if self.hessian != "adam":
             return gradient
-        optimizer: Any = module.optimizers().optimizer  # type: ignore[union-attr]
+        optimizer = module.trainer.optimizers[0]
         settings = {id(p): group for group in optimizer.param_groups for p in group["params"]}
         for parameter, part in zip(trainable(module.network), gradient, strict=True):
             state = optimizer.state.get(parameter, {})
@@ -173,61 +188,19 @@ class TiKMiXReweighting(ReweightingCallback):
                 part.zero_()  # it never had a gradient
         return gradient
 
-    def update(self, trainer: Trainer, module: Any) -> tuple[Array, dict[str, float]]:
-        """S, its running mean, and the solver's weights."""
+    def update(self, trainer: Trainer, module: Any) -> Update:
+        """Compute S and its running mean, and return the solver's weights."""
         (total, count), self._sums = self._sums, np.zeros_like(self._sums)
-        influence = filled(total, count)
+        influence = means_or_row_mean(total, count)
         if not np.isfinite(influence).all():
-            return self._skip(trainer, "an influence is not finite")
+            return self.keep_weights(trainer, "an influence is not finite")
         if self.ema and self._mean is not None:
             influence = (1 - self.ema) * influence + self.ema * self._mean
         self._mean = influence
         self.keep_signal(trainer, scaled_influence(influence).sum(axis=0))
         weights = tikmix_weights(influence, self._prior, self.spread, self.gain, self.entropy)
-        # one rank's solution for all, should their libraries differ
+        # one rank's solution for all, in case their libraries differ
         weights = trainer.strategy.broadcast(weights)
         if weights is None:
-            return self._skip(trainer, "the solver found no better mixture than the prior")
+            return self.keep_weights(trainer, "the solver found no better mixture than the prior")
         return weights, {}
-
-    def _skip(self, trainer: Trainer, reason: str) -> tuple[Array, dict[str, float]]:
-        self.skipped_updates += 1
-        rank_zero_warn(
-            f"step {trainer.global_step}: {reason}, the weights stay as they are "
-            f"({self.skipped_updates} updates so far)."
-        )
-        return self.weights, {"mixture/skipped_updates": float(self.skipped_updates)}
-
-    def settings(self) -> dict[str, Any]:
-        """All arguments."""
-        return {
-            "update_steps": self.update_steps,
-            "measure_batches": self.measure_batches,
-            "hessian": self.hessian,
-            "damping": self.damping,
-            "spread": self.spread,
-            "gain": self.gain,
-            "entropy": self.entropy,
-            "ema": self.ema,
-        }
-
-    def state_dict(self) -> dict[str, Any]:
-        """Adds the sums of the episode so far and the running mean."""
-        state = super().state_dict()
-        if not state:
-            return state
-        return state | {
-            "sums": torch.from_numpy(self._sums.copy()),
-            "mean": None if self._mean is None else torch.from_numpy(self._mean.copy()),
-            "skipped_updates": self.skipped_updates,
-        }
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores them."""
-        super().load_state_dict(state_dict)
-        if not state_dict:
-            return
-        self._sums = state_dict["sums"].double().numpy().copy()
-        mean = state_dict["mean"]
-        self._mean = None if mean is None else mean.double().numpy()
-        self.skipped_updates = state_dict["skipped_updates"]

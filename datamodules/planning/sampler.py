@@ -11,14 +11,12 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tandem_pl.episode import WITHOUT_STEP, Plan, Segment
+from tandem_pl.errors import InputError
 
-from .shuffling import key_of, shuffled
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+from .allocation import Floats, Ints
+from .stream import Stream
 
 
 class PlannedBatch(NamedTuple):
@@ -37,103 +35,6 @@ class PlannedBatch(NamedTuple):
     target_indices: Ints | None = None
 
 
-def allocate(debts: Floats, weights: Floats, slots: int) -> tuple[Ints, Floats]:
-    """Return how many samples each domain gets in a batch, by debt.
-
-    A batch adds `slots` times the weights to the debts. Each slot then goes to the domain with the
-    largest debt (ties to the lowest number), and repays one unit of it. Debts carry over batches
-    and weight changes, so a debt is exactly the samples asked for less the samples drawn. Under one
-    mixture no domain is ever a whole sample ahead, and rarely more than one behind; with changing
-    positive weights it is behind by at most 1/2 + ... + 1/M. Domains of weight 0 are never drawn;
-    they keep their debt until they have a weight again.
-
-    Args:
-        debts: [M] samples asked for less samples drawn so far.
-        weights: [M] shares, summing to 1.
-        slots: samples in the batch.
-
-    Returns:
-        counts [M] and the new debts [M].
-
-    >>> allocate(np.zeros(2), np.array([0.75, 0.25]), 4)[0].tolist()
-    [3, 1]
-    """
-    active = np.flatnonzero(weights > 0)
-    owed = debts[active] + slots * weights[active]
-    # Water-filling: repay whole units down to a common level, then give the slots that are left to
-    # the largest remainders.
-    got = np.maximum(np.ceil(owed - _level(owed, slots)) - 1.0, 0.0)
-    rest, left = owed - got, slots - int(got.sum())
-    if left:
-        least = np.partition(rest, -left)[-left]
-        above, ties = rest > least, np.flatnonzero(rest == least)
-        got[above] += 1.0
-        got[ties[: left - np.count_nonzero(above)]] += 1.0
-    debts, counts = debts.copy(), np.zeros(len(weights), np.int64)
-    debts[active], counts[active] = owed - got, got.astype(np.int64)
-    return counts, debts
-
-
-def _level(owed: Floats, slots: int) -> float:
-    """Return the level above which `owed` sums to `slots`."""
-    level = (owed.sum() - slots) / len(owed)  # the level if all were above it: too low
-    while True:
-        above = owed[owed > level]
-        higher = (above.sum() - slots) / len(above)
-        if higher <= level:
-            return float(level)
-        level = higher
-
-
-def draw(debts: Floats, weights: Floats, slots: int, key: list[int]) -> tuple[Ints, Floats]:
-    """Allocate by independent multinomial draws seeded by `key`, as published methods do."""
-    counts = np.random.default_rng(key).multinomial(slots, weights)
-    return counts, debts + slots * weights - counts
-
-
-class Stream:
-    """Draws from a set of domains, each in a new order on every pass.
-
-    Args:
-        name: part of the key of the orders, so that streams differ.
-        sizes: domain -> number of samples.
-        seed: of the orders.
-        allocation: "debt" or "multinomial".
-    """
-
-    def __init__(self, name: str, sizes: Mapping[str, int], seed: int, allocation: str) -> None:
-        self.name = name
-        self.names = tuple(sizes)
-        self.sizes = np.array(list(sizes.values()), np.int64)
-        self.seed = seed
-        self.allocation = allocation
-        self._keys = np.array([key_of(seed, name, domain) for domain in sizes], np.uint64)
-
-    def start(self) -> tuple[Floats, Ints]:
-        """Return the cursors before the first batch: debts [M] and samples drawn [M]."""
-        return np.zeros(len(self.sizes)), np.zeros(len(self.sizes), np.int64)
-
-    def take(
-        self, cursors: tuple[Floats, Ints], weights: Floats, slots: int, step: int
-    ) -> tuple[Ints, Ints, tuple[Floats, Ints]]:
-        """Plan one batch: return domains [slots] (ascending), indices [slots] and new cursors."""
-        debts, drawn = cursors
-        if self.allocation == "multinomial":
-            counts, debts = draw(debts, weights, slots, [key_of(self.seed, self.name), step])
-        else:
-            counts, debts = allocate(debts, weights, slots)
-        domains = np.repeat(np.arange(len(counts)), counts)
-        first = np.cumsum(counts) - counts  # row of each domain's first sample
-        number = drawn[domains] + np.arange(slots) - first[domains]
-        return domains, self.order(domains, number), (debts, drawn + counts)
-
-    def order(self, domains: Ints, number: Ints) -> Ints:
-        """Return indices [N] in the data sets for draw numbers [N] of domains [N]."""
-        sizes = self.sizes[domains]
-        passes, places = np.divmod(number, sizes)
-        return shuffled(self._keys[domains], passes, places, sizes)
-
-
 class MixtureBatchSampler:
     """Yields this rank's `PlannedBatch`es of one episode, from the first not yet trained on.
 
@@ -146,7 +47,7 @@ class MixtureBatchSampler:
         target_weights: [M'] of the target domains.
         batch_size: of the global batch, over all ranks.
 
-    Rank `rank` of `world_size` (attributes) takes every `world_size`-th row of the batch.
+    Rank `rank` of `world_size`, set by `share`, takes every `world_size`-th row of the batch.
     """
 
     def __init__(
@@ -165,6 +66,19 @@ class MixtureBatchSampler:
         self.step = 0  # batches consumed since the start
         self._before = self.cursors, self.position, self.step  # the last `consume`
         self._ahead: dict[int, dict[str, tuple[Floats, Ints]]] = {}  # step -> cursors after it
+
+    def share(self, rank: int, world_size: int) -> None:
+        """Yield the rows of this rank only, from the next pass on.
+
+        Raises:
+            InputError: the batch cannot be shared equally.
+        """
+        if self.batch_size % world_size:
+            raise InputError(
+                f"batch_size={self.batch_size} is the batch over all ranks and must be a multiple "
+                f"of their number, {world_size}."
+            )
+        self.rank, self.world_size = rank, world_size
 
     def begin(self, plan: Plan) -> None:
         """Start the next episode."""

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from tandem_pl.errors import InputError
@@ -27,6 +29,14 @@ def checked_sizes(sets: Mapping[str, Dataset], key: str) -> dict[str, int]:
         if size < 1:
             raise InputError(f"{key}[{name!r}] has no sample: give it data or leave it out.")
     return sizes
+
+
+def tokens_per_sample(sets: Mapping[str, Dataset]) -> NDArray[np.float64] | None:
+    """Return [M] attributes `tokens_per_sample`, NaN for a set without it; None if no set has it."""
+    tokens = [getattr(data, "tokens_per_sample", None) for data in sets.values()]
+    if all(value is None for value in tokens):
+        return None
+    return np.array([np.nan if value is None else value for value in tokens], np.float64)
 
 
 def refuse_other_data(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -98,7 +98,7 @@ def _learning(comparison: Comparison, entry: Entry, seed: int, reference: Cell |
     if entry.wants_reference and reference is not None:
         settings, needs = settings | {"reference": str(reference.checkpoint)}, (reference.name,)
     method = entry.definition
-    callback = _of_class(f"tandem_pl.callbacks.{method.callback}", settings)
+    callback = _of_class(method.class_path, settings)
     return _build_cell(
         comparison, entry.label, seed, LEARN, callback, needs, method.module, entry.overrides
     )

@@ -87,7 +87,7 @@ def _needed(cell: Cell, cells: Mapping[str, Cell]) -> list[Cell]:
 
 def _cost(comparison: Comparison, entry: Entry | None, stage: str, run: Result | None) -> float:
     """Return the cost of a run in plain runs; NaN if the method does not state its work."""
-    from tandem_pl.callbacks.methods.costs import Length
+    from tandem_pl.callbacks.methods.table import Length
 
     if stage == FINAL or entry is None:
         return 1.0

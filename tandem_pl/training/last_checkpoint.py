@@ -173,9 +173,10 @@ class LastCheckpoint(Checkpoint):
         data = find_data(trainer)
         if data is not None and data.consumed - _processed(trainer) > self._offset:
             # the batch at hand was not completed
-            ours = isinstance(pl_module, MixtureModule) and self._phase not in pl_module.handlers
-            if not ours or trainer.global_step != self._step:
-                return  # part of its effect is in the state: keep the last checkpoint
+            if not isinstance(pl_module, MixtureModule) or self._phase in pl_module.handlers:
+                return  # part of its effect may be in the state: keep the last checkpoint
+            if trainer.global_step != self._step:
+                return
             data.rewind()
             pl_module.restore_statistics()
         if trainer.global_step > 0 and self._newest < _position(trainer):
@@ -235,7 +236,7 @@ def _reopen_epoch(checkpoint: dict[str, Any]) -> None:
 
 def _processed(trainer: Trainer) -> int:
     """Return the batches that Lightning counts as trained on, in all epochs."""
-    return trainer.fit_loop.epoch_loop.batch_progress.total.processed
+    return getattr(trainer.fit_loop.epoch_loop.batch_progress.total, "processed", 0)
 
 
 def _exit_code(trainer: Trainer, number: int) -> int:

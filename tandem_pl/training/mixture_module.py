@@ -130,10 +130,7 @@ class MixtureModule(ManualUpdates):
         The callback that sets the weights is moved to the front: it then has done its part of a
         batch whatever error another callback raises.
         """
-        callbacks = callbacks_of(self.trainer)
-        for planner in [c for c in callbacks if isinstance(c, EpisodePlanner)]:
-            callbacks.remove(planner)
-            callbacks.insert(0, planner)
+        callbacks_of(self.trainer).sort(key=lambda c: not isinstance(c, EpisodePlanner))
         checkpoints = self.trainer.checkpoint_callbacks
         if not checkpoints or any(isinstance(c, LastCheckpoint) for c in checkpoints):
             return []

@@ -1,47 +1,60 @@
 """Runs the benchmarks, each in a process of its own, and writes one page of what they found.
 
 `python tests/benchmarks/all.py` runs all of them, about an hour on 2 quiet cores, and
-`python tests/benchmarks/all.py sampling memory` some. Records are kept in `benchmarks.jsonl`, the
-latest of each benchmark, and `benchmarks.html` is made from it: what is aimed at and whether it is
-reached, then tables and plots. `--render` makes the page alone.
+`python tests/benchmarks/all.py speed memory` some. The latest record of each benchmark is kept in
+`benchmarks.jsonl`, and `benchmarks.html` is made from it: the goals and whether they are reached,
+then plots and tables. `--render` makes the page alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import base64
-import html
-import io
 import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tandem_pl.files import write_atomically
+import pandas
+import torch
+from jinja2 import Environment
+from matplotlib.figure import Figure
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from tandem_pl.files import png_bytes, write_atomically
 
 Record = dict[str, Any]
+Rows = Sequence[Mapping[str, Any]]
 HERE = Path(__file__).resolve().parent
-#: In this order; what takes least comes first.
-NAMES = (
-    *("sampling", "memory", "adapters", "breakdown", "scaling", "data_path", "images"),
-    *("episodes", "overhead", "cost", "vision", "gpu"),
-)
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 70em; margin: 2em auto;
-  padding: 0 1em; }
+#: In the order in which they run: the quickest first.
+NAMES = ("memory", "prepare", "images", "overhead", "speed", "vision", "gpu")
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Benchmarks</title><style>
+body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 70em; margin: 2em auto; }
 h1 { font-size: 1.4em; } h2 { font-size: 1.1em; margin-top: 2.5em; }
-.facts { color: #555; font-size: .9em; } .wide { overflow-x: auto; }
+.facts { color: #555; font-size: .9em; } .yes { color: #1b7a3d; } .no { color: #b00020; }
 .warning { background: #fff3d6; border-left: 4px solid #e0a100; padding: .5em 1em; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .93em;
-  margin: 1em 0; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: 1em 0; }
 th, td { padding: .25em .7em; text-align: right; border-bottom: 1px solid #ddd; }
-th:first-child, td:first-child { text-align: left; } .no { color: #b00020; font-weight: 600; }
-.yes { color: #1b7a3d; font-weight: 600; } img { max-width: 100%; }
+th:first-child, td:first-child { text-align: left; } img { max-width: 100%; }
+</style></head><body><h1>Benchmarks</h1>
+{% if quick %}<p class="warning">Too small to judge by (--quick): {{ quick | join(", ") }}.</p>
+{% endif %}<h2>Goals</h2>
+<table><tr><th>figure</th><th>found</th><th>at most</th><th></th></tr>
+{% for goal in goals %}<tr><td>{{ goal.figure }}</td><td>{{ number(goal.value) }}</td>
+<td>{{ number(goal.limit) }}</td>
+{% if goal.reached %}<td class="yes">reached{% else %}<td class="no">not reached{% endif %}</td>
+</tr>{% endfor %}</table>
+{% for record in records %}<h2>{{ record.benchmark }}</h2>
+{% if record.error %}<p class="warning">It failed: {{ record.error }}</p>{% else %}
+{% for facts in (record.machine, record.settings) %}<p class="facts">
+{% for key, value in facts.items() %}{{ words(key) }} {{ value }}{{ ", " if not loop.last }}
+{% endfor %}</p>{% endfor %}
+{% for plot in record.plots %}{% set picture = draw(plot, record.rows) %}{% if picture %}
+<p><img alt="{{ plot.title }}" src="data:image/png;base64,{{ picture }}"></p>{% endif %}{% endfor %}
+{% for table in tables(record.rows) %}{{ table | safe }}{% endfor %}
+{% endif %}{% endfor %}</body></html>
 """
 
 
@@ -49,15 +62,14 @@ th:first-child, td:first-child { text-align: left; } .no { color: #b00020; font-
 
 
 def run(name: str, quick: bool) -> Record:
-    """One benchmark, its output passed on; the record has an "error" where it fails."""
+    """Run a benchmark, and print its output; return its record, with an "error" if it failed."""
     command = [sys.executable, str(HERE / f"{name}.py"), *(["--quick"] if quick else [])]
     print(f"== {name}", flush=True)
     lines: list[str] = []
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
+        for line in process.stdout or ():
             lines.append(line.rstrip())
             if not line.startswith('{"benchmark"'):
                 print(line, end="", flush=True)
@@ -69,7 +81,7 @@ def run(name: str, quick: bool) -> Record:
 
 
 def read(path: Path) -> dict[str, Record]:
-    """Benchmark -> its latest record; nothing where there is no file."""
+    """Return benchmark -> its latest record; nothing if there is no file."""
     if not path.exists():
         return {}
     records = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line)
@@ -77,7 +89,7 @@ def read(path: Path) -> dict[str, Record]:
 
 
 def keep(path: Path, records: Mapping[str, Record]) -> None:
-    """One line of JSON each."""
+    """Write one line of JSON a record."""
     lines = "".join(json.dumps(record) + "\n" for record in records.values())
     write_atomically(path, lines.encode())
 
@@ -85,126 +97,69 @@ def keep(path: Path, records: Mapping[str, Record]) -> None:
 # ---- the page ----
 
 
-def tables(rows: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
-    """Rows of the same keys together.
+def number(value: float) -> str:
+    """Return a number as one reads it.
 
-    >>> tables([{"a": 1}, {"b": 2}, {"a": 3}])
-    [[{'a': 1}, {'a': 3}], [{'b': 2}]]
+    >>> [number(value) for value in (123456.7, 0.98765)]
+    ['123,457', '0.9877']
     """
-    found: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
-    for row in rows:
-        found.setdefault(tuple(row), []).append(row)
-    return list(found.values())
-
-
-def cell(value: object) -> str:
-    """A number as one reads it.
-
-    >>> [cell(value) for value in (123456.7, 0.98765, 4, "text")]
-    ['123,457', '0.9877', '4', 'text']
-    """
-    if not isinstance(value, float):
-        return html.escape(str(value))
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """HTML."""
-    head = "".join(f"<th>{html.escape(key.replace('_', ' '))}</th>" for key in rows[0])
-    body = "\n".join(
-        "<tr>" + "".join(f"<td>{cell(value)}</td>" for value in row.values()) + "</tr>"
-        for row in rows
-    )
-    return f'<div class="wide"><table><tr>{head}</tr>\n{body}</table></div>'
+def words(key: object) -> str:
+    """Return a key as one reads it."""
+    return str(key).replace("_", " ")
 
 
-def draw(spec: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Figure | None:
-    """A plot that a record asks for; None where no row has what it needs."""
-    from matplotlib.figure import Figure  # not pyplot: no global state, no display
+def tables(rows: Rows) -> list[str]:
+    """Return HTML, a table for each kind of row; rows of a kind have the same keys."""
+    kinds: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        kinds.setdefault(tuple(row), []).append(row)
+    frames = (pandas.DataFrame(kind).rename(columns=words) for kind in kinds.values())
+    return [frame.to_html(index=False, border=0, float_format=number) for frame in frames]
 
-    x, keys = spec["x"], spec["y"]
-    shown = [row for row in rows if x in row and any(key in row for key in keys)]
-    if not shown:
-        return None
-    figure = Figure(figsize=(8.5, 3.4), layout="constrained")
+
+def draw(plot: Mapping[str, Any], rows: Rows) -> str:
+    """Return a PNG in base 64, of bars over text or lines over numbers; "" without such rows."""
+    x, y, by = plot["x"], plot["y"], plot["by"]
+    frame = pandas.DataFrame([row for row in rows if {x, *y, *by} <= row.keys()])
+    if frame.empty:
+        return ""
+    for key in by:
+        frame[key] = f"{key} " + frame[key].astype(str)
+    frame = frame.pivot_table(index=x, columns=by, values=y, sort=False)
+    if by:
+        frame.columns = frame.columns.map(", ".join)
+    figure = Figure(figsize=(8.5, 3.4), dpi=110, layout="constrained")  # not pyplot's global one
     axes = figure.add_subplot()
-    if isinstance(shown[0][x], str):
-        width = 0.8 / len(keys)
-        for number, key in enumerate(keys):
-            places = [place + number * width for place in range(len(shown))]
-            axes.bar(places, [row.get(key, 0.0) for row in shown], width, label=_words(key))
-        middles = [place + 0.4 - width / 2 for place in range(len(shown))]
-        axes.set_xticks(middles, [row[x] for row in shown], rotation=25, ha="right")
-    else:
-        groups: dict[tuple, list[Mapping[str, Any]]] = {}
-        for row in shown:
-            groups.setdefault(tuple(row[key] for key in spec.get("by", ())), []).append(row)
-        for group, members in groups.items():
-            for key in keys:
-                points = sorted((row[x], row[key]) for row in members if key in row)
-                names = [f"{k} {v}" for k, v in zip(spec.get("by", ()), group, strict=True)]
-                label = ", ".join(names) or _words(key)
-                axes.plot(*zip(*points, strict=True), marker="o", label=label)
-        values = sorted({row[x] for row in shown})
-        if values[0] > 0 and values[-1] > 50 * values[0]:
-            axes.set_xscale("log")
-        axes.set_xticks(values, [f"{value:,}" for value in values], minor=False)
-        axes.set_xticks([], minor=True)
-        axes.set_xlabel(_words(x))
-    axes.set_ylim(0, 1.08 * max(row[key] for row in shown for key in keys if key in row))
-    axes.set_title(spec["title"], fontsize=11)
-    axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure
-
-
-def _words(key: str) -> str:
-    return key.replace("_", " ")
-
-
-def image(figure: Figure, title: str) -> str:
-    """The picture inside of the page."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    code = base64.b64encode(buffer.getvalue()).decode()
-    return f'<p><img alt="{html.escape(title)}" src="data:image/png;base64,{code}"></p>'
+    text = isinstance(frame.index[0], str)
+    wide = not text and bool(0 < 50 * frame.index.min() < frame.index.max())
+    style = {"kind": "bar", "rot": 25} if text else {"marker": "o", "logx": wide}
+    frame.rename(columns=words).plot(ax=axes, xlabel=words(x), title=plot["title"], **style)
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return base64.b64encode(png_bytes(figure)).decode()
 
 
 def page(records: Sequence[Record]) -> str:
-    """HTML in one file, without scripts or links."""
-    lines = ['<!doctype html>\n<html lang="en"><head><meta charset="utf-8">']
-    lines += [f"<title>Benchmarks</title><style>{STYLE}</style></head><body><h1>Benchmarks</h1>"]
-    quick = [record["benchmark"] for record in records if record.get("quick")]
-    if quick:
-        names = ", ".join(quick)
-        lines.append(f'<p class="warning">Too small to judge by (--quick): {names}.</p>')
-    lines += ["<h2>What is aimed at</h2>", '<div class="wide"><table>']
-    lines.append("<tr><th>figure</th><th>found</th><th>at most</th><th></th></tr>")
-    for record in records:
-        for row in record.get("reach", ()):
-            word = '<td class="yes">reached' if row["reached"] else '<td class="no">not reached'
-            figures = f"<td>{cell(row['value'])}</td><td>{cell(row['limit'])}</td>"
-            lines.append(f"<tr><td>{html.escape(row['figure'])}</td>{figures}{word}</td></tr>")
-    lines.append("</table></div>")
-    for record in records:
-        lines.append(f"<h2>{html.escape(record['benchmark'])}</h2>")
-        if "error" in record:
-            lines.append(f'<p class="warning">It failed: {html.escape(record["error"])}</p>')
-            continue
-        for key in ("machine", "settings"):
-            facts = ", ".join(f"{_words(k)} {v}" for k, v in record[key].items())
-            lines.append(f'<p class="facts">{html.escape(facts)}</p>')
-        for spec in record["plots"]:
-            figure = draw(spec, record["rows"])
-            lines += [image(figure, spec["title"])] if figure else []
-        lines += [table(rows) for rows in tables(record["rows"])]
-    return "\n".join([*lines, "</body></html>\n"])
+    """Return HTML in one file, without scripts or links."""
+    helpers = {"number": number, "words": words, "tables": tables, "draw": draw}
+    return (
+        Environment(autoescape=True)
+        .from_string(PAGE, helpers)
+        .render(
+            records=records,
+            quick=[record["benchmark"] for record in records if record.get("quick")],
+            goals=[goal for record in records for goal in record.get("goals", ())],
+        )
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; 1 where a benchmark failed."""
+    """Run, and write the page; return 1 if a benchmark failed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("names", nargs="*", help=f"of {', '.join(NAMES)}; gpu where there is one")
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(NAMES)}; gpu if there is one")
     parser.add_argument("--quick", action="store_true", help="smallest sizes: do they work?")
     parser.add_argument("--folder", type=Path, default=Path("runs") / "benchmarks")
     parser.add_argument("--render", action="store_true", help="only the page")
@@ -212,7 +167,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     unknown = [name for name in options.names if name not in NAMES]
     if unknown:
         parser.exit(2, f"{unknown[0]!r} is no benchmark: give some of {', '.join(NAMES)}.\n")
-    names = options.names or [name for name in NAMES if name != "gpu" or has_gpu()]
+    names = options.names or [n for n in NAMES if n != "gpu" or torch.cuda.is_available()]
     path, failed = options.folder / "benchmarks.jsonl", []
     records = read(path)
     if options.render and not records:
@@ -227,13 +182,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in failed:
         print(f"{name} failed: {records[name]['error']}")
     return 1 if failed else 0
-
-
-def has_gpu() -> bool:
-    """Whether torch sees one."""
-    import torch
-
-    return torch.cuda.is_available()
 
 
 if __name__ == "__main__":

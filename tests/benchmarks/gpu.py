@@ -3,7 +3,7 @@
 `python tests/benchmarks/gpu.py` alternates plain Lightning and TANDEM, and prints their ratio
 beside the bound (E + 3K - 1 + 2/3 V) / (E + K). A step takes 6 N FLOPs a token, N without the
 input embedding, which multiplies nothing, and 6 L T d for causal attention over T tokens.
-`--device cpu --tiny --no-compile` tries the script where there is no GPU.
+`--device cpu --tiny` tries the script without a GPU.
 """
 
 from __future__ import annotations
@@ -13,18 +13,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from common import (
-    Record,
-    arguments,
-    finish,
-    parameters_of,
-    parse,
-    plot,
-    random_data,
-    run_arguments,
-    show,
-)
+from common import random_data
 from overhead import Contest, compare
+from record import Record, arguments, finish, parse, plot, run_arguments, show
 from torch import nn
 
 NAME = "gpu"
@@ -33,7 +24,7 @@ PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12}
 
 
 def flops_a_token(network: nn.Module, block: int) -> float:
-    """Of forward and backward.
+    """Return the FLOPs of forward and backward.
 
     >>> from torch import nn
     >>> net = nn.Module()
@@ -44,25 +35,24 @@ def flops_a_token(network: nn.Module, block: int) -> float:
     120.0
     """
     config: Any = network.config
-    embedding = parameters_of(network.get_input_embeddings())  # type: ignore[operator]
-    attention = config.num_hidden_layers * block * config.hidden_size
-    return 6.0 * (parameters_of(network) - embedding) + 6.0 * attention
+    embedding = network.get_input_embeddings().weight.numel()
+    parameters = sum(p.numel() for p in network.parameters()) - embedding
+    return 6.0 * parameters + 6.0 * config.num_hidden_layers * block * config.hidden_size
 
 
 def peak_flops(device: str) -> float | None:
-    """Of the device, where the table has it."""
+    """Return the device's, or None if it is not in the table."""
     return next((peak for name, peak in PEAKS.items() if name in device), None)
 
 
 def main(argv: Sequence[str] | None = None) -> Record:
-    """Command line."""
-    parser = arguments(__doc__)
-    parser.set_defaults(repeats=3, device="cuda")
+    """Compare at each length of the free phase."""
+    parser = arguments(__doc__, repeats=3, device="cuda")
     parser.add_argument("--tiny", action="store_true", help="the smallest network and blocks")
     run_arguments(parser, [15, 45, 95], size="160m", block=512, batch=64)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--precision", default="bf16-mixed")
-    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="default: on GPUs")
     parser.add_argument("--episodes", type=int, default=2, help="that are timed, of each run")
     parser.add_argument("--peak", type=float, help="FLOPs a second, for devices not in the table")
     tiny = {"size": "tiny", "block": 16, "batch": 4, "workers": 0}
@@ -70,6 +60,8 @@ def main(argv: Sequence[str] | None = None) -> Record:
     if parser.parse_known_args(argv)[0].tiny:
         parser.set_defaults(repeats=1, **tiny, **few)
     options = parse(parser, argv, **few)
+    if options.compile is None:
+        options.compile = options.device == "cuda"
 
     needed = options.batch * (max(options.free) + options.probe)  # in an episode of plain training
     data = random_data(7, options.block, options.batch, size=needed, num_workers=options.workers)

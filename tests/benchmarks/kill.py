@@ -1,9 +1,9 @@
 """Kills a run at random moments, resumes it from its last checkpoint, and compares the end.
 
 `python tests/benchmarks/kill.py` kills 20 times (about 5 min). The final network, weights and
-trajectory must equal those of a run that was never killed, bit for bit, and no half-written file
-may be left. `--signal TERM` stops it the gentle way, `--ranks 2` trains on two processes and kills
-either.
+trajectory must equal those of a run that was never killed, bit for bit, and every file must be
+whole after every kill. `--signal TERM` and `--signal INT` let the run save first; `--ranks 2`
+trains on two processes and kills either.
 """
 
 from __future__ import annotations
@@ -15,48 +15,58 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import torch
 import yaml
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import nn
+from torch.utils.data import TensorDataset
 
-EPISODES = 60
+from tandem_pl import TandemModule
+from tandem_pl.callbacks import TandemReweighting, TimedCheckpoint
+from tandem_pl.datamodules import MixtureDataModule
+from tandem_pl.objectives import Classification
+from tandem_pl.training.checkpoint_io import AtomicCheckpointIO
+
+#: Exit codes of a run that a signal ended; the negative ones come after the training's end.
+CODES = {
+    "KILL": {-signal.SIGKILL},
+    "TERM": {143, -signal.SIGTERM},
+    "INT": {1, 130, -signal.SIGINT},
+}
 
 
-def child(folder: Path, ranks: int) -> None:
-    """Trains to the end, from `last.ckpt` where there is one."""
-    from lightning.pytorch import Trainer
-    from lightning.pytorch.callbacks import ModelCheckpoint
-    from torch import nn
-    from torch.utils.data import TensorDataset
+def samples(seed: int) -> TensorDataset:
+    """Return 50 pairs of an input [16] and a class."""
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(50, 16, generator=generator) + 0.2 * seed
+    return TensorDataset(inputs, torch.randint(3, (50,), generator=generator))
 
-    from tandem_pl import TandemModule
-    from tandem_pl.callbacks import TandemReweighting, TimedCheckpoint
-    from tandem_pl.datamodules import MixtureDataModule
-    from tandem_pl.objectives import Classification
-    from tandem_pl.training.checkpoint_io import AtomicCheckpointIO
 
-    def pairs(seed: int) -> TensorDataset:
-        generator = torch.Generator().manual_seed(seed)
-        inputs = torch.randn(50, 16, generator=generator) + 0.2 * seed
-        return TensorDataset(inputs, torch.randint(3, (50,), generator=generator))
+def last_checkpoint(folder: Path) -> Path:
+    """Return where a run saves."""
+    return folder / "checkpoints" / "last.ckpt"
 
+
+def train(folder: Path, options: argparse.Namespace) -> None:
+    """Train to the end, from the last checkpoint if there is one."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(16, 64), nn.Dropout(0.2), nn.ReLU(), nn.Linear(64, 3))
-    module = TandemModule(
-        network, Classification(), optimizer=lambda params: torch.optim.AdamW(params, 3e-3)
-    )
-    train = {name: pairs(i) for i, name in enumerate("abc")}
-    data = MixtureDataModule(train, {"t": pairs(5)}, batch_size=16)
-    last = folder / "checkpoints" / "last.ckpt"
+    module = TandemModule(network, Classification(), lambda p: torch.optim.AdamW(p, 3e-3))
+    domains = {name: samples(seed) for seed, name in enumerate("abc")}
+    data = MixtureDataModule(domains, {"t": samples(5)}, batch_size=16)
+    last = last_checkpoint(folder)
     (folder / f"pid{os.environ.get('LOCAL_RANK', 0)}").write_text(str(os.getpid()))
     trainer = Trainer(
-        max_epochs=EPISODES,
+        max_epochs=options.episodes,
         accelerator="cpu",
-        devices=ranks,
-        strategy="ddp" if ranks > 1 else "auto",
+        devices=options.ranks,
+        strategy="ddp" if options.ranks > 1 else "auto",
         use_distributed_sampler=False,
         logger=False,
         default_root_dir=folder,
@@ -66,7 +76,7 @@ def child(folder: Path, ranks: int) -> None:
         plugins=[AtomicCheckpointIO()],
         callbacks=[
             TandemReweighting(5, 3, 2, learning_rate=2.0),
-            ModelCheckpoint(folder / "checkpoints", every_n_train_steps=3, save_last=True),
+            ModelCheckpoint(last.parent, every_n_train_steps=3, save_last=True),
             TimedCheckpoint(),
         ],
     )
@@ -74,87 +84,102 @@ def child(folder: Path, ranks: int) -> None:
 
 
 def run(folder: Path, options: argparse.Namespace, rank: int = 0, patience: float = -1.0) -> bool:
-    """Runs the child; True if it finished.
+    """Train in new processes; return whether the training came to its end.
 
-    A `patience` that is not negative kills `rank` so many seconds after the first checkpoint.
+    A `patience` that is not negative signals `rank` so many seconds after the first checkpoint.
+    Without, a single process is this one, which saves the start of another.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    last = folder / "checkpoints" / "last.ckpt"
+    if patience < 0 and options.ranks == 1:
+        train(folder, options)
+        return True
+    last, log = last_checkpoint(folder), folder / "output.txt"
     before = last.stat().st_mtime_ns if last.exists() else 0
-    command = [sys.executable, __file__, "--child", "--folder", folder]
-    number = signal.Signals[f"SIG{options.signal}"]
-    with open(folder / "output.txt", "a") as output:
-        process = subprocess.Popen(
-            [*command, "--ranks", str(options.ranks)], stdout=output, stderr=output
-        )
-        while patience >= 0 and process.poll() is None:  # until the first checkpoint of this life
+    command = [sys.executable, __file__, "--child", str(folder)]
+    command += ["--ranks", str(options.ranks), "--episodes", str(options.episodes)]
+    with open(log, "a") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output)
+        while patience >= 0 and process.poll() is None:  # until it has saved
             if last.exists() and last.stat().st_mtime_ns != before:
                 time.sleep(patience)
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(int((folder / f"pid{rank}").read_text()), number)
+                    pid = int((folder / f"pid{rank}").read_text())
+                    os.kill(pid, signal.Signals[f"SIG{options.signal}"])
                 break
             time.sleep(0.002)
         code = process.wait()
     allowed = {0}
-    if patience >= 0 and options.signal == "TERM":
-        allowed |= {143, -signal.SIGTERM}  # nobody listens any more after the run's end
-    elif patience >= 0:
-        allowed |= {-signal.SIGKILL} | ({1} if options.ranks > 1 else set())  # 1: the other died
-    assert code in allowed, (folder / "output.txt").read_text()
+    if patience >= 0:  # 1: a rank that lost the other one
+        allowed |= CODES[options.signal] | ({1} if options.ranks > 1 else set())
+    assert code in allowed, f"exit code {code}\n{log.read_text()}"
     return code == 0
 
 
-def result(folder: Path) -> tuple[dict, dict, str]:
-    """What must be equal: the state, the mixture file and the trajectory file."""
-    state = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-    mixture = yaml.safe_load((folder / "mixture.yaml").read_text())
-    return state, mixture, (folder / "trajectory.csv").read_text()
-
-
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--signal", choices=("KILL", "TERM"), default="KILL")
-    parser.add_argument("--ranks", type=int, default=1)
-    parser.add_argument("--folder", type=Path, default=Path("runs/kill"))
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--child", action="store_true")
-    options = parser.parse_args()
-    if options.child:
-        child(options.folder, options.ranks)
-        return
-    draw = random.Random(options.seed)
-    start = time.monotonic()
-    run(options.folder / "whole", options)
-    killed, kills, round_number = options.folder / "killed-0", 0, 0
-    while kills < options.kills:
-        rank, patience = draw.randrange(options.ranks), draw.uniform(0.0, 0.6)
-        if run(killed, options, rank, patience):  # it ended before its time: compare, start anew
-            compare(options.folder / "whole", killed)
-            round_number += 1
-            killed = options.folder / f"killed-{round_number}"
-        else:
-            kills += 1
-            for path in killed.rglob("*"):  # whatever is there under its own name is whole
-                if path.suffix == ".ckpt":
-                    torch.load(path, weights_only=True)
-                elif path.name == "mixture.yaml":
-                    assert yaml.safe_load(path.read_text())["weights"]
-    run(killed, options)
-    compare(options.folder / "whole", killed)
-    took = time.monotonic() - start
-    print(f"{kills} kills, {round_number + 1} runs ended with the same bits, {took:.0f} s")
+def check_files(folder: Path) -> None:
+    """Raise an error if a file is there by its own name, but cannot be read."""
+    for path in folder.rglob("*"):
+        if path.suffix == ".ckpt":
+            torch.load(path, weights_only=True)
+        elif path.name == "mixture.yaml":
+            assert yaml.safe_load(path.read_text())["weights"]
 
 
 def compare(whole: Path, killed: Path) -> None:
-    """Bit for bit."""
-    (state, mixture, trajectory), (state_2, mixture_2, trajectory_2) = result(whole), result(killed)
-    assert state.keys() == state_2.keys()
-    for key, value in state.items():
-        assert torch.equal(value, state_2[key]), key
-    assert mixture == mixture_2
-    assert trajectory == trajectory_2
+    """Raise an error unless the networks and what was learned are equal, bit for bit."""
+    for name in ("mixture.yaml", "trajectory.csv"):
+        assert (whole / name).read_bytes() == (killed / name).read_bytes(), name
+    states = [torch.load(last_checkpoint(folder), weights_only=True) for folder in (whole, killed)]
+    one, other = (state["state_dict"] for state in states)
+    assert one.keys() == other.keys()
+    for key, value in one.items():
+        assert torch.equal(value, other[key]), key
+
+
+def kill_and_compare(folder: Path, options: argparse.Namespace) -> int:
+    """Kill, resume and compare until there were enough kills; return how many runs were compared.
+
+    A run that ends before its signal is compared, and another one is begun.
+    """
+    draw = random.Random(options.seed)
+    run(folder / "whole", options)
+    kills, runs = 0, 0
+    while kills < options.kills:
+        rank, patience = draw.randrange(options.ranks), draw.uniform(0.0, 0.6)
+        killed = folder / f"killed-{runs}"
+        if run(killed, options, rank, patience):
+            compare(folder / "whole", killed)
+            runs += 1
+        else:
+            kills += 1
+            check_files(killed)
+    killed = folder / f"killed-{runs}"
+    run(killed, options)
+    compare(folder / "whole", killed)
+    return runs + 1
+
+
+def main() -> None:
+    """Run in an empty folder, and print how often it held."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--signal", choices=tuple(CODES), default="KILL")
+    parser.add_argument("--ranks", type=int, default=1)
+    parser.add_argument("--episodes", type=int, default=60, help="of a run")
+    parser.add_argument("--folder", type=Path, help="an empty one; default: a temporary one")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        train(options.child, options)
+        return
+    if options.folder and options.folder.exists() and any(options.folder.iterdir()):
+        parser.error(f"--folder {options.folder} is not empty: its runs would be resumed.")
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.folder or Path(temporary)
+        runs = kill_and_compare(folder, options)
+    took = time.monotonic() - start
+    print(f"{options.kills} kills, {runs} runs ended with the same bits, {took:.0f} s")
 
 
 if __name__ == "__main__":

@@ -13,32 +13,15 @@ size and optimizer, for the same number of steps:
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
 
 import torch
-from common import (
-    Plain,
-    Record,
-    Row,
-    adamw,
-    arguments,
-    at_most,
-    bound,
-    finish,
-    fit,
-    medians,
-    network,
-    next_token_loss,
-    parameters_of,
-    parse,
-    plot,
-    run_arguments,
-    show,
-    text_data,
-    wait,
-)
+from common import adamw, bound, fit, medians, network, text_data, wait
+from lightning.pytorch import LightningModule
+from record import Record, Row, arguments, at_most, finish, parse, plot, run_arguments, show
+from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, DataLoader
 
 from tandem_pl import MixtureModule, TandemModule
@@ -49,8 +32,31 @@ from tandem_pl.objectives import CausalLanguageModeling
 NAME = "overhead"
 
 
+def next_token_loss(network: nn.Module, samples: Mapping[str, Tensor]) -> Tensor:
+    """Return the mean over a batch, written as it would be without tandem_pl."""
+    logits = network(input_ids=samples["input_ids"]).logits[:, :-1].float()
+    labels = samples["input_ids"][:, 1:]
+    return nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
+
+
+class Plain(LightningModule):
+    """Plain Lightning: automatic optimization and one network."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
+        """Return the loss."""
+        return next_token_loss(self.network, batch)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Return the optimizer of all runs."""
+        return adamw(self.network.parameters())
+
+
 class Contest:
-    """The four kinds of run, on one network and data.
+    """The four kinds of run, on one network and data; each returns seconds a step by epoch.
 
     Args:
         data: domains of blocks, set up.
@@ -71,14 +77,13 @@ class Contest:
         self.data, self.size, self.device = data, size, device
         self.compile, self.options = compile, options
         self.blocks: ConcatDataset = ConcatDataset(list(data.train_sets.values()))
-        self.block = len(self.blocks[0]["input_ids"])
 
-    def network(self) -> torch.nn.Module:
-        """The same each time."""
-        return network(self.size, self.block)
+    def network(self) -> nn.Module:
+        """Return a network with the same weights each time."""
+        return network(self.size, len(self.blocks[0]["input_ids"]))
 
     def loader(self) -> DataLoader:
-        """Shuffled, as a user would have it."""
+        """Return a shuffled loader over all domains."""
         workers = self.data.num_workers
         return DataLoader(
             self.blocks,
@@ -91,7 +96,7 @@ class Contest:
         )
 
     def bare(self, steps: int, epochs: int) -> list[float]:
-        """Seconds a step, of every epoch but the first."""
+        """Train by a PyTorch loop."""
         device = torch.device(self.device)
         module = self.network().to(device)
         optimizer = adamw(module.parameters())
@@ -108,19 +113,16 @@ class Contest:
         return seconds[1:]
 
     def plain(self, steps: int, epochs: int) -> list[float]:
-        """As above."""
+        """Train by plain Lightning."""
         module = Plain(self.network())
         if self.compile:
             module.network.compile()
-        options = {"max_epochs": epochs, "limit_train_batches": steps, **self.options}
-        seconds = fit(module, self.loader(), device=self.device, **options)
-        return [second / steps for second in seconds]
+        return self._fit(module, self.loader(), steps, epochs, limit_train_batches=steps)
 
     def mixture(self, steps: int, epochs: int) -> list[float]:
-        """As above."""
-        module = MixtureModule(
-            self.network(), CausalLanguageModeling(), adamw, compile=self.compile
-        )
+        """Train on a given mixture."""
+        network = self.network()
+        module = MixtureModule(network, CausalLanguageModeling(), adamw, compile=self.compile)
         data = MixtureDataModule(
             self.data.train_sets,
             batch_size=self.data.batch_size,
@@ -128,20 +130,23 @@ class Contest:
             epoch_batches=steps,
             num_workers=self.data.num_workers,
         )
-        seconds = fit(module, data, device=self.device, max_epochs=epochs, **self.options)
-        return [second / steps for second in seconds]
+        return self._fit(module, data, steps, epochs)
 
     def tandem(self, free: int, probe: int, measure: int, epochs: int) -> list[float]:
-        """As above, a step of the proxy."""
+        """Learn the mixture; the steps are the proxy's."""
         module = TandemModule(self.network(), CausalLanguageModeling(), adamw, compile=self.compile)
         method = TandemReweighting(free, probe, measure)
-        options = {"max_epochs": epochs, **self.options}
-        seconds = fit(module, self.data, [method], self.device, **options)
-        return [second / (free + probe) for second in seconds]
+        return self._fit(module, self.data, free + probe, epochs, callbacks=[method])
+
+    def _fit(
+        self, module: LightningModule, data: Any, steps: int, epochs: int, **options: Any
+    ) -> list[float]:
+        options |= {"device": self.device, "max_epochs": epochs, **self.options}
+        return [seconds / steps for seconds in fit(module, data, **options)]
 
 
 def compare(contest: Contest, free: int, probe: int, measure: int, steps: int, repeats: int) -> Row:
-    """TANDEM against plain Lightning at one setting of the episode."""
+    """Return the cost of TANDEM over plain Lightning at one setting of the episode."""
     episode = free + probe
     epochs = 1 + max(1, steps // episode)
     runs = {
@@ -149,57 +154,56 @@ def compare(contest: Contest, free: int, probe: int, measure: int, steps: int, r
         "tandem": lambda: contest.tandem(free, probe, measure, epochs),
     }
     times = medians(runs, repeats)
-    ratio, least = times["tandem"] / times["plain"], bound(free, probe, measure)
-    return {
-        "E": free,
-        "K": probe,
-        "V": measure,
-        "plain_ms": 1e3 * times["plain"],
-        "ratio": ratio,
-        "bound": least,
-        "ratio_over_bound": ratio / least,
-    }
+    row: Row = {"E": free, "K": probe, "V": measure, "plain_ms": 1e3 * times["plain"]}
+    row["ratio"] = times["tandem"] / times["plain"]
+    row["bound"] = bound(free, probe, measure)
+    row["ratio_over_bound"] = row["ratio"] / row["bound"]
+    return row
 
 
-def main(argv: Sequence[str] | None = None) -> Record:
-    """Command line."""
-    parser = arguments(__doc__)
-    run_arguments(parser, [15, 45, 95])
-    parser.add_argument("--steps", type=int, default=100, help="proxy steps that are timed")
-    options = parse(
-        parser, argv, free=[3], probe=1, measure=1, size="tiny", block=16, batch=4, steps=4
-    )
-    data = text_data(options.block, options.batch, options.quick)
-    contest = Contest(data, options.size, options.device)
-    numbers = parameters_of(contest.network())
-    print(f"{numbers / 1e6:.2f} M parameters, batch {options.batch} x {options.block}")
-
-    longest, there = max(options.free) + options.probe, len(contest.loader())
-    if longest > there:
-        parser.error(f"an episode of {longest} steps is more than the data's {there} batches.")
-    steps, epochs = max(1, options.steps // 4), 5  # a short epoch, and four that count
+def compare_paths(contest: Contest, steps: int, repeats: int) -> Row:
+    """Return the cost of plain Lightning and of `MixtureModule` over a bare loop."""
+    steps, epochs = max(1, steps // 4), 5  # a short epoch, and four that count
     runs = {
         "bare": lambda: contest.bare(steps, epochs),
         "plain": lambda: contest.plain(steps, epochs),
         "mixture": lambda: contest.mixture(steps, epochs),
     }
-    times = medians(runs, options.repeats)
-    path: Row = {"path": "MixtureModule", "bare_ms": 1e3 * times["bare"]}
-    path["plain_over_bare"] = times["plain"] / times["bare"]
-    path["mixture_over_plain"] = times["mixture"] / times["plain"]
-    path["mixture_over_bare"] = times["mixture"] / times["bare"]
-    rows = [show(path)]
-    for free in options.free:
-        row = compare(contest, free, options.probe, options.measure, options.steps, options.repeats)
-        rows.append(show(row))
-    reach = [at_most("MixtureModule over a bare PyTorch loop", path["mixture_over_bare"], 1.05)]
-    reach += [
-        at_most(f"TANDEM over its bound, E = {row['E']}", row["ratio_over_bound"], 1.03)
-        for row in rows[1:]
+    times = medians(runs, repeats)
+    row: Row = {"path": "MixtureModule", "bare_ms": 1e3 * times["bare"]}
+    row["plain_over_bare"] = times["plain"] / times["bare"]
+    row["mixture_over_plain"] = times["mixture"] / times["plain"]
+    row["mixture_over_bare"] = times["mixture"] / times["bare"]
+    return row
+
+
+def main(argv: Sequence[str] | None = None) -> Record:
+    """Run all four kinds, and TANDEM for each length of the free phase."""
+    parser = arguments(__doc__)
+    run_arguments(parser, [15, 45, 95])
+    parser.add_argument("--steps", type=int, default=100, help="proxy steps that are timed")
+    least = {"free": [3], "probe": 1, "measure": 1, "steps": 4}
+    options = parse(parser, argv, **least, size="tiny", block=16, batch=4)
+    data = text_data(options.block, options.batch, options.quick)
+    contest = Contest(data, options.size, options.device)
+    options.parameters = contest.network().num_parameters()
+    print(f"{options.parameters / 1e6:.2f} M parameters, batch {options.batch} x {options.block}")
+    longest, batches = max(options.free) + options.probe, len(contest.loader())
+    if longest > batches:
+        parser.error(f"an episode of {longest} steps needs more than the data's {batches} batches.")
+
+    path = show(compare_paths(contest, options.steps, options.repeats))
+    rows = [
+        show(compare(contest, E, options.probe, options.measure, options.steps, options.repeats))
+        for E in options.free
     ]
-    options.parameters = numbers
+    goals = [at_most("MixtureModule over a bare PyTorch loop", path["mixture_over_bare"], 1.05)]
+    goals += [
+        at_most(f"TANDEM over its bound, E = {row['E']}", row["ratio_over_bound"], 1.03)
+        for row in rows
+    ]
     plots = [plot("TANDEM over plain Lightning", "E", "ratio", "bound")]
-    return finish(NAME, options, rows, reach, plots)
+    return finish(NAME, options, [path, *rows], goals, plots)
 
 
 if __name__ == "__main__":

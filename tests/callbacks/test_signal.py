@@ -95,7 +95,7 @@ def test_an_episode_that_is_skipped_has_no_row(tmp_path):
 
     with pytest.warns(UserWarning, match="not finite"):
         method = run(tmp_path, loss=sometimes, episodes=3)
-    assert method.skipped_episodes == 1
+    assert method.skipped_updates == 1
     assert read_signal(tmp_path / "hyper_gradient.csv")[1].steps == method.steps[2:]
     assert len(method.trajectory) == 4
 

@@ -27,7 +27,7 @@ def random_rows(size: int, width: int, seed: int, dtype: torch.dtype = torch.flo
 
 
 def numbered(domain: int, size: int) -> Rows:
-    """Samples that say where they come from: (domain, index)."""
+    """Return samples that name their place: (domain, index)."""
     return Rows(torch.tensor([[domain, index] for index in range(size)]))
 
 
@@ -40,24 +40,24 @@ class QuadraticNetwork(nn.Module):
 
 
 def half_squared_distance(network: nn.Module, samples: Tensor) -> Tensor:
-    """The quadratic's loss: 1/2 ||weight - sample||^2."""
+    """Return the quadratic's loss, 1/2 ||weight - sample||^2."""
     return 0.5 * (network.weight - samples).square().sum(dim=1)
 
 
 def small_network(width: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.Module:
-    """Takes all but the last column of a row; predicts the last."""
+    """Return a network that predicts the last column of a row from the others."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return nn.Sequential(nn.Linear(width - 1, 5), nn.Tanh(), nn.Linear(5, 1)).to(dtype)
 
 
 def predict_last(network: nn.Module, samples: Tensor) -> Tensor:
-    """Squared error of the last column, one loss a row."""
+    """Return the squared error of the last column, one loss a row."""
     return (network(samples[:, :-1]).squeeze(1) - samples[:, -1]).square()
 
 
 def quiet_trainer(folder, **options) -> Trainer:
-    """A trainer on the CPU that writes and prints as little as it can."""
+    """Return a trainer on the CPU that writes and prints as little as it can."""
     defaults = {
         "accelerator": "cpu",
         "devices": 1,
@@ -73,7 +73,7 @@ def quiet_trainer(folder, **options) -> Trainer:
 
 
 def parameters_of(network: nn.Module) -> Tensor:
-    """All parameters in one flat copy."""
+    """Return all parameters in one flat copy."""
     return torch.cat([p.detach().flatten().clone() for p in network.parameters()])
 
 

@@ -18,7 +18,7 @@ def pixels(value: int, side: int = 8, channels: int = 3) -> np.ndarray:
 
 
 def write_folder(root, classes=PETS, each: int = 6, start: int = 0, suffix: str = "png"):
-    """Images of one grey value each, which tells them apart: start, start + 1, ..."""
+    """Write images of one grey value each: start, start + 1, ..."""
     for place, name in enumerate(classes):
         (root / name).mkdir(parents=True)
         for number in range(each):
@@ -40,7 +40,7 @@ def noise(path, size: int, seed: int) -> str:
 
 
 def write_noise(folder) -> dict[str, dict[str, str]]:
-    """Arguments of a data module: two training domains, and one each of target and test data."""
+    """Return arguments of a data module: two training domains, one target and one test domain."""
     return {
         "train": {"a": noise(folder / "a.npz", 20, 0), "b": noise(folder / "b.npz", 12, 1)},
         "target": {"t": noise(folder / "t.npz", 8, 2)},
@@ -58,7 +58,7 @@ def make_data(train=None, target=None, **options) -> ImageMixtureDataModule:
 
 
 def contents(data) -> list[tuple[int, int]]:
-    """(grey value, label) of all samples of a data set."""
+    """Return (grey value, label) of all samples of a data set."""
     rows = [data[number] for number in range(len(data))]
     return [(round(float(row["image"].mean()) * 255), row["label"]) for row in rows]
 

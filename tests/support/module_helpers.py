@@ -21,7 +21,7 @@ def sgd(parameters) -> torch.optim.Optimizer:
 
 
 def falling(optimizer):
-    """Rate / (1 + batches done)."""
+    """Return a schedule: rate / (1 + batches done)."""
     return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step))
 
 
@@ -54,7 +54,7 @@ POISON = 1e6
 
 
 def poisoned(network, samples):
-    """NaN for the samples that start with the marker."""
+    """Return losses that are NaN for samples with the marker in their first column."""
     marked = samples[:, 0] == POISON
     losses = predict_last(network, samples.where(~marked[:, None], torch.zeros_like(samples)))
     return losses * torch.where(marked, math.nan, 1.0)

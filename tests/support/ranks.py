@@ -18,7 +18,7 @@ LIMIT = 240  # seconds; a busy machine makes small collectives slow
 
 
 def free_port() -> int:
-    """Below those that systems hand out unasked: the ranks take it seconds later."""
+    """Return a port below those that systems hand out, since the ranks take it seconds later."""
     for port in random.SystemRandom().sample(range(20000, 30000), 100):
         with socket.socket() as one, contextlib.suppress(OSError):
             one.bind(("127.0.0.1", port))
@@ -27,12 +27,12 @@ def free_port() -> int:
 
 
 def keep_result(folder: str | Path, result: Any) -> None:
-    """What a rank calls at its end."""
+    """Write a rank's result, which `run_program` reads."""
     Path(folder, f"rank{os.environ['LOCAL_RANK']}.json").write_text(json.dumps(result))
 
 
 def run_ranks(command: list[str], folder: Path, ranks: int = 2) -> str:
-    """Runs the command on every rank; gives rank 0's output. A hang fails, and leaves nothing."""
+    """Run the command on every rank; return rank 0's output. Fail if a rank hangs or fails."""
     shared = os.environ | {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(free_port()),
@@ -54,7 +54,7 @@ def run_ranks(command: list[str], folder: Path, ranks: int = 2) -> str:
         for rank, log in enumerate(logs)
     ]
     end = time.monotonic() + LIMIT
-    try:  # a rank that failed leaves the others waiting: the first to end badly ends all
+    try:  # a rank that failed leaves the others waiting, so end all of them
         while any(process.poll() is None for process in processes):
             if time.monotonic() > end or any(process.poll() for process in processes):
                 break
@@ -73,6 +73,6 @@ def run_ranks(command: list[str], folder: Path, ranks: int = 2) -> str:
 
 
 def run_program(program: str, folder: Path, *arguments: str, ranks: int = 2) -> list[Any]:
-    """Runs `python PROGRAM FOLDER ARGUMENTS` on every rank; gives what each kept."""
+    """Run `python PROGRAM FOLDER ARGUMENTS` on every rank; return what each wrote."""
     run_ranks([sys.executable, program, str(folder), *arguments], folder, ranks)
     return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(ranks)]

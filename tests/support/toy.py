@@ -1,4 +1,4 @@
-"""A small problem of which the best mixture is known, for the tests of every method.
+"""A small problem whose best mixture is known, for the tests of every method.
 
 Four numbers in, two classes out. "twin" is drawn as the target is, "other" has labels that agree
 with the target's in about 70 of 100 samples, and the labels of "noise" are drawn by coin. So the
@@ -52,18 +52,36 @@ def toy_optimizer(parameters) -> torch.optim.Optimizer:
 
 
 def toy_module(name: str = "MixtureModule", network: nn.Module | None = None, **options):
-    """The module of that name."""
+    """Return the module of that name."""
     kind = {"MixtureModule": MixtureModule, "TandemModule": TandemModule}[name]
     return kind(network or toy_network(), Classification(), toy_optimizer, **options)
 
 
 def train_reference(path, steps: int = 60, network: nn.Module | None = None):
-    """A network trained with uniform weights, as a checkpoint at `path`."""
+    """Train a network with uniform weights; return `path`, its checkpoint."""
     module = toy_module(network=network)
     trainer = quiet_trainer(path.parent, max_steps=steps)
     trainer.fit(module, datamodule=toy_data())
     trainer.save_checkpoint(path)
     return path
+
+
+class ChangedLosses(Callback):
+    """Changes the losses that the module returns: change(number of the batch, losses)."""
+
+    def __init__(self, change) -> None:
+        self.change, self.batches = change, 0
+
+    def on_train_start(self, trainer, pl_module) -> None:
+        step = pl_module.training_step
+
+        def changed(batch, batch_idx):
+            outputs = step(batch, batch_idx)
+            self.batches += 1
+            self.change(self.batches, outputs["losses"])
+            return outputs
+
+        pl_module.training_step = changed
 
 
 class Losses(Callback):
@@ -91,7 +109,7 @@ class Steps(Recorder):
 
 
 def with_parameters(vector: torch.Tensor, network: nn.Module | None = None) -> nn.Module:
-    """A network that has these parameters."""
+    """Return a network with these parameters."""
     network = network or toy_network()
     nn.utils.vector_to_parameters(vector.clone(), network.parameters())
     return network

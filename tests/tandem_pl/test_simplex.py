@@ -119,9 +119,9 @@ def test_an_entry_next_to_the_floor_is_not_pushed_through_it() -> None:
 def test_ten_thousand_domains_are_projected_in_milliseconds() -> None:
     source = np.random.default_rng(0)
     point, caps = source.normal(size=10_000), source.uniform(2e-4, 1e-2, size=10_000)
-    start = time.perf_counter()
+    start = time.process_time()
     result = project(point, 5e-5, caps)
-    assert time.perf_counter() - start < 0.25
+    assert time.process_time() - start < 0.25
     assert abs(math.fsum(result) - 1) < 1e-12
     assert np.abs(result - bisect(point.tolist(), 5e-5, caps.tolist())).max() < 1e-12
 

@@ -74,8 +74,8 @@ def test_several_rounds_of_cutting() -> None:
 
 def test_too_long_a_run_says_how_many_epochs_it_needs() -> None:
     message = "1400 samples, each seen at most 4 times, cannot fill a run of 7000: "
-    mend = "allow at least 5 epochs, or train on at most 5600 samples"
-    with pytest.raises(InputError, match=message + mend):
+    hint = "allow at least 5 epochs, or train on at most 5600 samples"
+    with pytest.raises(InputError, match=message + hint):
         Mixture.unimax(SIZES, 7000, 4)
     assert Mixture.unimax(SIZES, 7000, 5).array == pytest.approx(np.array([9, 1, 4]) / 14)
 

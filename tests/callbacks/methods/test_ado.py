@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lightning.pytorch import Callback
 from scipy.signal import savgol_filter
-from toy import DOMAINS, Losses, toy_data, toy_module
+from toy import DOMAINS, ChangedLosses, Losses, toy_data, toy_module
 
 from tandem_pl.callbacks import ADOReweighting
 from tandem_pl.callbacks.measures.power_law import PowerLaw, fit_power_law
@@ -121,7 +121,7 @@ def test_a_run_follows_the_authors_loop(tmp_path, monkeypatch) -> None:
 def test_longer_periods_hold_the_weights_and_keep_a_point_each(tmp_path) -> None:
     losses = Losses()
     method = run(tmp_path, ADOReweighting(3, **SETTINGS), losses, steps=60)
-    assert method.places == [(step, 12 * step) for step in range(3, 61, 3)]
+    assert method.progress == [(step, 12 * step) for step in range(3, 61, 3)]
     for number, row in enumerate(method.curve):
         batches = losses.batches[3 * number : 3 * number + 3]
         domains, values = (np.concatenate(parts) for parts in zip(*batches, strict=True))
@@ -147,7 +147,7 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path, monkeypatch) -> None:
         assert [w.tolist() for w in again.trajectory] == [w.tolist() for w in whole.trajectory]
         assert [s.tolist() for s in again.signals] == [s.tolist() for s in whole.signals]
         assert again.state_dict().keys() == whole.state_dict().keys()
-        assert again.places == whole.places
+        assert again.progress == whole.progress
         assert again._average.tolist() == whole._average.tolist()
         assert again._share.tolist() == whole._share.tolist()
     with pytest.raises(InputError, match=r"made with prior=\[.* use the same to resume"):
@@ -173,16 +173,15 @@ def test_a_failed_fit_keeps_the_last_law(tmp_path, monkeypatch) -> None:
 
 
 def test_a_loss_that_is_not_finite_counts_as_drawn_and_nothing_else(tmp_path) -> None:
-    class Odd(Callback):
-        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-            if trainer.global_step == 4:
-                outputs["losses"][0] = math.inf
+    def change(number, losses) -> None:
+        if number == 4:
+            losses[0] = math.inf
 
     with pytest.warns(UserWarning, match="a training loss is not finite"):
-        method = run(tmp_path, ADOReweighting(3, **SETTINGS), Odd(), steps=9)
-    assert method.places == [(3, 36), (9, 108)]
+        method = run(tmp_path, ADOReweighting(3, **SETTINGS), ChangedLosses(change), steps=9)
+    assert method.progress == [(3, 36), (9, 108)]
     assert method.samples == 108
-    assert method.skipped_episodes == 1
+    assert method.skipped_updates == 1
 
 
 def test_a_run_without_a_fit_says_so(tmp_path) -> None:

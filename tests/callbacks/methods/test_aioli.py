@@ -13,10 +13,10 @@ from tandem_pl import InputError, MixtureModule
 from tandem_pl.callbacks import AioliReweighting
 from tandem_pl.callbacks.methods.aioli import (
     aioli_weights,
+    draw_visits,
     mixing_matrix,
-    normalised,
+    normalise,
     smoothed_one_hot,
-    visits,
 )
 
 
@@ -57,7 +57,7 @@ def build(objective=predict_last, **data):
 def test_the_matrix_is_the_linear_system_with_the_drawn_shares():
     generator = np.random.default_rng(1)
     for domains, targets, rounds in ((2, 2, 3), (4, 1, 2), (3, 5, 1)):
-        order = visits(domains, rounds, 0, 0)
+        order = draw_visits(domains, rounds, 0, 0)
         losses = generator.uniform(1, 4, (len(order) + 1, targets))
         counts = generator.integers(1, 4, (len(order), domains))
         counts[np.arange(len(order)), order] += 5
@@ -69,7 +69,7 @@ def test_the_matrix_is_the_linear_system_with_the_drawn_shares():
 def test_a_linear_law_is_found_again():
     """Losses that fall by A w in a visit, with uneven draws: A comes out."""
     generator = np.random.default_rng(2)
-    law, order = generator.uniform(-0.1, 0.5, (2, 3)), visits(3, 4, 1, 0)
+    law, order = generator.uniform(-0.1, 0.5, (2, 3)), draw_visits(3, 4, 1, 0)
     counts = np.array([[2, 2, 2] + 6 * np.eye(3, dtype=int)[m] for m in order])
     counts[0] = [1, 3, 2] + 6 * np.eye(3, dtype=int)[order[0]]
     falls = [law @ (count / count.sum()) for count in counts]
@@ -93,27 +93,27 @@ def test_weights_are_the_formula_with_and_without_a_running_mean(matrix):
     matrix = np.array(matrix)
     before = np.arange(1, matrix.shape[1] + 1) / np.arange(1, matrix.shape[1] + 1).sum()
     plain, _ = weights_by_hand(before, matrix, 0.7)
-    np.testing.assert_allclose(aioli_weights(before, normalised(matrix), 0.7), plain, rtol=1e-12)
+    np.testing.assert_allclose(aioli_weights(before, normalise(matrix), 0.7), plain, rtol=1e-12)
     first, mean = weights_by_hand(before, matrix, 0.7, ema=0.5)
-    smooth = aioli_weights(before, normalised(matrix), 0.7, smoothed=True)
+    smooth = aioli_weights(before, normalise(matrix), 0.7, smoothed=True)
     np.testing.assert_allclose(smooth, first, rtol=1e-12)
     assert smooth.max() / smooth.min() <= math.exp(0.7)
-    np.testing.assert_allclose(normalised(matrix), mean, rtol=1e-12)
+    np.testing.assert_allclose(normalise(matrix), mean, rtol=1e-12)
 
 
 def test_a_matrix_that_says_nothing_keeps_the_weights():
     for matrix in (np.zeros((1, 2)), np.full((2, 2), -3.0)):
-        weights = aioli_weights(np.array([0.3, 0.7]), normalised(matrix), 1.0)
+        weights = aioli_weights(np.array([0.3, 0.7]), normalise(matrix), 1.0)
         np.testing.assert_allclose(weights, [0.3, 0.7], rtol=1e-12)
 
 
 def test_visits_are_permutations_that_change_with_the_round():
-    orders = [visits(5, 2, 3, number) for number in range(20)]
+    orders = [draw_visits(5, 2, 3, number) for number in range(20)]
     for order in orders:
         assert sorted(order[:5]) == sorted(order[5:]) == list(range(5))
-    assert orders == [visits(5, 2, 3, number) for number in range(20)]
+    assert orders == [draw_visits(5, 2, 3, number) for number in range(20)]
     assert len({tuple(order) for order in orders}) > 15
-    assert visits(5, 2, 4, 0) != orders[0]
+    assert draw_visits(5, 2, 4, 0) != orders[0]
 
 
 def test_smoothed_one_hot_sums_to_one():
@@ -151,7 +151,7 @@ def test_a_run_is_the_formula(ema, batch_size, tmp_path):
     assert trainer.global_step == 33
     weights, mean = np.array([0.5, 0.5]), None
     for number in range(3):
-        order, start = visits(2, 2, data.seed, number), 11 * number
+        order, start = draw_visits(2, 2, data.seed, number), 11 * number
         batches = recorder.batches[start : start + 11]
         assert [batch.phase for batch in batches] == ["train"] * 3 + ["trial"] * 8
         places = [start + 3 + 2 * n for n in range(4)]

@@ -157,17 +157,19 @@ def test_a_domain_that_was_not_measured_moves_with_the_others() -> None:
 
 
 def test_an_ema_of_one_is_refused() -> None:
-    with pytest.raises(InputError, match=r"ema=1\.0 would keep the first weights"):
+    with pytest.raises(InputError, match=r"ema=1\.0 must be at least 0 and below 1"):
         DGAReweighting(ema=1.0)
 
 
 def test_gradients_that_are_not_finite_leave_the_weights(tmp_path) -> None:
     method, data = DGAReweighting(2, 1), toy_data()
     data.target_sets["t"].tensors[0][5] = math.nan
-    with pytest.warns(UserWarning, match="product of gradients is not finite, the weights stay"):
+    with pytest.warns(
+        UserWarning, match="product of gradients is not finite, so the weights do not"
+    ):
         _, record = run(tmp_path, method, epochs=5, data=data)
     bad = [bool(b.target_samples[0].isnan().any()) for b in record.batches if b.phase == "measure"]
-    assert sum(bad) == method.skipped_episodes > 0
+    assert sum(bad) == method.skipped_updates > 0
     for stays, old, new in zip(bad, method.trajectory[:-1], method.trajectory[1:], strict=True):
         assert np.array_equal(old, new) == stays
     assert len(method.signals) == 5 - sum(bad)

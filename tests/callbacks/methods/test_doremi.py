@@ -22,7 +22,7 @@ from toy import (
 
 from tandem_pl import InputError, MixtureModule
 from tandem_pl.callbacks import DoReMiReweighting
-from tandem_pl.callbacks.loss_weighting import raised, sample_weights
+from tandem_pl.callbacks.loss_weighting import sample_weights, step_towards_scores
 from tandem_pl.callbacks.methods.doremi import TokenLosses, excess_sums, load_reference
 from tandem_pl.datamodules import MixtureDataModule
 from tandem_pl.objectives import CausalLanguageModeling, Classification
@@ -69,18 +69,24 @@ def test_the_update_is_the_papers() -> None:
         alpha, scores = generator.dirichlet(np.ones(5)), generator.exponential(size=5)
         eta, c = generator.uniform(0.1, 3), generator.uniform(0, 0.5)
         np.testing.assert_allclose(
-            raised(alpha, scores, eta, c), by_hand(alpha, scores, eta, c), rtol=1e-12
+            step_towards_scores(alpha, scores, eta, c), by_hand(alpha, scores, eta, c), rtol=1e-12
         )
 
 
 def test_limits_of_the_update() -> None:
     alpha = np.array([0.5, 0.3, 0.2])
-    np.testing.assert_allclose(raised(alpha, np.zeros(3), 1.0), alpha, rtol=0, atol=1e-16)
-    np.testing.assert_allclose(raised(alpha, np.arange(3.0), 1.0, 1.0), 1 / 3, rtol=1e-15)
-    far = raised(alpha, np.array([0.0, 1e4, 0.0]), 1.0, 0.03)  # exp would overflow
+    np.testing.assert_allclose(
+        step_towards_scores(alpha, np.zeros(3), 1.0), alpha, rtol=0, atol=1e-16
+    )
+    np.testing.assert_allclose(
+        step_towards_scores(alpha, np.arange(3.0), 1.0, 1.0), 1 / 3, rtol=1e-15
+    )
+    far = step_towards_scores(alpha, np.array([0.0, 1e4, 0.0]), 1.0, 0.03)  # exp would overflow
     np.testing.assert_allclose(far, [0.01, 0.98, 0.01], rtol=1e-12)
-    assert raised(np.array([0.0, 1.0]), np.array([9.0, 0.0]), 1.0)[0] == 0.0
-    assert raised(np.array([0.0, 1.0]), np.array([9.0, 0.0]), 1.0, 0.1)[0] == pytest.approx(0.05)
+    assert step_towards_scores(np.array([0.0, 1.0]), np.array([9.0, 0.0]), 1.0)[0] == 0.0
+    assert step_towards_scores(np.array([0.0, 1.0]), np.array([9.0, 0.0]), 1.0, 0.1)[
+        0
+    ] == pytest.approx(0.05)
 
 
 def test_excess_is_clipped_token_by_token() -> None:
@@ -281,10 +287,10 @@ def test_the_reference_rests_in_eval_mode(tmp_path) -> None:
     method = DoReMiReweighting(str(path), smoothing=0.0, episode_steps=2)
     module, record = run(tmp_path, method, network=with_dropout(), steps=4)
     saved = torch.load(path, weights_only=True)["state_dict"]
-    for key, value in method.network.state_dict().items():
+    for key, value in method.reference_network.state_dict().items():
         assert torch.equal(value, saved[f"network.{key}"]), key
-    assert not any(part.training for part in method.network.modules())
-    assert not any(p.requires_grad for p in method.network.parameters())
+    assert not any(part.training for part in method.reference_network.modules())
+    assert not any(p.requires_grad for p in method.reference_network.parameters())
     assert all(part.training for part in module.network.modules())
     again = DoReMiReweighting(str(path), smoothing=0.0, episode_steps=2)
     _, repeated = run(tmp_path, again, network=with_dropout(), steps=4)
@@ -328,13 +334,13 @@ def test_a_loss_that_is_not_finite_leaves_the_weights(reference, tmp_path) -> No
     method = DoReMiReweighting(str(reference), episode_steps=6)
     module, record = MixtureModule(toy_network(), Classification(), sgd), Steps(method)
     trainer = quiet_trainer(tmp_path, callbacks=[method, record], max_steps=6)
-    with pytest.warns(UserWarning, match="excess_loss is not finite, the weights stay"):
+    with pytest.warns(UserWarning, match="excess_loss is not finite, so the weights do not change"):
         trainer.fit(module, datamodule=MixtureDataModule(train, batch_size=6))
     before = [np.full(3, 1 / 3), *record.alphas[:-1]]
     marked = [bool(batch.samples[0].isnan().any()) for batch in record.batches]
     assert 0 < sum(marked) < 6
     for stays, old, new in zip(marked, before, record.alphas, strict=True):
         assert np.array_equal(old, new) == stays
-    assert method.skipped_steps == module.skipped_updates == sum(marked)
-    assert method.metrics["mixture/skipped_steps"] == sum(marked)
+    assert method.skipped_updates == module.skipped_updates == sum(marked)
+    assert method.metrics["mixture/skipped_updates"] == sum(marked)
     assert torch.isfinite(parameters_of(module.network)).all()

@@ -9,10 +9,10 @@ import torch
 from helpers import quiet_trainer
 from hypothesis import given
 from hypothesis import strategies as st
-from toy import DOMAINS, Losses, toy_data, toy_module
+from toy import DOMAINS, ChangedLosses, Losses, toy_data, toy_module
 
 from tandem_pl.callbacks import ODMReweighting
-from tandem_pl.callbacks.methods.odm import exploration, odm_weights, rewarded
+from tandem_pl.callbacks.methods.odm import exploration, next_reward, odm_weights
 from tandem_pl.errors import InputError
 
 
@@ -52,7 +52,7 @@ def test_rules_are_the_transcribed_ones(history, rule) -> None:
     for t, losses in enumerate(history, start=1):
         expected = bandit.step(t, losses)
         array = np.array([losses.get(m, math.nan) for m in range(4)])
-        reward = rewarded(reward, array, weights, 0.9, rule)
+        reward = next_reward(reward, array, weights, 0.9, rule)
         now = exploration(4, t)
         weights, last = odm_weights(reward, last, now, rule), now
         np.testing.assert_allclose(weights, list(expected.values()), rtol=1e-9)
@@ -118,37 +118,33 @@ def test_the_weights_wait_for_the_warm_up(tmp_path) -> None:
 
 
 def test_a_loss_that_is_not_finite_leaves_all_alone(tmp_path) -> None:
-    class Odd(Losses):
-        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-            if len(self.batches) == 6:
-                outputs["losses"][0] = math.nan
+    def change(number, losses) -> None:
+        if number == 6:
+            losses[0] = math.nan
 
     method = ODMReweighting(4)
     with pytest.warns(UserWarning, match="a training loss is not finite"):
-        run(tmp_path, method, Odd(), 12)
+        run(tmp_path, method, ChangedLosses(change), 12)
     first, second, third = method.trajectory[1:]
     assert first.tolist() == second.tolist() != third.tolist()
-    assert method.skipped_episodes == 1
+    assert method.skipped_updates == 1
     assert method.signal_steps == [4, 12]
 
 
 def test_a_reward_that_is_not_finite_leaves_all_alone(tmp_path) -> None:
     """exp(1000) is infinite, though the loss is not."""
 
-    class Huge(Losses):
-        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-            if 5 <= len(self.batches) <= 8:
-                outputs["losses"].fill_(1000.0)
+    def change(number, losses) -> None:
+        if 5 <= number <= 8:
+            losses.fill_(1000.0)
 
     method = ODMReweighting(4)
     with pytest.warns(UserWarning, match="a reward, the exponential of a loss, is not finite"):
-        run(tmp_path, method, Huge(), 12)
+        run(tmp_path, method, ChangedLosses(change), 12)
     first, second, third = method.trajectory[1:]
     assert first.tolist() == second.tolist() != third.tolist()
     assert np.isfinite(method.reward).all()
-    assert method.skipped_episodes == 1
+    assert method.skipped_updates == 1
 
 
 def test_losses_of_a_checkpoint_go_where_the_next_ones_are() -> None:
@@ -165,8 +161,8 @@ def test_losses_of_a_checkpoint_go_where_the_next_ones_are() -> None:
     [
         ({"period": 0}, "period=0 must be at least 1"),
         ({"rule": "exp3"}, "rule='exp3' must be one of"),
-        ({"smoothing": 1.0}, "smoothing=1 would never take a reward"),
-        ({"smoothing": -0.1}, "smoothing=-0.1 must be between 0 and 1"),
+        ({"smoothing": 1.0}, "smoothing=1.0 must be at least 0 and below 1"),
+        ({"smoothing": -0.1}, "smoothing=-0.1 must be at least 0 and below 1"),
         ({"smoothing": math.nan}, "smoothing=nan must be"),
         ({"warmup_steps": -1}, "warmup_steps=-1 must be"),
     ],

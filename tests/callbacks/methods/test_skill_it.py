@@ -172,7 +172,7 @@ def test_the_learned_graph_is_that_of_trainings_replayed(tmp_path):
             optimizer.step()
             scheduler.step()
         graph.append(np.maximum((evaluate(start) - evaluate(network)) / evaluate(start), 0))
-    np.testing.assert_allclose(method.graph, graph, rtol=1e-9)
+    np.testing.assert_allclose(method.settings()["graph_in_use"], graph, rtol=1e-9)
     assert np.max(graph) > 0
     assert torch.equal(recorder.before[8][0], parameters_of(start))  # put back
     assert states == [(0, 0.05, 0), (4, 0.05 / 3, 2)] * 2 + [(0, 0.05, 0)]
@@ -241,7 +241,7 @@ def test_a_target_loss_that_is_not_finite_leaves_the_weights_alone(tmp_path):
     np.testing.assert_array_equal(method.trajectory[2], method.trajectory[0])
     learning = SkillItReweighting(2, 0.7, evaluation_samples=None)
     fit(tmp_path, *build(poisoned, target=target), learning, max_epochs=2)
-    assert learning.graph[:, 0].tolist() == [0.0, 0.0]
+    assert [row[0] for row in learning.settings()["graph_in_use"]] == [0.0, 0.0]
     assert np.isfinite(learning.weights).all()
 
 

@@ -22,7 +22,7 @@ from module_helpers import (
 from tandem_pl import InputError, MixtureModule
 from tandem_pl.callbacks import TiKMiXReweighting
 from tandem_pl.callbacks.measures.influence import (
-    filled,
+    means_or_row_mean,
     scaled_influence,
     second_moment_scale,
     tikmix_objective,
@@ -137,7 +137,9 @@ def test_equal_influences_give_the_most_even_mixture():
 
 
 def test_an_entry_without_a_measurement_moves_with_the_others():
-    mean = filled(np.array([[6.0, 1.0, 0.0], [0.0, 0.0, 0.0]]), np.array([[2, 1, 0], [0, 0, 0.0]]))
+    mean = means_or_row_mean(
+        np.array([[6.0, 1.0, 0.0], [0.0, 0.0, 0.0]]), np.array([[2, 1, 0], [0, 0, 0.0]])
+    )
     assert mean.tolist() == [[3.0, 1.0, 2.0], [0.0, 0.0, 0.0]]
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tandem_pl.datamodules.planning.sampler import allocate, draw
+from tandem_pl.datamodules.planning.allocation import allocate, draw
 
 
 @st.composite

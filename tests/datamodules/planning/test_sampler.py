@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tandem_pl.datamodules.planning.sampler import MixtureBatchSampler, Stream
+from tandem_pl.datamodules.planning.sampler import MixtureBatchSampler
+from tandem_pl.datamodules.planning.stream import Stream
 from tandem_pl.episode import MEASURE, PROBE, TRAIN, Segment
 
 SIZES = {"a": 7, "b": 3, "c": 11}
@@ -23,7 +24,7 @@ def make_sampler(
         "target": Stream("target", target_sizes, seed, allocation),
     }
     sampler = MixtureBatchSampler(streams, np.array([0.75, 0.25]), batch_size)
-    sampler.rank, sampler.world_size = ranks
+    sampler.share(*ranks)
     return sampler
 
 
@@ -283,7 +284,7 @@ def through_a_file(state):
 def resumed(sampler: MixtureBatchSampler, state, done: int, ranks) -> list:
     """The rest of EPISODES by a fresh sampler, after `done` batches."""
     sampler.load_state_dict(state)
-    sampler.rank, sampler.world_size = ranks
+    sampler.share(*ranks)
     batches = drain(sampler)
     return batches + run(sampler, EPISODES[math.ceil(done / 5) :])
 

@@ -9,8 +9,7 @@ import pytest
 import scipy.stats
 import yaml
 
-from tandem_pl.callbacks.methods.costs import Length
-from tandem_pl.callbacks.methods.table import METHODS
+from tandem_pl.callbacks.methods.table import METHODS, Length
 from tandem_pl.compare.cells import build_cells, takes_seed, with_module
 from tandem_pl.compare.config import merge, read_comparison
 from tandem_pl.compare.results import NETWORK, RUN, Runs

@@ -8,6 +8,7 @@ import shlex
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from tandem_pl.errors import InputError
@@ -139,7 +140,18 @@ def test_mosaicml_tells_remote_from_local():
     assert streams["code"] == {"local": "/data/code", "proportion": 0.3}
 
 
-def test_megatron_draws_the_shares():
+@pytest.fixture
+def safe_globals():
+    """Undo what megatron adds to the classes that `torch.load` takes, such as `PosixPath`."""
+    before = torch.serialization.get_safe_globals()
+    yield
+    after = torch.serialization.get_safe_globals()
+    kept = [each for each in after if each in before or each.__module__.startswith("torch")]
+    torch.serialization.clear_safe_globals()
+    torch.serialization.add_safe_globals(kept)
+
+
+def test_megatron_draws_the_shares(safe_globals):
     utils = pytest.importorskip("megatron.core.datasets.utils")
     helpers = pytest.importorskip("megatron.core.datasets.helpers")
     prefixes, weights = utils.get_blend_from_list(written("megatron").split())

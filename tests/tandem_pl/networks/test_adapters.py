@@ -148,7 +148,7 @@ def test_another_backbone_is_refused(tmp_path):
     _, path = small_checkpoint(tmp_path)
     other = lora(causal_language_model("qwen2", SIZES, seed=9), rank=2)
     trainer = quiet_trainer(tmp_path, max_epochs=4, callbacks=[TandemReweighting(2, 3, 2)])
-    with pytest.raises(InputError, match=r"frozen parameters .* are others"):
+    with pytest.raises(InputError, match=r"frozen parameters .* differ from them"):
         trainer.fit(tandem(other, checkpoint_frozen=False), data(), ckpt_path=path)
 
 

@@ -134,7 +134,7 @@ def train(folder: str, poison: str, devices: int, distributed_sampler: bool = Fa
         "domains": [batch.domains.tolist() for batch in recorder.batches],
         "skipped": module.skipped_updates,
         "scale": scaler.get_scale(),
-        "skipped_episodes": reweighting.skipped_episodes,
+        "skipped_updates": reweighting.skipped_updates,
         "global_step": trainer.global_step,
         "network": parameters_of(module.network).tolist(),
         "metrics": {key: value.item() for key, value in trainer.callback_metrics.items()},
@@ -236,7 +236,7 @@ def test_a_bad_loss_on_one_rank_is_skipped_by_both(ranks, poison) -> None:
     assert first["network"] == second["network"]
     assert all(math.isfinite(value) for value in first["network"])
     assert first["trajectory"] == second["trajectory"]
-    assert first["skipped_episodes"] == second["skipped_episodes"]
+    assert first["skipped_updates"] == second["skipped_updates"]
 
 
 def test_an_overflow_on_one_rank_is_skipped_by_both(ranks) -> None:

@@ -34,7 +34,7 @@ def mean_losses(network, sets) -> dict[str, float]:
 def expected_metrics(stage, losses, label="loss", perplexity="perplexity") -> dict[str, float]:
     values = list(losses.values())
     return {f"{stage}/{label}/{name}": value for name, value in losses.items()} | {
-        f"{stage}/{label}": math.fsum(values) / len(values),  # domains count alike, not samples
+        f"{stage}/{label}": math.fsum(values) / len(values),  # the mean of domains, not of samples
         f"{stage}/{perplexity}": math.fsum(math.exp(value) for value in values) / len(values),
     }
 

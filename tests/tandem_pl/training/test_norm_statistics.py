@@ -1,4 +1,4 @@
-"""BatchNorm in twins: statistics of training batches alone, alike in both, on all ranks, or anew.
+"""BatchNorm in twins: statistics of training batches only, equal in both and on all ranks, or computed again.
 
 This file is also the program that each of two processes runs.
 """
@@ -70,7 +70,7 @@ def test_twins_with_equal_parameters_have_equal_losses(micro, statistics, tmp_pa
     assert not torch.equal(probed[0][1]["1.running_mean"], probed[1][1]["1.running_mean"])
 
 
-def test_statistics_anew_are_the_mean_of_their_batches(tmp_path):
+def test_statistics_computed_again_are_the_mean_of_their_batches(tmp_path):
     module, _, batches = train(tmp_path, rate=0.05, statistics_batches=3)
     of_batches = [batch.samples for batch in batches if batch.phase == STATISTICS][-3:]
     measured = [kept for kept in module.kept if kept[0] == MEASURE][-1]
@@ -95,7 +95,7 @@ def test_statistics_batches_are_drawn_beside_the_training_data(tmp_path):
 
 
 def test_frozen_statistics_stay(tmp_path):
-    """A layer in eval mode has statistics that somebody chose: they are not computed anew."""
+    """A layer in eval mode has statistics that somebody chose: they are not computed again."""
     norm = nn.BatchNorm1d(3).eval()
     norm.running_mean.fill_(5.0)
     with accumulating_statistics(norm, True):
@@ -132,7 +132,7 @@ def test_refuses_statistics_of_a_network_without_any(tmp_path):
     trainer = quiet_trainer(tmp_path, callbacks=[TandemReweighting(statistics_batches=2)])
     with pytest.raises(InputError, match="statistics_batches=2, and the network has no BatchNorm"):
         trainer.fit(module, data)
-    with pytest.raises(InputError, match="statistics_batches=-1 must be 0 or more"):
+    with pytest.raises(InputError, match="statistics_batches=-1 must be at least 0"):
         TandemReweighting(statistics_batches=-1)
 
 
@@ -152,10 +152,10 @@ def test_ranks_measure_both_twins_with_the_same_statistics(tmp_path):
     assert first["probe"] != second["probe"]  # each of its own batches
     assert first["measure"] == second["measure"]
     assert first["measure"][0] == first["measure"][1]
-    one, _, _ = train(tmp_path, statistics_batches=2)  # computed anew: of all ranks' samples
+    one, _, _ = train(tmp_path, statistics_batches=2)  # computed again: of all ranks' samples
     (mean,) = (kept[1]["1.running_mean"] for kept in module_measures(one)[-1:])
     for result in (first, second):
-        torch.testing.assert_close(torch.tensor(result["anew"], dtype=mean.dtype), mean)
+        torch.testing.assert_close(torch.tensor(result["again"], dtype=mean.dtype), mean)
 
 
 def module_measures(module):
@@ -169,8 +169,8 @@ def main(folder: str) -> None:
     for phase in (PROBE, MEASURE):
         twins = next(kept for kept in reversed(module.kept) if kept[0] == phase)[1:]
         means[phase] = [twin["1.running_mean"].tolist() for twin in twins]
-    anew, _, _ = train(folder, devices=2, statistics_batches=2)
-    means["anew"] = module_measures(anew)[-1][1]["1.running_mean"].tolist()
+    again, _, _ = train(folder, devices=2, statistics_batches=2)
+    means["again"] = module_measures(again)[-1][1]["1.running_mean"].tolist()
     keep_result(folder, {"delta": method.signal.delta.tolist(), **means})
 
 

@@ -123,7 +123,7 @@ def test_bf16_mixed_trains_float32_weights(tmp_path) -> None:
     assert {p.dtype for p in module.parameters()} == {torch.float32}
     assert not torch.equal(recorder.before[0][0], recorder.after[-1][0])
     assert len(reweighting.trajectory) == 3
-    assert reweighting.skipped_episodes == 0
+    assert reweighting.skipped_updates == 0
 
 
 def test_gradients_for_comparing_domains_do_not_underflow(tmp_path) -> None:

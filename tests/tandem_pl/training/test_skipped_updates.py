@@ -75,7 +75,7 @@ def test_a_measured_loss_that_is_not_finite_leaves_the_weights(tmp_path) -> None
         fit(tmp_path, module, data, reweighting, recorder, max_epochs=6)
     bad = [has_marker(b.samples) for b in recorder.batches if b.phase == MEASURE]
     assert 0 < sum(bad) < len(bad)
-    assert reweighting.skipped_episodes == sum(bad)
+    assert reweighting.skipped_updates == sum(bad)
     pairs = zip(reweighting.trajectory, reweighting.trajectory[1:], strict=False)
     same = [bool((old == new).all()) for old, new in pairs]
     assert all(still for still, skipped in zip(same, bad, strict=True) if skipped)

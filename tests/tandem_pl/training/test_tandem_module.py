@@ -246,17 +246,17 @@ def bowl_data(noise, batch_size=256):
 
 
 def test_recovers_the_bilevel_optimum_of_quadratics_without_noise(tmp_path):
-    method = TandemReweighting(20, 5, 1, learning_rate=0.5 / 5)
-    module = TandemModule(Point(), bowl, lambda params: torch.optim.SGD(params, 0.05))
-    train(module, bowl_data(0.0), [method], tmp_path, max_epochs=400)
+    method = TandemReweighting(10, 5, 1, learning_rate=0.2)
+    module = TandemModule(Point(), bowl, lambda params: torch.optim.SGD(params, 0.1))
+    train(module, bowl_data(0.0), [method], tmp_path, max_epochs=120)
     assert np.abs(np.array(list(method.mixture.weights.values())) - ALPHA).max() < 5e-3
     assert np.abs(np.array(list(method.mixture.average.values())) - ALPHA).max() < 1e-3
 
 
 def test_recovers_the_bilevel_optimum_of_quadratics_with_noise(tmp_path):
-    method = TandemReweighting(20, 5, 1, learning_rate=0.5 / 5)
+    method = TandemReweighting(10, 5, 1, learning_rate=0.1)
     module = TandemModule(Point(), bowl, lambda params: torch.optim.SGD(params, 0.05))
-    train(module, bowl_data(1.0), [method], tmp_path, max_epochs=250)
+    train(module, bowl_data(1.0), [method], tmp_path, max_epochs=100)
     assert np.abs(np.array(list(method.mixture.average.values())) - ALPHA).max() < 0.02
 
 
@@ -293,9 +293,9 @@ def test_needs_target_data(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"probe_steps": 0}, "probe_steps=0 must be at least 1: the twins differ only"),
+        ({"probe_steps": 0}, "probe_steps=0 must be at least 1"),
         ({"measure_batches": 0}, "measure_batches=0 must be at least 1"),
-        ({"free_steps": -1}, "free_steps=-1 must be 0 or more"),
+        ({"free_steps": -1}, "free_steps=-1 must be at least 0"),
         ({"learning_rate": 0.0}, "learning_rate=0.0 must be a positive number"),
         ({"update": "newton"}, "update='newton' must be one of"),
     ],

@@ -1,0 +1,62 @@
+"""The template in callbacks/methods/README.md is a method: it is found, learns and resumes."""
+
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import quiet_trainer
+from lightning.pytorch import Callback
+from toy import DOMAINS, Losses, toy_data, toy_module
+
+from tandem_pl import InputError
+from tandem_pl.callbacks import methods
+from tandem_pl.callbacks.methods.table import METHODS, collect_methods
+
+README = Path(methods.__file__).with_name("README.md")
+
+
+@pytest.fixture
+def template(tmp_path, monkeypatch):
+    """Its row of the table, when its file is in the folder of methods."""
+    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
+    (tmp_path / "highest_loss.py").write_text(code)
+    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
+    yield collect_methods()["highest_loss"]
+    del sys.modules[f"{methods.__name__}.highest_loss"]
+
+
+class SaveAfter(Callback):
+    def __init__(self, batches, path) -> None:
+        self.batches, self.path = batches, path
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        if trainer.global_step == self.batches:
+            trainer.save_checkpoint(self.path)
+
+
+def fit(folder, method, *callbacks, ckpt_path=None):
+    trainer = quiet_trainer(folder, callbacks=[method, *callbacks], max_epochs=4)
+    trainer.fit(toy_module(), datamodule=toy_data(target=False), ckpt_path=ckpt_path)
+    return np.stack(method.trajectory)
+
+
+def test_the_template_is_a_method(template, tmp_path) -> None:
+    assert "highest_loss" not in METHODS
+    assert template.class_path == "tandem_pl.callbacks.methods.highest_loss.HighestLossReweighting"
+    method, seen, path = template.load()(period=3), Losses(), tmp_path / "5.ckpt"
+    rows = fit(tmp_path, method, seen, SaveAfter(5, path))
+    last = [0.0] * len(DOMAINS)
+    for episode in range(4):
+        batches = seen.batches[3 * episode : 3 * episode + 3]
+        domains, losses = map(np.concatenate, zip(*batches, strict=True))
+        for m in set(domains):
+            last[m] = losses[domains == m].mean()
+        np.testing.assert_allclose(method.signals[episode][0], last, rtol=1e-12)
+        assert rows[episode + 1].tolist() == np.eye(3)[np.argmax(last)].tolist()
+    again = fit(tmp_path, template.load()(period=3), ckpt_path=path)
+    assert again.tolist() == rows.tolist()
+    assert method.settings() == {"period": 3}
+    with pytest.raises(InputError, match="period=-1 must be at least 1"):
+        template.load()(period=-1)
