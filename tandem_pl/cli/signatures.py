@@ -16,17 +16,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 OURS = "tandem_pl"  # its packages import nothing heavy, so that the import system may find files
-SIMPLE = {"int": int, "float": float, "bool": bool, "str": str, "list": list, "dict": dict}
-TYPES = {"Sequence": "list", "Mapping": "dict", "Iterable": "list"} | {
-    name: name for name in SIMPLE
-}
 
 
 class Option(NamedTuple):
-    """An argument: its annotation and its default as in the source, None without one."""
+    """An argument: its default as in the source, None without one."""
 
     name: str
-    annotation: ast.expr | None
     default: str | None
     about: str  # from the docstring
 
@@ -195,7 +190,6 @@ def _arguments(node: ast.FunctionDef, docstring: str) -> dict[str, Option]:
     return {
         argument.arg: Option(
             argument.arg,
-            argument.annotation,
             None if default is None else ast.unparse(default),
             _about(argument.arg, docstring),
         )
@@ -208,44 +202,3 @@ def _about(name: str, docstring: str) -> str:
     text = inspect.cleandoc(docstring)
     entry = re.search(rf"^( +){name}(?: \(.*?\))?: (.*(?:\n\1 +.*)*)", text, re.M)
     return " ".join(entry[2].split()) if entry else ""
-
-
-def types_of(annotation: ast.expr | None) -> set[type | None] | None:
-    """Return the plain types that an annotation allows, or None if it has others.
-
-    >>> types_of(ast.parse("float | None").body[0].value) == {float, None}
-    True
-    >>> types_of(ast.parse("Callable[..., Any]").body[0].value)
-    """
-    if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
-        annotation = ast.parse(annotation.value, mode="eval").body
-    if isinstance(annotation, ast.Constant) and annotation.value is None:
-        return {None}
-    parts: list[ast.expr] = []
-    if isinstance(annotation, ast.BinOp):
-        parts = [annotation.left, annotation.right]
-    elif isinstance(annotation, ast.Subscript):
-        name = ast.unparse(annotation.value)
-        if name == "Union" and isinstance(annotation.slice, ast.Tuple):
-            parts = annotation.slice.elts
-        elif name == "Optional":
-            parts = [annotation.slice, ast.Constant(None)]
-        elif name in TYPES:
-            return {SIMPLE[TYPES[name]]}
-    elif isinstance(annotation, ast.Name) and annotation.id in TYPES:
-        return {SIMPLE[TYPES[annotation.id]]}
-    found = [types_of(part) for part in parts]
-    return set().union(*found) if found and None not in found else None  # type: ignore[arg-type]
-
-
-def choices_of(annotation: ast.expr | None) -> list[object] | None:
-    """Return the values of a `Literal`, or None for another annotation.
-
-    >>> choices_of(ast.parse("Literal['debt', 'multinomial']").body[0].value)
-    ['debt', 'multinomial']
-    """
-    if isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value) == "Literal":
-        values = annotation.slice
-        items = values.elts if isinstance(values, ast.Tuple) else [values]
-        return [ast.literal_eval(item) for item in items]
-    return None

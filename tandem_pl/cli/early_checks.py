@@ -1,0 +1,230 @@
+"""Mistakes that are found before torch and lightning are imported: files and names of options.
+
+The importing takes seconds. What is not found here, jsonargparse or a constructor will find.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tandem_pl.errors import InputError, did_you_mean
+from tandem_pl.public_names import KEYS, PATHS
+
+from .signatures import OURS, Signature, signature
+
+TRAINER = "lightning.pytorch.Trainer"
+ROOT = ["config", "seed_everything", "trainer", "model", "data", "ckpt_path", "weights_only"]
+MORE = {"validate": ["verbose"], "test": ["verbose"], "predict": ["return_predictions"], "fit": []}
+FLAGS = ("print_config", "help", "untrained", "print_shtab")
+SPECIAL = ("last", "best", "hpc", "registry")  # values of ckpt_path that Lightning resolves
+#: a file of data by its name, and no pattern or address
+DATA_FILE = re.compile(
+    r"(?!\w+://)[^*?\[\]{}$]+\.(txt|md|jsonl?|csv|tsv|parquet|ya?ml|npz|bin|idx)(\.(gz|zst))?"
+)
+
+
+def check_arguments(verb: str, arguments: Sequence[str]) -> dict[str, Any]:
+    """Return the configuration of a command, from its files and options, without defaults.
+
+    Raises:
+        InputError: a file is missing, or a class or an option does not exist.
+    """
+    content: dict[str, Any] = {}
+    options = list(pairs(arguments))
+    for key, value in options:
+        if key == "config":
+            content = merge(content, read(value))
+    for key, value in options:
+        if key != "config":
+            assign(content, key, value)
+    check_tree(verb, content)
+    return content
+
+
+def pairs(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield the options of a command line with their values, which are "" for a flag."""
+    remaining = list(arguments)
+    while remaining:
+        argument = remaining.pop(0)
+        if not argument.startswith("--"):
+            file = Path(argument).suffix in (".yaml", ".yml")
+            hint = f"did you mean --config {argument}?" if file else "options start with --."
+            raise InputError(f"unexpected argument {argument!r}: {hint}")
+        key, equals, value = argument.removeprefix("--").partition("=")
+        if not equals and remaining and not remaining[0].startswith("--"):
+            value = remaining.pop(0)
+        yield key, value
+
+
+def read(path: str) -> dict[str, Any]:
+    """Return the content of a configuration file, or of YAML in place of a file's name."""
+    if path.lstrip().startswith("{") or "\n" in path:
+        return dict(yaml.safe_load(path) or {})
+    file = Path(path)
+    if not file.is_file():
+        raise InputError(f"--config {path} does not exist: {nearest(file)}")
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" in line {mark.line + 1}: {getattr(error, 'problem', '')}" if mark else ""
+        raise InputError(f"--config {path} is not YAML{where}.") from error
+    if not isinstance(content, dict):
+        raise InputError(f"--config {path} is not a map of options, such as trainer: and data:.")
+    return content
+
+
+def nearest(file: Path) -> str:
+    """Return a hint at a file with nearly the same name, beside it or in the same folder."""
+    folder = file.parent if file.parent.is_dir() else Path()
+    hint = did_you_mean(file.name, [f.name for f in folder.iterdir()], 0.75)
+    return hint.strip() or "give a path that does."
+
+
+def merge(old: Any, new: Any) -> Any:
+    """Return a configuration over another; a new class drops the options of the old one."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return new
+    if new.get("class_path", old.get("class_path")) != old.get("class_path"):
+        return new
+    return {**old, **{key: merge(old.get(key), value) for key, value in new.items()}}
+
+
+def assign(content: dict[str, Any], key: str, value: str) -> None:
+    """Set an option of the command line, such as `model.network.config.hidden_size`."""
+    *parents, last = key.removesuffix("+").split(".")
+    node: Any = content
+    for name in parents:
+        node = _child(node, name)
+        if not isinstance(node, dict):
+            return
+    if isinstance(node.get("class_path"), str) and last not in ("class_path", "init_args"):
+        node = node.setdefault("init_args", {})
+    try:
+        loaded = yaml.safe_load(value)
+    except yaml.YAMLError:
+        loaded = value
+    if last in KEYS - {"class_path"} and isinstance(loaded, str):
+        loaded = {"class_path": loaded}
+    if key.endswith("+"):
+        before = node.get(last) if isinstance(node.get(last), list) else []
+        loaded = [*before, *(loaded if isinstance(loaded, list) else [loaded])]
+    elif last == "callbacks" and isinstance(loaded, dict):
+        loaded = [loaded]
+    node[last] = loaded if isinstance(loaded, list) else merge(node.get(last), loaded)
+
+
+def _child(node: dict[str, Any], name: str) -> Any:
+    """Return the map in which an option of `name` is set; of a list, its last item."""
+    if isinstance(node.get("class_path"), str) and name not in ("class_path", "init_args"):
+        node = node.setdefault("init_args", {})
+    value = node.get(name)
+    if isinstance(value, list) and value:
+        value = value[-1]
+    elif isinstance(value, str) and name in KEYS:
+        value = node[name] = {"class_path": value}
+    elif not isinstance(value, dict):
+        value = node[name] = {}
+    return value
+
+
+def check_tree(verb: str, content: Mapping[str, Any]) -> None:
+    """Raise an error for the first wrong name or missing file of a configuration."""
+    known = [*ROOT, *MORE[verb]]
+    for key in content:
+        if key not in known and key not in FLAGS:
+            hint = did_you_mean(key, known) or f"the options are {', '.join(known)}; "
+            raise InputError(f"unknown option --{key}: {hint}see `tandem {verb} --help`.")
+    trainer = signature(TRAINER)
+    for key in content.get("trainer") or {}:
+        if trainer:
+            check_option(trainer, key, "trainer")
+    for key in ("trainer", "model", "data"):
+        check_classes(content.get(key), key)
+    path = content.get("ckpt_path")
+    if isinstance(path, str) and not path.startswith(SPECIAL) and not Path(path).exists():
+        raise InputError(f"ckpt_path={path!r} does not exist: give a checkpoint's path.")
+    check_files(content.get("data"), "data")
+
+
+def check_classes(value: Any, where: str) -> None:
+    """Check the names of the classes in a part of a configuration, and of their options."""
+    if isinstance(value, list):
+        for item in value:
+            check_classes(item, where)
+        return
+    if isinstance(value, str) and where.rpartition(".")[2] in KEYS:
+        check_class(value, where, sure=False)
+    if not isinstance(value, dict):
+        return
+    path, options = value.get("class_path"), value.get("init_args")
+    if isinstance(path, str):
+        check_class(path, where)
+        known = signature(PATHS.get(path, path))
+        for name in options if isinstance(options, dict) and known else []:
+            check_option(known, name, where)
+        value = options if isinstance(options, dict) else {}
+    for name, item in value.items():
+        check_classes(item, f"{where}.{name}")
+
+
+def check_class(path: str, where: str, sure: bool = True) -> None:
+    """Raise an error if a class is not there, with the nearest public name.
+
+    Not `sure` is a text that may be something else.
+    """
+    if not re.fullmatch(r"[a-zA-Z_][\w.]*", path):
+        return
+    path = PATHS.get(path, path)
+    module, _, name = path.rpartition(".")
+    top = path.partition(".")[0]
+    found = signature(path) is not None or (module and top != OURS and find_spec(top))
+    hint = did_you_mean(name, PATHS, 0.6 if module else 0.85)
+    if found or not (module or hint):  # a class of Lightning, for example, by its name alone
+        return
+    if hint or top == OURS:
+        hint = hint.strip() or "see `tandem fit --help` for the names."
+        raise InputError(f"{where}={path!r} is unknown: {hint}")
+    if not sure:
+        return
+    here = f"{top}.py" if Path(f"{top}.py").is_file() else f"{top}/" if Path(top).is_dir() else ""
+    advice = "install it, or set PYTHONPATH to the folder it lies in."
+    if here:
+        advice = f"for {here} of this folder, type `python -m tandem_pl` in place of `tandem`."
+    raise InputError(f"{where}={path!r}: Python finds no module {top!r}: {advice}")
+
+
+def check_option(known: Signature, name: str, where: str) -> None:
+    """Raise an error if a class or function has no such option, with the nearest."""
+    if name in known.options or not known.complete or not isinstance(name, str):
+        return
+    owner = known.path.rpartition(".")[2]
+    hint = did_you_mean(name, known.options)
+    if not hint:
+        hint = f"it has {', '.join(known.options)}." if known.options else "it has none."
+    raise InputError(f"{where}.{name}: {owner} has no option {name!r}: {hint.strip()}")
+
+
+def check_files(value: Any, where: str) -> None:
+    """Raise an error if a file that the data names by its whole name does not exist."""
+    if isinstance(value, dict):
+        value = value.get("init_args", value) if "class_path" in value else value
+        for name, item in value.items() if isinstance(value, dict) else []:
+            check_files(item, f"{where}.{name}")
+    elif isinstance(value, list):
+        for item in value:
+            check_files(item, where)
+    elif isinstance(value, str) and DATA_FILE.fullmatch(value.removeprefix("last:")):
+        path = Path(value.removeprefix("last:")).expanduser()
+        if where.endswith(".weights") and not path.exists():
+            from tandem_pl.mixture import Mixture  # with numpy
+
+            Mixture.load(value.removeprefix("last:"))
+        if not path.exists():
+            raise InputError(f"{where}={value!r} does not exist: {nearest(path)}")
