@@ -6,6 +6,7 @@ from importlib import import_module
 
 TRAINING = "training_verbs"
 VERBS = {  # verb -> module with main(arguments), and what the verb does
+    "init": ("init", "write a configuration for your own data, to edit"),
     "fit": (TRAINING, "learn a mixture, or train a network on a given one"),
     "validate": (TRAINING, "losses by domain on the target data"),
     "test": (TRAINING, "losses and perplexities by domain on held-out data"),
@@ -22,10 +23,10 @@ def usage() -> str:
     width = max(map(len, VERBS))
     verbs = "\n".join(f"  {verb:{width}}  {about}" for verb, (_, about) in VERBS.items())
     return (
-        "usage: tandem VERB --config FILE [--KEY VALUE ...]\n\n"
+        "usage: tandem VERB [ARGUMENTS]\n\n"
         f"Learn how much of each kind of data to train on.\n\nverbs:\n{verbs}\n\n"
-        "Start with: tandem fit --config configs/quickstart.yaml\n"
-        "All keys of a verb: tandem VERB --help\n"
+        "Start with: tandem init text, and tandem fit --config text.yaml\n"
+        "Options of a verb: tandem VERB --help\n"
     )
 
 

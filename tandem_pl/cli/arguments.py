@@ -15,8 +15,6 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from tandem_pl.errors import InputError, did_you_mean
 
-from .signatures import signature
-
 
 class Parser(ArgumentParser):
     """Raise an `InputError` of one sentence where jsonargparse prints the usage and exits.
@@ -91,16 +89,12 @@ def one_sentence(message: str) -> str:
         if found := re.search(r"Problem with given class_path '([^']+)'", line):
             owner = found[1]
         elif found := re.search(r"Option '([^']+)' is not accepted", line):
-            path = re.search(r"Namespace\(class_path='([^']+)'", line)
-            known = signature(path[1] if path else owner)
-            hint = did_you_mean(found[1], known.options if known else [])
-            name = known.path.rpartition(".")[2] if known else owner
-            return f"{where}: {name} has no option {found[1]!r}: {hint}".rstrip(": ")
+            return f"{where}: {owner} has no option {found[1]!r}"
         elif found := re.search(r"Expected (?:an? )?(.+?)(?:[.,] Got value: (.*))?$", line):
             if not re.match("path but|dot import|<class 'NoneType'|.*Subclass types", found[1]):
                 expected.append(_type_name(found[1]))
                 if found[2]:
-                    return f"{where}: expected {found[1] and expected[-1]}, given: {found[2]}"
+                    return f"{where}: expected {expected[-1]}, given: {found[2]}"
         elif (found := re.match(r"Given value: (.*)", line)) and expected:
             return f"{where}: expected {' or '.join(dict.fromkeys(expected))}, given: {found[1]}"
         elif re.search("has no attribute|No module|does not correspond|No known", line):
@@ -110,6 +104,7 @@ def one_sentence(message: str) -> str:
 
 
 def _type_name(text: str) -> str:
+    text = re.sub(r"(?:typing\.)?Literal\[(.*?)\]", r"\1", text)
     return re.sub(r"<class '(?:.*\.)?(\w+)'>|typing\.", r"\1", text)
 
 

@@ -23,9 +23,10 @@ ROOT = ["config", "seed_everything", "trainer", "model", "data", "ckpt_path", "w
 MORE = {"validate": ["verbose"], "test": ["verbose"], "predict": ["return_predictions"], "fit": []}
 FLAGS = ("print_config", "help", "untrained", "print_shtab")
 SPECIAL = ("last", "best", "hpc", "registry")  # values of ckpt_path that Lightning resolves
+DOMAIN_MAPS = ("domains", "train", "target", "test")  # options: domain -> path
 #: a file of data by its name, and no pattern or address
 DATA_FILE = re.compile(
-    r"(?!\w+://)[^*?\[\]{}$]+\.(txt|md|jsonl?|csv|tsv|parquet|ya?ml|npz|bin|idx)(\.(gz|zst))?"
+    r"(last:)?(?!\w+://)[^*?\[\]{}$]+\.(txt|md|jsonl?|csv|tsv|parquet|ya?ml|npz|bin)(\.(gz|zst))?"
 )
 
 
@@ -84,7 +85,8 @@ def nearest(file: Path) -> str:
     """Return a hint at a file with nearly the same name, beside it or in the same folder."""
     folder = file.parent if file.parent.is_dir() else Path()
     hint = did_you_mean(file.name, [f.name for f in folder.iterdir()], 0.75)
-    return hint.strip() or "give a path that does."
+    from_ = "" if file.is_absolute() else f" (looked from {Path.cwd()})"
+    return hint.strip() or f"give a path that does{from_}."
 
 
 def merge(old: Any, new: Any) -> Any:
@@ -150,7 +152,8 @@ def check_tree(verb: str, content: Mapping[str, Any]) -> None:
     path = content.get("ckpt_path")
     if isinstance(path, str) and not path.startswith(SPECIAL) and not Path(path).exists():
         raise InputError(f"ckpt_path={path!r} does not exist: give a checkpoint's path.")
-    check_files(content.get("data"), "data")
+    check_files(content.get("data"))
+    check_language_models(content.get("model"))
 
 
 def check_classes(value: Any, where: str) -> None:
@@ -185,7 +188,8 @@ def check_class(path: str, where: str, sure: bool = True) -> None:
     module, _, name = path.rpartition(".")
     top = path.partition(".")[0]
     found = signature(path) is not None or (module and top != OURS and find_spec(top))
-    hint = did_you_mean(name, PATHS, 0.6 if module else 0.85)
+    near = next((known for known in PATHS if known.lower() == name.lower()), name)
+    hint = did_you_mean(near, PATHS, 0.6 if module else 0.85)
     if found or not (module or hint):  # a class of Lightning, for example, by its name alone
         return
     if hint or top == OURS:
@@ -206,25 +210,64 @@ def check_option(known: Signature, name: str, where: str) -> None:
         return
     owner = known.path.rpartition(".")[2]
     hint = did_you_mean(name, known.options)
+    if not hint and where == "trainer.callbacks":
+        hint = other_callback(name)
     if not hint:
         hint = f"it has {', '.join(known.options)}." if known.options else "it has none."
     raise InputError(f"{where}.{name}: {owner} has no option {name!r}: {hint.strip()}")
 
 
-def check_files(value: Any, where: str) -> None:
-    """Raise an error if a file that the data names by its whole name does not exist."""
-    if isinstance(value, dict):
-        value = value.get("init_args", value) if "class_path" in value else value
-        for name, item in value.items() if isinstance(value, dict) else []:
-            check_files(item, f"{where}.{name}")
-    elif isinstance(value, list):
-        for item in value:
-            check_files(item, where)
-    elif isinstance(value, str) and DATA_FILE.fullmatch(value.removeprefix("last:")):
-        path = Path(value.removeprefix("last:")).expanduser()
-        if where.endswith(".weights") and not path.exists():
-            from tandem_pl.mixture import Mixture  # with numpy
+def other_callback(name: str) -> str:
+    """Return a hint at an option of nearly this name of one of our callbacks."""
+    paths = [path for path in PATHS.values() if path.startswith(f"{OURS}.callbacks.")]
+    options = {name: path for path in paths if (s := signature(path)) for name in s.options}
+    hint = did_you_mean(name, options, 0.8)
+    if not hint:
+        return ""
+    owner = options[hint.split("'")[1]].rpartition(".")[2]
+    return f"{hint[:-2]} of {owner}? An option on the command line is of the last callback."
 
-            Mixture.load(value.removeprefix("last:"))
-        if not path.exists():
-            raise InputError(f"{where}={value!r} does not exist: {nearest(path)}")
+
+def check_language_models(value: Any) -> None:
+    """Check the fields of language models, by `transformers`, which takes two seconds to import."""
+    if not isinstance(value, dict):
+        return
+    path, options = value.get("class_path"), value.get("init_args")
+    if path in ("causal_language_model", PATHS["causal_language_model"]) and options:
+        if options.get("pretrained") is None and "model_type" in options:
+            from tandem_pl.networks.language_models import check_fields
+
+            check_fields(options["model_type"], options.get("config") or {})
+        return
+    for item in value.values():
+        check_language_models(item)
+
+
+def check_files(data: Any) -> None:
+    """Raise an error if a file that the data names by its whole name does not exist."""
+    options = data.get("init_args") if isinstance(data, dict) else None
+    if not isinstance(options, dict):
+        return
+    path = str(data.get("class_path"))
+    ours = PATHS.get(path, path).startswith(OURS)
+    for key, value in options.items():
+        where = f"data.{key}"
+        if isinstance(value, str) and DATA_FILE.fullmatch(value):
+            check_file(value, where)
+        elif key in DOMAIN_MAPS and isinstance(value, dict) and ours:
+            for name, paths in value.items():
+                for path in paths if isinstance(paths, list) else [paths]:
+                    if isinstance(path, str) and not re.search(r"[*?\[\]{}$]|://", path):
+                        check_file(path, f"{where}.{name}")
+
+
+def check_file(text: str, where: str) -> None:
+    """Raise an error if a path does not exist, nor the .bin of a Megatron-LM prefix."""
+    path = Path(text.removeprefix("last:")).expanduser()
+    if path.exists() or Path(f"{path}.bin").exists():
+        return
+    if where.endswith(".weights"):
+        from tandem_pl.mixture import Mixture  # with numpy
+
+        Mixture.load(path)
+    raise InputError(f"{where}={text!r} does not exist: {nearest(path)}")

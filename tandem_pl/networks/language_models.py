@@ -63,14 +63,25 @@ def causal_language_model(
 def _initialised(model_type: str, config: dict[str, Any], more: dict[str, Any]) -> Any:
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig, AutoModelForCausalLM
+
+    check_fields(model_type, config)
+    if more["dtype"] == "auto":
+        raise InputError("dtype='auto' takes the dtype of a folder: give pretrained, or a dtype.")
+    try:
+        return AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **config), **more)
+    except (ValueError, ImportError, StrictDataclassError) as error:
+        raise InputError(f"{model_type} cannot be built: {_reason(error)}") from error
+
+
+def check_fields(model_type: str, config: dict[str, Any]) -> None:
+    """Raise an error if a network with random weights cannot be of this type, or have a field."""
+    from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     known = sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
     if model_type not in known:
         hint = did_you_mean(model_type, known).strip() or "see transformers' model types."
         raise InputError(f"model_type={model_type!r} is not a causal language model: {hint}")
-    if more["dtype"] == "auto":
-        raise InputError("dtype='auto' takes the dtype of a folder: give pretrained, or a dtype.")
     plain = AutoConfig.for_model(model_type)
     _check_fields(config, plain, model_type)
     for key in ("hidden_size", "num_hidden_layers"):
@@ -80,10 +91,6 @@ def _initialised(model_type: str, config: dict[str, Any], more: dict[str, Any]) 
                 f"config gives no {own}, and {model_type}'s default, {getattr(plain, own)}, is "
                 "hardly meant: set it (a second configuration file replaces the whole map)."
             )
-    try:
-        return AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **config), **more)
-    except (ValueError, ImportError, StrictDataclassError) as error:
-        raise InputError(f"{model_type} cannot be built: {_reason(error)}") from error
 
 
 def _pretrained(
