@@ -187,10 +187,12 @@ def check_class(path: str, where: str, sure: bool = True) -> None:
     path = PATHS.get(path, path)
     module, _, name = path.rpartition(".")
     top = path.partition(".")[0]
-    found = signature(path) is not None or (module and top != OURS and find_spec(top))
+    if signature(path) is not None:
+        return
+    others = not module or (top != OURS and find_spec(top))  # Lightning's, or a user's own
     near = next((known for known in PATHS if known.lower() == name.lower()), name)
-    hint = did_you_mean(near, PATHS, 0.6 if module else 0.85)
-    if found or not (module or hint):  # a class of Lightning, for example, by its name alone
+    hint = did_you_mean(near, PATHS, 0.85 if others else 0.6)
+    if others and not hint:  # made in a way that the source does not show
         return
     if hint or top == OURS:
         hint = hint.strip() or "see `tandem fit --help` for the names."

@@ -15,18 +15,21 @@ from .signatures import find, signature
 
 WIDTH = 100
 USES = {
-    "fit": ("--config FILE [--KEY VALUE ...]", "Learn a mixture, or train a network on a given one."),
+    "fit": (
+        "--config FILE [--KEY VALUE ...]",
+        "Learn a mixture, or train a network on a given one.",
+    ),
     "validate": ("RUN [--KEY VALUE ...]", "Losses by domain on the target data."),
     "test": ("RUN [--KEY VALUE ...]", "Losses and perplexities by domain on held-out data."),
     "predict": ("RUN [--KEY VALUE ...]", "The loss of each held-out sample, as a CSV file."),
 }
 OPTIONS = {
-    "--config FILE": "a YAML file of options; several are merged, and options beat files",
+    "--config FILE": "a YAML file of options; several are merged",
     "--trainer.max_steps N": "length of the run, in batches of the proxy",
     "--trainer.accelerator gpu": "cpu, gpu or auto; --trainer.devices 4 for four of them",
     "--trainer.precision bf16-mixed": "32-true is the default",
     "--data.batch_size N": "samples in a batch, all domains together",
-    "--data.weights uniform": "start: proportional, temperature:2, {web: 0.7, code: 0.3}, a run's folder",
+    "--data.weights uniform": "or proportional, temperature:2, {web: 0.7, code: 0.3}, RUN",
     "--model.network.config.hidden_size N": "and other fields of a language model",
     "--model.optimizer.lr 1.0e-3": "learning rate of the network",
     "--trainer.logger.save_dir FOLDER": "where runs go; the run is FOLDER/NAME/version_N",

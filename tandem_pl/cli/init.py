@@ -45,7 +45,7 @@ def init(kind: str, out: str | None = None, overwrite: bool = False) -> None:
         raise InputError(f"{path} exists: give --out FILE for another, or --overwrite.")
     verb, key = ("compare", "base") if kind == "compare" else ("fit", "data")
     command = f"tandem {verb} --config {shlex.quote(str(path))}"
-    title = f"# {about.capitalize()}: edit what {key!r} says, then type `{command}`.\n\n"
+    title = f"# {about.capitalize()}: edit what {key!r} says, then type\n#   {command}\n\n"
     text = fill(parts, name=path.stem, **VALUES.get(kind, {}))
     write_atomically(path, (title + text).encode())
     print(f"written to {path}: edit what {key!r} says\nnext: {command}")

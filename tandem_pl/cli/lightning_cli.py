@@ -15,7 +15,6 @@ from typing import Any
 import torch
 import yaml
 from jsonargparse import get_loader, set_loader
-
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
@@ -112,7 +111,7 @@ class TandemCLI(LightningCLI):
         return parser
 
     def before_instantiate_classes(self) -> None:
-        """Write the results of an evaluation to the folder of the run, and say what is evaluated."""
+        """Send the results of an evaluation to the folder of its run; say which step it is of."""
         config = self.config[self.subcommand]
         check_strategy_name(config.trainer.strategy)
         path = config.get("ckpt_path")
@@ -184,7 +183,9 @@ def read_step(path: Path) -> int | None:
     """Return the steps of a checkpoint; None if the file says none."""
     file = path / "meta.pt" if path.is_dir() else path  # a sharded checkpoint is a folder
     try:
-        return int(torch.load(file, mmap=True, weights_only=True, map_location="cpu")["global_step"])
+        return int(
+            torch.load(file, mmap=True, weights_only=True, map_location="cpu")["global_step"]
+        )
     except Exception:  # damaged files raise many kinds; Lightning will say
         return None
 

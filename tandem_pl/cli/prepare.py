@@ -100,7 +100,7 @@ def write_configuration(out: str, manifest: Mapping[str, Any]) -> str:
         length=str(manifest["block_size"]),
     )
     command = f"tandem fit --config {shlex.quote(f'{out}/fit.yaml')}"
-    title = f"# Learn a mixture on the corpus of this folder: `{command}`.\n\n"
+    title = f"# Learn a mixture on the corpus of this folder:\n#   {command}\n\n"
     write_atomically(f"{out}/fit.yaml", (title + text).encode())
     return command
 

@@ -55,8 +55,8 @@ def check_checkpoint(verb: str, path: object, folder: str | None) -> None:
 def whole_paths(arguments: Sequence[str]) -> Iterator[str]:
     """Yield the arguments with the whole path of each public name.
 
-    >>> list(whole_paths(["--data", "EnvironmentCorpus", "--trainer.callbacks+=FixedMixture"]))
-    ['--data', 'tandem_pl.datamodules.EnvironmentCorpus', '--trainer.callbacks+=tandem_pl.callbacks.FixedMixture']
+    >>> list(whole_paths(["--data", "EnvironmentCorpus", "--model=TandemModule"]))
+    ['--data', 'tandem_pl.datamodules.EnvironmentCorpus', '--model=tandem_pl.TandemModule']
     """
     key = ""
     for argument in arguments:

@@ -64,9 +64,9 @@ def _initialised(model_type: str, config: dict[str, Any], more: dict[str, Any]) 
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    check_fields(model_type, config)
     if more["dtype"] == "auto":
         raise InputError("dtype='auto' takes the dtype of a folder: give pretrained, or a dtype.")
+    check_fields(model_type, config)
     try:
         return AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **config), **more)
     except (ValueError, ImportError, StrictDataclassError) as error:
