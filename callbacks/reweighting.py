@@ -70,6 +70,7 @@ class ReweightingCallback(DeclaredState, Callback):
         self.metrics: dict[str, float] = {}  # what the last update logged
         self.record = Record(self.signal_name, self.signal_columns)
         self._seen: dict[str, Array] = {}
+        self._record_of_data: dict[str, Any] = {}
         self._folder: Path | None = None
         self._written = -1  # updates in the files
         self.skipped_updates = self.add_state("skipped_updates", int)
@@ -190,6 +191,8 @@ class ReweightingCallback(DeclaredState, Callback):
         for key in ("samples", "tokens", "epochs"):
             if key in self._seen and not np.isnan(self._seen[key]).any():
                 about[key] = dict(zip(self.domains, self._seen[key].tolist(), strict=True))
+        if self._record_of_data:
+            about["data"] = self._record_of_data
         about["versions"] = {
             "tandem_pl": tandem_pl.__version__,
             "torch": str(torch.__version__),
@@ -207,6 +210,7 @@ class ReweightingCallback(DeclaredState, Callback):
         if stage != "fit":
             return
         module, self.data = check_parts(trainer, pl_module, self)
+        self._record_of_data = self.data.record
         self.domains = self.data.domain_names()
         self.tags = domain_tags(self.domains)
         self.reset_state()

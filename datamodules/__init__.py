@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .mixture import MixtureDataModule as MixtureDataModule
     from .text.mixture import TextMixtureDataModule as TextMixtureDataModule
     from .text.prepared import PreparedTextDataModule as PreparedTextDataModule
+    from .tokens.datamodule import TokenMixtureDataModule as TokenMixtureDataModule
 
 __getattr__, __dir__, __all__ = lazy_names(
     __name__,
@@ -25,5 +26,6 @@ __getattr__, __dir__, __all__ = lazy_names(
         "MixtureDataModule": "mixture",
         "PreparedTextDataModule": "text.prepared",
         "TextMixtureDataModule": "text.mixture",
+        "TokenMixtureDataModule": "tokens.datamodule",
     },
 )

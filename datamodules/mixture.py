@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from tandem_pl.checks import check_at_least, check_choice
+from tandem_pl.data_record import data_record, warn_if_other_data
 from tandem_pl.episode import EVALUATE, TRAIN, WITHOUT_STEP, MixtureBatch, Plan, Segment
 from tandem_pl.errors import InputError
 from tandem_pl.mixture import Mixture, resolve_weights
@@ -72,11 +73,11 @@ class MixtureDataModule(LightningDataModule):
         validate_target: bool = False,
     ) -> None:
         super().__init__()
+        self.eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
         check_at_least("batch_size", batch_size, 1)
+        check_at_least("eval_batch_size", self.eval_batch_size, 1)
         if epoch_batches is not None:
             check_at_least("epoch_batches", epoch_batches, 1)
-        if eval_batch_size is not None:
-            check_at_least("eval_batch_size", eval_batch_size, 1)
         check_at_least("num_workers", num_workers, 0)
         check_at_least("seed", seed, 0)
         check_choice("allocation", allocation, ("debt", "multinomial"))
@@ -91,11 +92,12 @@ class MixtureDataModule(LightningDataModule):
         self.epoch_batches = epoch_batches
         self.collate_fn = collate_fn or default_collate
         self.allocation = allocation
-        self.eval_batch_size = eval_batch_size or batch_size
         self.validate_target = validate_target
         self.mixture: Mixture | None = None
         self.sampler: MixtureBatchSampler | None = None
-        self._tokens_per_sample: NDArray | None = None  # [M]; None if no domain says
+        self.corpus: str | None = None  # folder of the data, if they are kept in one
+        self.digests: dict[str, str] = {}  # of each domain's training data, if they are known
+        self.record: dict[str, Any] = {}  # what the data are, for `mixture.yaml`
 
     # ---- set-up ----
 
@@ -104,7 +106,11 @@ class MixtureDataModule(LightningDataModule):
         if stage not in (None, "fit"):
             return
         sizes = checked_sizes(self.train_sets, "train")
-        self.mixture = resolve_weights(self.weights, sizes, budget=self._samples_of_run())
+        steps = getattr(self.trainer, "max_steps", -1)
+        budget = steps * self.batch_size if steps > 0 else None  # None: of unknown length
+        self.mixture = resolve_weights(self.weights, sizes, budget=budget)
+        self.record = data_record(self, self._identity(), self.corpus, self.digests)
+        warn_if_other_data(self.mixture, self.record, self.weights)
         streams = {"train": Stream("train", sizes, self.seed, self.allocation)}
         streams |= {phase: Stream(phase, sizes, self.seed, "debt") for phase in WITHOUT_STEP}
         target_weights = None
@@ -115,13 +121,8 @@ class MixtureDataModule(LightningDataModule):
                 self.target_weights, target_sizes, "target_weights"
             ).array
         self.sampler = MixtureBatchSampler(streams, target_weights, self.batch_size)
-        self._tokens_per_sample = tokens_per_sample(self.train_sets)
+        self._tokens_per_sample: NDArray | None = tokens_per_sample(self.train_sets)
         self.begin_episode(self._static_plan())
-
-    def _samples_of_run(self) -> int | None:
-        """Return the samples of the whole run; None if its length is not given in steps."""
-        steps = getattr(self.trainer, "max_steps", -1)
-        return steps * self.batch_size if steps > 0 else None
 
     # ---- episodes ----
 
@@ -186,7 +187,7 @@ class MixtureDataModule(LightningDataModule):
         return self.sampler.target_weights if self.sampler is not None else None
 
     def seen(self) -> dict[str, dict[str, float]]:
-        """Return domain -> what has been trained on of it so far; see `MixtureBatchSampler.seen`."""
+        """Return domain -> what was trained on of it; see `MixtureBatchSampler.seen`."""
         columns = {key: values.tolist() for key, values in self.seen_arrays().items()}
         rows = zip(*columns.values(), strict=True)
         return {

@@ -1,8 +1,21 @@
 """Checks that a user's names of domains are those of the data."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from .errors import InputError, did_you_mean
+
+
+def check_texts(names: Iterable[Any], key: str) -> tuple[str, ...]:
+    """Return the names; raise an error if one is not text, as another YAML reader makes of `no`."""
+    names = tuple(names)
+    for name in names:
+        if not isinstance(name, str):
+            raise InputError(
+                f"{key} has the name {name!r}, which is no text: put names in quotes, since YAML "
+                "reads unquoted ones such as no, 010 or 1e3 as something else."
+            )
+    return names
 
 
 def check_domains(given: Iterable[str], expected: Iterable[str], key: str) -> None:

@@ -108,6 +108,7 @@ class MixtureData(Protocol):
     seed: int
     train_sets: dict[str, Dataset]
     target_sets: dict[str, Dataset]
+    record: dict[str, Any]  # what the data are, see `data_record`; after its `setup`
 
     @property
     def consumed(self) -> int:

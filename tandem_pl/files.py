@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import errno
+import hashlib
 import io
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from .errors import InputError
 
@@ -112,3 +116,57 @@ def png_bytes(figure: Figure) -> bytes:
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
     return picture.getvalue()
+
+
+BYTE_ORDER_MARKS = {  # how a text file may begin, and its encoding then
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, which begins with the same bytes
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+
+
+def encoding_of(head: bytes) -> str:
+    r"""Return the encoding of a text that begins with `head`: by its byte order mark, else UTF-8.
+
+    >>> encoding_of(b"\xef\xbb\xbfabc"), encoding_of(b"abc")
+    ('utf-8-sig', 'utf-8')
+    """
+    marks = BYTE_ORDER_MARKS.items()
+    return next((encoding for mark, encoding in marks if head.startswith(mark)), "utf-8")
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    r"""Return the text of a file, without a byte order mark and with line ends as "\n"."""
+    with open(path, "rb") as file:
+        encoding = encoding_of(file.read(4))
+    return Path(path).read_text(encoding=encoding)
+
+
+MOST_CHARACTERS = 240  # of a file's name without its suffix; systems take 255 bytes in all
+DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # files of Windows
+
+
+def file_names(names: Iterable[str]) -> dict[str, str]:
+    """Return the name of a file or folder, without suffix, for each of some names.
+
+    It is the name itself, with special characters escaped, if every system can have that file
+    beside the others: not if it is too long, a device, only dots, or differs from an earlier one in
+    case alone. Then it ends with a digest of the name.
+
+    >>> file_names(["web text", "a/b", "A/B"])
+    {'web text': 'web text', 'a/b': 'a%2Fb', 'A/B': 'A%2FB-a447d403395a6844'}
+    """
+    found: dict[str, str] = {}
+    taken: set[str] = set()
+    for name in names:
+        file = quote(name, safe=" ")
+        usable = file.strip(". ") and len(file) <= MOST_CHARACTERS and not DEVICES.fullmatch(file)
+        if not usable or file.lower() in taken:
+            digest = hashlib.blake2b(name.encode(), digest_size=8).hexdigest()
+            start = re.sub("%.?$", "", file[: MOST_CHARACTERS // 3]).strip(". ").replace(".", "_")
+            file = f"{start}-{digest}"
+        taken.add(file.lower())
+        found[name] = file
+    return found

@@ -5,20 +5,18 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
-from .domain_names import check_domains, check_known
+from .domain_names import check_domains, check_known, check_texts
 from .errors import InputError, did_you_mean
 from .files import write_atomically
 from .simplex import Array, project, sum_to_one
 from .static_mixtures import epoch_capped, unimax
+from .yaml_files import dump_yaml, read_yaml
 
-Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # ten times as fast, if libyaml is installed
-Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 NAMED = ("uniform", "proportional", "temperature:2", "unimax:4", "epoch_capped:4")  # examples
 
 
@@ -47,11 +45,11 @@ class Mixture:
         average: Mapping[str, float] | None = None,
         about: Mapping[str, Any] | None = None,
     ) -> None:
-        self.domains: tuple[str, ...] = tuple(str(name) for name in weights)
+        self.domains = check_texts(weights, "weights")
         self.array: Array = _normalise(self.domains, weights, "weights")
         self.average_array: Array = self.array
         if average is not None:
-            check_domains(map(str, average), self.domains, "average")
+            check_domains(check_texts(average, "average"), self.domains, "average")
             self.average_array = _normalise(self.domains, average, "average")
         self.about: dict[str, Any] = dict(about or {})
 
@@ -148,9 +146,7 @@ class Mixture:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a YAML file that `load` reads back bit for bit; it is complete or absent."""
         content = {"weights": self.weights, "average": self.average, **self.about}
-        plain = all(name.isprintable() for name in self.domains)  # otherwise YAML must escape
-        text = yaml.dump(content, Dumper=Dumper, sort_keys=False, allow_unicode=plain)
-        write_atomically(path, text.encode())
+        write_atomically(path, dump_yaml(content).encode())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], key: str = "weights") -> Mixture:
@@ -163,7 +159,7 @@ class Mixture:
                     "run that has written it."
                 )
         try:
-            content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader)
+            content = read_yaml(path)
         except FileNotFoundError:
             raise InputError(
                 f"{key}={str(path)!r} is neither a file nor one of {', '.join(map(repr, NAMED))}: "
@@ -235,14 +231,16 @@ def resolve_weights(
             raise InputError(f"{key}={spec!r} needs a number, such as 'temperature:2'.") from None
     if isinstance(spec, str) and spec.split(":")[0] in ("unimax", "epoch_capped"):
         return _bounded(spec, sizes, key, budget)
+    about: dict[str, Any] = {}
     if isinstance(spec, str | os.PathLike):
         last = str(spec).startswith("last:")
         mixture = Mixture.load(str(spec).removeprefix("last:"), key)
-        given = mixture.weights if last else mixture.average
+        given, about = mixture.weights if last else mixture.average, mixture.about
     elif isinstance(spec, Mixture):
         given = spec.average
     elif isinstance(spec, Mapping):
-        given = {str(name): value for name, value in spec.items()}
+        check_texts(spec, key)
+        given = dict(spec)
     else:
         raise InputError(
             f"{key}={spec!r} is not a mixture: give a name, a map, a Mixture or a file."
@@ -250,7 +248,7 @@ def resolve_weights(
     checked = _normalise(tuple(given), given, key)
     check_domains(given, sizes, key)
     by_name = dict(zip(given, checked.tolist(), strict=True))
-    return Mixture.from_array(sizes, np.array([by_name[name] for name in sizes]))
+    return Mixture.from_array(sizes, np.array([by_name[name] for name in sizes]), about=about)
 
 
 def _bounded(spec: str, sizes: Mapping[str, int], key: str, budget: float | None) -> Mixture:
@@ -275,15 +273,15 @@ def _bounded(spec: str, sizes: Mapping[str, int], key: str, budget: float | None
 def _normalise(domains: tuple[str, ...], weights: Mapping[str, float], key: str) -> Array:
     if not domains:
         raise InputError(f"{key} is empty: give at least one domain a weight.")
-    values, by_name = [], {str(name): value for name, value in weights.items()}
+    values = []
     for name in domains:
         try:
-            value = float(by_name[name])
+            value = float(weights[name])
         except (TypeError, ValueError):
             value = math.nan
         if not (math.isfinite(value) and value >= 0):
             raise InputError(
-                f"{key}[{name!r}]={by_name[name]!r} must be a finite number, 0 or more."
+                f"{key}[{name!r}]={weights[name]!r} must be a finite number, 0 or more."
             )
         values.append(value)
     array = np.array(values, dtype=np.float64)

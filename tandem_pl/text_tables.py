@@ -3,15 +3,23 @@
 from collections.abc import Iterable, Sequence
 
 
-def text_table(header: Sequence[str], rows: Iterable[Sequence[str]], gap: str = "  ") -> str:
+def text_table(
+    header: Sequence[str], rows: Iterable[Sequence[str]], gap: str = "  ", left: int = 1
+) -> str:
     """Aligned plain text, which a pipe takes as well as a terminal does.
+
+    Args:
+        header: names of the columns.
+        rows: their cells.
+        gap: between columns.
+        left: columns that are aligned to the left; the others are numbers.
 
     >>> print(text_table(["domain", "loss"], [["code", "0.5"], ["books", "12.5"]]))
     domain  loss
     code     0.5
     books   12.5
     """
-    return "\n".join(gap.join(cells).rstrip() for cells in _aligned([header, *rows]))
+    return "\n".join(gap.join(cells).rstrip() for cells in _aligned([header, *rows], left))
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -28,11 +36,13 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
-def _aligned(lines: Sequence[Sequence[str]]) -> list[list[str]]:
+def _aligned(lines: Sequence[Sequence[str]], left: int = 1) -> list[list[str]]:
     """The cells, padded to the width of their column."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return [
-        [f"{line[0]:<{widths[0]}}"]
-        + [f"{cell:>{width}}" for cell, width in zip(line[1:], widths[1:], strict=True)]
+        [
+            f"{cell:{'<' if place < left else '>'}{width}}"
+            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
         for line in lines
     ]

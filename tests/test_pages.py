@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from token_files import write_litdata, write_megatron, write_nanogpt
 
 from tandem_pl import Mixture
 from tandem_pl.cli import main
@@ -126,6 +127,21 @@ def test_the_configuration_for_fine_tuning_runs(adapters, kind, heads, place):
     names = torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
     assert names
     assert all("lora" in name or "inv_freq" in name for name in names) == adapters
+
+
+def test_the_configuration_for_tokens_runs(place):
+    (block,) = [block for block in blocks("yaml", DATA) if "TokenMixture" in block]
+    (place / "mine.yaml").write_text(block)
+    tokens = np.random.default_rng(0).integers(0, 50257, size=(4, 3000))
+    write_megatron(place / "data/web_text_document", list(tokens))
+    for number, row in enumerate(tokens):
+        write_nanogpt(place / f"data/code_train_{number}.bin", row)
+    write_nanogpt(place / "data/wide.bin", tokens[0], "uint32")
+    write_litdata(place / "data/books", [torch.tensor(row) for row in tokens], chunk_size=5000)
+    (command,) = re.findall(r"`tandem (fit --config configs/quick[^`]+ 50257)`", DATA)
+    assert main([*shlex.split(command), *FEW, "--model.network.config.hidden_size", "16"]) == 0
+    weights = Mixture.load(place / "runs/quickstart/version_0/mixture.yaml").weights
+    assert list(weights) == ["web", "code", "wide", "books"]
 
 
 def test_the_configuration_for_images_runs(place):

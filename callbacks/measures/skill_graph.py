@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
+from tandem_pl.domain_names import check_domains, check_texts
 from tandem_pl.errors import InputError, did_you_mean
-from tandem_pl.mixture import check_domains
+from tandem_pl.files import read_text
 from tandem_pl.simplex import Array, exponentiated_step
+from tandem_pl.yaml_files import read_yaml
 
 LEARN = "learn"  # in place of a graph
 
@@ -78,12 +79,11 @@ def read_graph(given: Any, domains: Sequence[str], targets: Sequence[str]) -> Ar
     name = f"graph={given!r}" if isinstance(given, str) else "graph"
     content = _read_file(given) if isinstance(given, str) else given
     if isinstance(content, Mapping):
-        content = {str(row): values for row, values in content.items()}
-        check_domains(content, domains, name)
+        check_domains(check_texts(content, name), domains, name)
         for row, values in content.items():
             if not isinstance(values, Mapping):
                 raise InputError(f"{name}[{row!r}] must be a map of target domain to number.")
-            check_domains(map(str, values), targets, f"{name}[{row!r}]")
+            check_domains(check_texts(values, f"{name}[{row!r}]"), targets, f"{name}[{row!r}]")
         content = [[dict(content[row])[column] for column in targets] for row in domains]
     try:
         graph = np.array(content, np.float64)
@@ -104,18 +104,28 @@ def read_graph(given: Any, domains: Sequence[str], targets: Sequence[str]) -> Ar
 def _read_file(path: str) -> Any:
     """Return rows, or a map of maps if a CSV file has names or a YAML file has maps."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
         if not path.lower().endswith(".csv"):
-            return yaml.safe_load(text)
-        rows = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines()) if row]
+            return read_yaml(path)
+        lines = read_text(path).splitlines()
+        rows = [[cell.strip() for cell in row] for row in csv.reader(lines) if row]
         try:
             return [[float(cell) for cell in row] for row in rows]
         except ValueError:  # it has names
             (_, *names), *body = rows
+            _check_once(path, names)
+            _check_once(path, [row[0] for row in body])
             return {name: dict(zip(names, map(float, row), strict=True)) for name, *row in body}
+    except InputError:
+        raise
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
             f"graph={path!r} cannot be read ({reason}): {did_you_mean(path, [LEARN])}give 'learn', "
             "rows of numbers, or the path of a CSV or YAML file."
         ) from None
+
+
+def _check_once(path: str, names: Sequence[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"graph={path!r} names {name!r} twice; keep one.")

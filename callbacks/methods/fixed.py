@@ -11,6 +11,7 @@ from lightning.pytorch import Trainer
 
 from tandem_pl.callbacks.reweighting import ReweightingCallback, Update
 from tandem_pl.checks import check_at_least
+from tandem_pl.data_record import warn_if_other_data
 from tandem_pl.episode import TRAIN, Plan, Segment
 from tandem_pl.errors import InputError
 from tandem_pl.mixture import check_domains, resolve_weights
@@ -80,7 +81,9 @@ class FixedMixture(ReweightingCallback):
         if self.schedule is None:
             weights = super().initial(trainer)
             if self.given is not None:
-                weights = resolve_weights(self.given, sizes, budget=self._samples(trainer)).array
+                mixture = resolve_weights(self.given, sizes, budget=self._samples(trainer))
+                warn_if_other_data(mixture, self.data.record, self.given)
+                weights = mixture.array
             self._starts, self._pieces = [0], [weights]
         elif isinstance(self.schedule, str):
             names, self._starts, rows = read_trajectory(Path(self.schedule))

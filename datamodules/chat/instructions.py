@@ -98,7 +98,7 @@ class InstructionMixtureDataModule(ResponseDataModule):
         )
         pairs = self.messages_column is None
         return {
-            "sources": {domain: source.digest() for domain, source in self._sources.items()},
+            "sources": {d: source.digest(self.columns) for d, source in self._sources.items()},
             "domain_column": self.domain_column if self.dataset else None,
             "prompt_columns": self.columns[:-1] if pairs else None,
             "response_column": self.columns[-1] if pairs else None,
@@ -121,6 +121,11 @@ class InstructionMixtureDataModule(ResponseDataModule):
                     self._read(source), desc=f"reading {domain}", unit=" samples", delay=1
                 )
             ]
+            if not keys and source.skipped:
+                raise InputError(
+                    f"domain {domain!r} has no sample that can be used ({source.skipped} skipped; "
+                    f"the first: {source.first_skipped})."
+                )
             stacked = np.stack(keys) if keys else np.empty((0, 2, 2), np.uint64)
             prompts[domain], samples[domain] = stacked[:, 0], stacked[:, 1]
         codes = split_by_prompt(prompts, samples, self.target_fraction, self.test_fraction)

@@ -1,7 +1,5 @@
 """`ResponseDataModule`: base of data modules of prompts and responses."""
 
-import hashlib
-import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,14 +12,15 @@ from tandem_pl.datamodules.batching import ConfiguredDataModule
 from tandem_pl.datamodules.text.block_folder import (
     MANIFEST,
     blocks_path,
+    find_blocks,
     read_manifest,
     write_manifest,
 )
-from tandem_pl.datamodules.text.cached import default_cache_dir
+from tandem_pl.datamodules.text.caching import corpus_folder
 from tandem_pl.datamodules.text.documents import SPLITS
 from tandem_pl.datamodules.text.tokenization import load_tokenizer
 from tandem_pl.errors import InputError
-from tandem_pl.files import new_folder
+from tandem_pl.files import file_names, new_folder
 
 from .messages import Message
 from .samples import PadToLongest, SampleWriter, TokenizedSamples
@@ -56,6 +55,7 @@ class ResponseDataModule(ConfiguredDataModule):
         pad_to_multiple_of: a batch is padded to a multiple of this many tokens, which some kernels
             need to be fast; never above `max_length`.
         cache_dir: folder of the caches; by default see `default_cache_dir`.
+        like: folder of a run, to use its samples although files or packages changed since.
         batching: see `ConfiguredDataModule`.
 
     Attributes:
@@ -72,6 +72,7 @@ class ResponseDataModule(ConfiguredDataModule):
         too_long: Literal["cut", "drop"] = "cut",
         pad_to_multiple_of: int = 8,
         cache_dir: str | None = None,
+        like: str | None = None,
         **batching: Any,
     ) -> None:
         super().__init__(**batching)
@@ -84,7 +85,7 @@ class ResponseDataModule(ConfiguredDataModule):
         self.encoder = ConversationEncoder(self.tokenizer, chat_template, prompt_template, turns)
         self.max_length = max_length
         self.too_long: Literal["cut", "drop"] = too_long
-        self.cache_dir = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
+        self.cache_dir, self.like = cache_dir, like
         self.cache_folder: Path | None = None
         self.collate_fn = PadToLongest(self.tokenizer.eos_token_id, pad_to_multiple_of, max_length)
 
@@ -121,8 +122,7 @@ class ResponseDataModule(ConfiguredDataModule):
             "too_long": self.too_long,
             **self.settings(),
         }
-        name = hashlib.blake2b(json.dumps(settings).encode(), digest_size=12).hexdigest()
-        folder = self.cache_dir / f"{type(self).__name__}-{name}"
+        folder = corpus_folder(self.cache_dir, settings, self.like)
         if not (folder / MANIFEST).exists():
             with new_folder(folder, done=MANIFEST) as scratch:
                 self._build(scratch, settings)
@@ -132,10 +132,12 @@ class ResponseDataModule(ConfiguredDataModule):
         """Open the samples of every split and domain, and build them if they do not exist."""
         self.prepare_data()
         assert self.cache_folder is not None
+        self.corpus = str(self.cache_folder)
         self.manifest = read_manifest(self.cache_folder)
         for split, sets in zip(SPLITS, ("train_sets", "target_sets", "test_sets"), strict=True):
+            names = file_names(self.manifest["splits"][split])
             opened = {
-                domain: TokenizedSamples(blocks_path(self.cache_folder, split, domain))
+                domain: TokenizedSamples(find_blocks(self.cache_folder, split, domain, names))
                 for domain in self.manifest["splits"][split]
             }
             setattr(self, sets, opened)
@@ -167,9 +169,10 @@ class ResponseDataModule(ConfiguredDataModule):
     def _build(self, folder: Path, settings: dict[str, Any]) -> None:
         conversations, duplicates = self.conversations()
         splits: dict[str, dict[str, dict[str, int]]] = {split: {} for split in SPLITS}
+        names = file_names(conversations)
         with tqdm(desc="tokenizing", unit=" samples", delay=1) as bar:
             for domain, items in conversations.items():
-                for split, counts in self._write(folder, domain, items, bar).items():
+                for split, counts in self._write(folder, domain, names, items, bar).items():
                     splits[split][domain] = counts
         skipped = self.skipped()
         for domain, (count, first) in skipped.items():
@@ -189,12 +192,18 @@ class ResponseDataModule(ConfiguredDataModule):
         write_manifest(folder, manifest)
 
     def _write(
-        self, folder: Path, domain: str, items: Iterator[Conversation], bar: Any
+        self,
+        folder: Path,
+        domain: str,
+        names: Mapping[str, str],
+        items: Iterator[Conversation],
+        bar: Any,
     ) -> dict[str, dict[str, int]]:
         """Tokenize and write one domain; return the counts of each split."""
         options = (self.vocab_size, self.max_length, self.too_long)
         writers = {
-            split: SampleWriter(blocks_path(folder, split, domain), *options) for split in SPLITS
+            split: SampleWriter(blocks_path(folder, split, domain, names), *options)
+            for split in SPLITS
         }
         with writers["train"], writers["target"], writers["test"]:
             for split, where, messages in items:

@@ -16,6 +16,7 @@ import numpy as np
 from tandem_pl.checks import check_choice
 from tandem_pl.datamodules.text.tokenization import HuggingFaceTokenizer, Tokenizer
 from tandem_pl.errors import InputError
+from tandem_pl.files import read_text
 
 from .messages import Message
 
@@ -148,7 +149,7 @@ def load_template(tokenizer: Tokenizer, chat_template: str | None) -> str | None
             f"chat_template {chat_template!r} is neither a file nor a Jinja template; give the "
             "path of a .jinja file, the template itself, or null for the tokenizer's own."
         )
-    return path.read_text(encoding="utf-8")
+    return read_text(path)
 
 
 def render(

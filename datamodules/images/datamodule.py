@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tandem_pl.checks import check_choice
-from tandem_pl.datamodules.text.cached import default_cache_dir
+from tandem_pl.datamodules.sources.cache_folder import default_cache_dir
 from tandem_pl.errors import InputError
 
 from .batches import AugmentedImageDataModule, ImageSet
@@ -20,7 +20,7 @@ from .sources import ImageSource
 from .splits import HoldOut, open_splits, split_by_class
 from .table import SPLITS, open_table
 
-PROBED = 32  # domains of a split of which one image is decoded at the start
+PROBED = 32  # domains of a split; one image of each is decoded at the start
 NAMED = 20  # classes that a checkpoint names one by one
 
 
@@ -53,7 +53,7 @@ class ImageMixtureDataModule(AugmentedImageDataModule):
         table: a CSV with the columns `path`, `label`, `domain` and optionally `split` (train,
             target or test), which fills all domains.
         root: folder that paths in the table are relative to; None for the table's folder.
-        hold_out: training domains of which a part of every class becomes target data (unless
+        hold_out: training domains; a part of every class of theirs becomes target data (unless
             target data is given) and test data (in the same way), and is not trained on.
         target_fraction: share of every class that becomes target data.
         test_fraction: share that becomes test data.
@@ -62,7 +62,7 @@ class ImageMixtureDataModule(AugmentedImageDataModule):
             numbers; a domain may then lack some. None for those of the sources, the same in all.
         corrupt: an image that cannot be used ends the run with one sentence ("stop"), or every
             image is decoded once before the start and the bad ones are left out ("skip").
-        cache_dir: folder that remembers bad images; None for `text.default_cache_dir`.
+        cache_dir: folder that remembers bad images; None for `default_cache_dir`.
         pixels: options of `AugmentedImageDataModule` and `ConfiguredDataModule`.
 
     Raises:

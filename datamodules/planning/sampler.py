@@ -1,4 +1,4 @@
-"""The planned batch sampler: which samples of which domains make up each batch.
+"""The planned batch sampler: the domains and samples of each batch.
 
 Batches are planned, not drawn: the samples of a batch are a pure function of the seed, the
 cursors and the plan, the same on every rank, for any number of workers, and after a resume.

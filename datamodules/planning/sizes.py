@@ -32,7 +32,7 @@ def checked_sizes(sets: Mapping[str, Dataset], key: str) -> dict[str, int]:
 
 
 def tokens_per_sample(sets: Mapping[str, Dataset]) -> NDArray[np.float64] | None:
-    """Return [M] attributes `tokens_per_sample`, NaN for a set without it; None if no set has it."""
+    """Return [M] attributes `tokens_per_sample`, NaN for a set without; None if no set has it."""
     tokens = [getattr(data, "tokens_per_sample", None) for data in sets.values()]
     if all(value is None for value in tokens):
         return None

@@ -4,83 +4,36 @@ Rows are read one at a time, as often as asked, so that a corpus need not fit in
 fetched from a network unless a source is a map whose `dataset` is the name of one on the hub.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 from tandem_pl.checks import check_choice
+from tandem_pl.domain_names import check_texts
 from tandem_pl.errors import InputError
 
-from .file_listing import list_files
-from .file_rows import read_files
-from .reading import Row, RowError, Rows, check_columns, digest_files
-from .saved_datasets import flatten, open_dataset, read_dataset, rows_by_domain
+from .domain_rows import digest_rows, open_rows, read_rows
+from .file_listing import find_files
+from .file_rows import PARQUET, mark_reading, read_files
+from .parquet_rows import why_unreadable
+from .reading import Columns, Remark, check_columns, digest_files, sentences, suffix_of
+from .saved_datasets import (
+    find_files_of,
+    flatten,
+    open_dataset,
+    open_files,
+    read_dataset,
+    rows_by_domain,
+)
+from .source import Source as Source
+from .source import Sources as Sources
 
-KEYS = ("path", "dataset", "config", "split", "column")
+KEYS = ("path", "dataset", "config", "split", "column", "quotes")
 
 #: A domain's source in a configuration: a path, folder or glob pattern, a list of these, or a map.
 SourceSpec = str | Sequence[str] | Mapping[str, Any]
-
-
-class Source:
-    r"""One domain's rows.
-
-    Args:
-        domain: the domain's name.
-        read: yields the rows with the given columns.
-        digest: returns what changes whenever the content may have changed.
-        column: the domain's own text column; None if it names none.
-        corrupt: `"stop"` raises at a row that cannot be read; `"skip"` leaves it out and counts it.
-
-    Attributes:
-        skipped: rows or files left out in the last pass.
-        first_skipped: the message on the first of them.
-
-    Example:
-        >>> import tempfile
-        >>> from pathlib import Path
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> _ = (folder / "a.txt").write_text("one document")
-        >>> _ = (folder / "b.jsonl").write_text('{"text": "two"}\n{"text": "three"}\n')
-        >>> [row["text"] for _, row in open_source("demo", str(folder)).rows(["text"])]
-        ['one document', 'two', 'three']
-    """
-
-    def __init__(
-        self,
-        domain: str,
-        read: Callable[[Sequence[str]], Rows],
-        digest: Callable[[], str],
-        column: str | None = None,
-        corrupt: Literal["stop", "skip"] = "stop",
-    ) -> None:
-        check_choice("corrupt", corrupt, ("stop", "skip"))
-        self.domain, self.column, self.digest = domain, column, digest
-        self._read, self._corrupt = read, corrupt
-        self.skipped = 0
-        self.first_skipped: str | None = None
-
-    def rows(self, columns: Sequence[str]) -> Iterator[Row]:
-        """Yield all rows as `(where, row)`, with the named columns only.
-
-        `where` names the file and line, or the data set and row, for messages.
-
-        Raises:
-            InputError: a missing column; with `corrupt="stop"`, a row that cannot be read.
-        """
-        self.skipped, self.first_skipped = 0, None
-        for row in self._read(columns):
-            if isinstance(row, RowError):
-                self.refuse(str(row))
-            else:
-                yield row
-
-    def refuse(self, message: str) -> None:
-        """Raise `InputError(message)`, or count a row that is left out."""
-        if self._corrupt == "stop":
-            raise InputError(message)
-        self.skipped += 1
-        self.first_skipped = self.first_skipped or message
 
 
 def open_source(
@@ -95,8 +48,8 @@ def open_source(
         domain: the domain's name.
         source: a file, folder, glob pattern or list of these, see `READERS` for the kinds; or a map
             with `path` (the same) or `dataset` (a folder written by `save_to_disk`, or a name on
-            the Hugging Face hub, with `config` and `split`), and `column` if its text column has
-            another name than that of the other domains.
+            the Hugging Face hub, with `config` and `split`), `column` if its text column has
+            another name than that of the other domains, and `quotes`, see `find_reader`.
         encoding_errors: see `read_files`.
         corrupt: see `Source`.
 
@@ -107,14 +60,22 @@ def open_source(
     spec: Mapping[str, Any] = source if isinstance(source, Mapping) else {"path": source}
     _check_keys(f"domain {domain!r}", spec)
     check_choice("encoding_errors", encoding_errors, ("raise", "replace"))
-    column = spec.get("column")
-    if "dataset" in spec:
-        data, name, digest = _open_dataset(spec)
-        read = partial(read_dataset, data, name, None)
-        return Source(domain, read, lambda: digest, column, corrupt)
-    files = list_files(domain, spec["path"])
-    read = partial(read_files, files, encoding_errors)
-    return Source(domain, read, partial(digest_files, files), column, corrupt)
+    column, quotes = spec.get("column"), spec.get("quotes")
+    left_out: dict[str, int] = {}
+    if "path" in spec:
+        files, left_out = find_files(domain, spec["path"])
+    else:
+        files = _text_files(spec)
+        if not files:
+            data, name, digest = _open_dataset(spec)
+            read = partial(read_dataset, data, name, None)
+            return Source(domain, read, lambda columns: digest, column, corrupt)
+
+    def digest_columns(columns: Columns) -> str:
+        return digest_files(files, partial(mark_reading, columns=columns, quotes=quotes))
+
+    read = partial(read_files, files, encoding_errors, quotes=quotes)
+    return Source(domain, read, digest_columns, column, corrupt, left_out)
 
 
 def open_domains(
@@ -123,7 +84,7 @@ def open_domains(
     domain_column: str = "domain",
     encoding_errors: str = "raise",
     corrupt: Literal["stop", "skip"] = "stop",
-) -> dict[str, Source]:
+) -> Sources:
     """Open all domains: a source each, or one data set with a domain column.
 
     Args:
@@ -140,29 +101,92 @@ def open_domains(
     """
     check_given(domains, dataset)
     if domains:
-        return {
-            str(domain): open_source(str(domain), source, encoding_errors, corrupt)
+        check_texts(domains, "domains")
+        return Sources(
+            (domain, open_source(domain, source, encoding_errors, corrupt))
             for domain, source in domains.items()
-        }
+        )
     spec = {"dataset": dataset} if isinstance(dataset, str) else dict(dataset or {})
     _check_keys("dataset", spec)
     if "dataset" not in spec:
         raise InputError(
             "dataset has no key 'dataset'; give a saved data set's folder or a hub name."
         )
-    data, name, digest = _open_dataset(spec)
+    files = _text_files(spec)
+    if files:
+        sources = _sources_of_files(files, spec, domain_column, encoding_errors, corrupt)
+    else:
+        sources = _sources_of_dataset(spec, domain_column, corrupt)
+    if sources.skipped:
+        warnings.warn(
+            f"dataset {spec['dataset']!r}: {sources.skipped} rows without a domain were left out; "
+            f"the first: {sources.first_skipped}",
+            stacklevel=2,
+        )
+    if not sources:
+        raise InputError(
+            f"dataset {spec['dataset']!r} has no row with a domain "
+            f"({sources.first_skipped or 'it is empty'}); name its column as domain_column."
+        )
+    return sources
+
+
+def _sources_of_files(
+    files: list[Path],
+    spec: Mapping[str, Any],
+    domain_column: str,
+    encoding_errors: str,
+    corrupt: Literal["stop", "skip"],
+) -> Sources:
+    quotes, column = spec.get("quotes"), spec.get("column")
+    data, about = open_rows(files, domain_column, encoding_errors, quotes, corrupt == "stop")
+    for sentence in sentences([Remark(*remark) for remark in about["remarks"]]):
+        warnings.warn(sentence, stacklevel=3)
+    sources = Sources()
+    if about["skipped"]:
+        sources.skip(about["first_skipped"], about["skipped"])
+    for domain, numbers in rows_by_domain(data, "domain", sources.skip).items():
+        read = partial(read_rows, data, about["kinds"], numbers)
+        sources[domain] = Source(
+            domain, read, lambda columns: digest_rows(files, quotes), column, corrupt
+        )
+    return sources
+
+
+def _sources_of_dataset(
+    spec: Mapping[str, Any], domain_column: str, corrupt: Literal["stop", "skip"]
+) -> Sources:
+    sources = Sources()
+
+    def refuse(message: str) -> None:
+        if corrupt == "stop":
+            raise InputError(message)
+        sources.skip(message)
+
+    files = find_files_of(str(spec["dataset"]), spec.get("config"), spec.get("split"))
+    for file in list(files):
+        reason = why_unreadable(file)
+        if reason:
+            refuse(reason)
+            files.remove(file)
+    if files:
+        data, name, digest = open_files(files, str(spec["dataset"]))
+    elif sources.skipped:
+        return sources
+    else:
+        data, name, digest = _open_dataset(spec)
     data = flatten(data, domain_column)
     check_columns([domain_column], data.column_names, f"dataset {name!r}")
-    return {
-        domain: Source(
-            domain,
-            partial(read_dataset, data, name, numbers),
-            lambda: digest,
-            spec.get("column"),
-            corrupt,
-        )
-        for domain, numbers in rows_by_domain(data, domain_column).items()
-    }
+    for domain, numbers in rows_by_domain(data, domain_column, refuse).items():
+        read = partial(read_dataset, data, name, numbers)
+        sources[domain] = Source(domain, read, lambda columns: digest, spec.get("column"), corrupt)
+    return sources
+
+
+def _text_files(spec: Mapping[str, Any]) -> list[Path]:
+    """Return the files of a data set that are read row by row; none if all are Parquet."""
+    files = find_files_of(str(spec["dataset"]), spec.get("config"), spec.get("split"))
+    return files if any(suffix_of(file) not in PARQUET for file in files) else []
 
 
 def check_given(domains: Any, dataset: Any) -> None:

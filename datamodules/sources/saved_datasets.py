@@ -1,7 +1,8 @@
 """Hugging Face data sets: saved folders, files, and names on the hub."""
 
+import glob
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,14 @@ import numpy as np
 
 from tandem_pl.errors import InputError
 
-from .file_listing import match_files
-from .file_rows import CSV, JSON_LINES, PARQUET
-from .reading import Rows, check_columns, digest_files, suffix_of
+from .file_listing import expand_user, match_files, once
+from .file_rows import CSV, PARQUET
+from .json_form import JSON, JSON_LINES
+from .labels import has_labels, name_labels
+from .reading import ReadAs, Rows, check_columns, digest_files, suffix_of
 
 BUILDERS = {  # suffix -> the builder of `datasets` that reads such files
-    **dict.fromkeys(JSON_LINES, "json"),
+    **dict.fromkeys({*JSON_LINES, *JSON}, "json"),
     **dict.fromkeys(PARQUET, "parquet"),
     **dict.fromkeys(CSV, "csv"),
 }
@@ -25,6 +28,8 @@ FETCH_ROWS = 256  # rows decoded at once
 def read_dataset(data: Any, name: str, numbers: np.ndarray | None, columns: Sequence[str]) -> Rows:
     """Yield the rows of a memory-mapped `datasets.Dataset`, with the named columns only.
 
+    Labels (`datasets.ClassLabel`) are given by their names.
+
     Args:
         data: the data set.
         name: what messages call it.
@@ -34,13 +39,17 @@ def read_dataset(data: Any, name: str, numbers: np.ndarray | None, columns: Sequ
     check_columns(columns, data.column_names, f"dataset {name!r}")
     data = data.select_columns(list(columns))
     data = data if numbers is None else data.select(numbers)
+    features = [data.features[column] for column in columns]
+    labelled = [feature if has_labels(feature) else None for feature in features]
     rows = (
         row
         for batch in data.iter(batch_size=FETCH_ROWS)
         for row in zip(*(batch[column] for column in columns), strict=True)
     )
     for number, row in zip(range(len(data)) if numbers is None else numbers, rows, strict=True):
-        yield f"dataset {name!r}, row {number + 1}", dict(zip(columns, row, strict=True))
+        named = map(name_labels, row, labelled)
+        yield f"dataset {name!r}, row {number + 1}", dict(zip(columns, named, strict=True))
+    yield ReadAs("data set", len(data))
 
 
 def open_dataset(
@@ -61,13 +70,16 @@ def open_dataset(
     Raises:
         InputError: no such folder or name, no network, or several splits and none named.
     """
-    path = Path(name).expanduser()
+    path = expand_user(name)
     if path.is_dir():
         return _open_saved(path, name, split)
+    files = find_files_of(name)
     builder = BUILDERS.get(suffix_of(path))
     if builder is not None:
-        return _open_files(builder, path, name, split)
-    if path.exists() or not HUB_NAME.fullmatch(name):
+        if split is not None:
+            raise InputError(f"dataset {name!r}: files have no splits; leave split out.")
+        return open_files(files, name)
+    if files or not HUB_NAME.fullmatch(name):
         raise InputError(
             f"dataset {name!r} is neither a folder written by Dataset.save_to_disk nor JSON lines, "
             "Parquet or CSV; give one of these, or other files as domains with path."
@@ -81,23 +93,45 @@ def flatten(data: Any, column: str) -> Any:
     return data.flatten() if nested else data
 
 
-def rows_by_domain(data: Any, column: str) -> dict[str, np.ndarray]:
-    """Return domain -> its row numbers, shape `[rows]`, sorted by name; 8 bytes a row in all.
+def find_files_of(name: str, config: str | None = None, split: str | None = None) -> list[Path]:
+    """Return the files that the name of a data set stands for; none for a folder or a hub name.
 
     Raises:
-        InputError: a row has no domain (null).
+        InputError: a path or pattern of files that does not exist, or a split of files.
+    """
+    path = expand_user(name)
+    files = sorted(once(match_files(path)), key=str)
+    if not files and suffix_of(path) in BUILDERS and not path.is_dir():
+        raise InputError(f"dataset {name!r} matches no file; give a file, folder or hub name.")
+    for key, value in (("split", split), ("config", config)):
+        if files and value is not None:
+            raise InputError(f"dataset {name!r}: files have no splits; leave {key} out.")
+    return files
+
+
+def rows_by_domain(data: Any, column: str, refuse: Callable[[str], None]) -> dict[str, np.ndarray]:
+    """Return domain -> its row numbers, shape `[rows]`, sorted by name; 8 bytes a row in all.
+
+    Args:
+        data: the data set.
+        column: holds the domains, as texts, numbers or labels.
+        refuse: is called with a message for a row without a domain, which is left out.
     """
     codes: dict[str, int] = {}
     numbers = np.empty(len(data), dtype=np.int32)
+    feature = data.features[column]
     batches = data.select_columns([column]).with_format("arrow").iter(batch_size=10_000)
     names = (name for batch in batches for name in batch.column(0).to_pylist())
-    for row, name in enumerate(names):
-        if name is None:
-            raise InputError(
-                f"row {row + 1} of the data set has no value in column {column!r}; filter it out "
-                "or name another domain_column."
+    for row, value in enumerate(names):
+        name = name_labels(value, feature)
+        if name is None or name == "":
+            refuse(
+                f"row {row + 1} of the data set has no value in column {column!r}; filter it out, "
+                'name another domain_column, or set corrupt to "skip".'
             )
-        numbers[row] = codes.setdefault(str(name), len(codes))
+            numbers[row] = -1
+        else:
+            numbers[row] = codes.setdefault(str(name), len(codes))
     return {name: np.flatnonzero(numbers == codes[name]) for name in sorted(codes)}
 
 
@@ -125,25 +159,23 @@ def _open_saved(path: Path, name: str, split: str | None) -> tuple[Any, str, str
     return data, name, digest_files(sorted(p for p in path.rglob("*") if p.is_file()))
 
 
-def _open_files(builder: str, path: Path, name: str, split: str | None) -> tuple[Any, str, str]:
+def open_files(files: list[Path], name: str) -> tuple[Any, str, str]:
+    """Open files by a builder of `datasets`, which converts them into its cache; see `BUILDERS`."""
     from datasets import load_dataset
     from datasets.exceptions import DatasetGenerationError
 
-    files = sorted(map(str, match_files(path)))
-    if not files:
-        raise InputError(f"dataset {name!r} matches no file; give a file, folder or hub name.")
-    if split is not None:
-        raise InputError(f"dataset {name!r}: files have no splits; leave split out.")
-    options = {"sep": CSV[suffix_of(path)]} if builder == "csv" else {}
+    builder = BUILDERS[suffix_of(files[0])]
+    options = {"sep": CSV[suffix_of(files[0])]} if builder == "csv" else {}
+    escaped = [glob.escape(str(file)) for file in files]
     try:
-        data = load_dataset(builder, data_files=files, split="train", **options)
+        data = load_dataset(builder, data_files=escaped, split="train", **options)
     except (DatasetGenerationError, OSError, ValueError) as error:
         reason = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
         raise InputError(
             f"dataset {name!r} cannot be read as {builder} ({reason[0]}); correct the file, or "
             "give each domain a file of its own: then bad lines are named and can be skipped."
         ) from error
-    return data, name, digest_files(map(Path, files))
+    return data, name, digest_files(files)
 
 
 def _open_hub(name: str, config: str | None, split: str | None) -> tuple[Any, str, str]:

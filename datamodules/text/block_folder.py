@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial
@@ -11,10 +12,11 @@ from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
-import yaml
 from tqdm import tqdm
 
 from tandem_pl.errors import InputError
+from tandem_pl.files import file_names
+from tandem_pl.yaml_files import dump_yaml, read_yaml
 
 from .blocks import BlockWriter, encode_documents
 from .documents import SPLIT_CODES, SPLITS
@@ -54,9 +56,25 @@ def batches(texts: Iterable[str], about: str, total: int | None = None) -> Itera
             bar.update(len(batch))
 
 
-def blocks_path(folder: Path, split: str, domain: str) -> Path:
-    """Return the file of a domain's split; any name of a domain makes a safe file name."""
-    return folder / split / f"{quote(domain, safe=' ')}.arrow"
+def blocks_path(
+    folder: Path, split: str, domain: str, names: Mapping[str, str] | None = None
+) -> Path:
+    """Return the file of a domain's split; any name of a domain makes a safe file name.
+
+    Args:
+        folder: the folder of blocks.
+        split: the split.
+        domain: the domain.
+        names: `file_names` of all domains; None if names that differ in case are of no concern.
+    """
+    return folder / split / f"{(names or file_names([domain]))[domain]}.arrow"
+
+
+def find_blocks(folder: Path, split: str, domain: str, names: Mapping[str, str]) -> Path:
+    """Return the existing file of a domain's split, also in a folder with names of before."""
+    path, old = blocks_path(folder, split, domain, names), f"{quote(domain, safe=' ')}.arrow"
+    found = os.path.exists(path) or not os.path.exists(folder / split / old)
+    return path if found else folder / split / old
 
 
 def write_splits(
@@ -83,11 +101,12 @@ def write_splits(
     """
     encode = partial(encode_documents, tokenizer=tokenizer)
     splits: dict[str, dict[str, dict[str, Any]]] = {split: {} for split in SPLITS}
+    names = file_names(documents)
     for domain, (texts, codes) in documents.items():
         with ExitStack() as stack:
             writers = {}
             for split in SPLITS:
-                path = blocks_path(folder, split, domain)
+                path = blocks_path(folder, split, domain, names)
                 writer = BlockWriter(path, tokenizer.vocab_size, block_size)
                 writers[split] = stack.enter_context(writer)
             packed = batches(texts, f"packing {domain}", len(codes))
@@ -109,13 +128,12 @@ def write_splits(
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Write the manifest, the last file of a folder of blocks."""
-    with (folder / MANIFEST).open("w", encoding="utf-8") as file:
-        yaml.safe_dump(dict(manifest), file, sort_keys=False, allow_unicode=True)
+    (folder / MANIFEST).write_text(dump_yaml(manifest), encoding="utf-8")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Return the manifest of a folder of blocks."""
-    return dict(yaml.safe_load((folder / MANIFEST).read_text(encoding="utf-8")))
+    return dict(read_yaml(folder / MANIFEST))
 
 
 def open_blocks(folder: Path, manifest: Mapping[str, Any]) -> dict[str, dict[str, PackedBlocks]]:
@@ -128,8 +146,9 @@ def open_blocks(folder: Path, manifest: Mapping[str, Any]) -> dict[str, dict[str
 
     opened: dict[str, dict[str, PackedBlocks]] = {split: {} for split in SPLITS}
     for split in SPLITS:
+        names = file_names(manifest["splits"][split])
         for domain, counts in manifest["splits"][split].items():
-            path = blocks_path(folder, split, domain)
+            path = find_blocks(folder, split, domain, names)
             try:
                 blocks = PackedBlocks(path)
             except (OSError, pa.ArrowInvalid) as error:

@@ -1,8 +1,5 @@
 """The base of data modules that prepare their own text, once, in a cache folder."""
 
-import hashlib
-import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,17 +9,11 @@ from tandem_pl.files import new_folder
 from tandem_pl.machine import count_cores
 
 from .block_folder import MANIFEST, Documents, write_manifest, write_splits
+from .caching import corpus_folder
 from .prepared import PackedTextDataModule
 from .tokenization import load_tokenizer
 
 CACHE_FORMAT = 2  # raise it when the same settings give other blocks
-
-
-def default_cache_dir() -> Path:
-    """Return `$TANDEM_CACHE`, or `tandem_pl` in `$XDG_CACHE_HOME`, or `~/.cache/tandem_pl`."""
-    if os.environ.get("TANDEM_CACHE"):
-        return Path(os.environ["TANDEM_CACHE"]).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tandem_pl"
 
 
 class CachedTextDataModule(PackedTextDataModule):
@@ -35,6 +26,7 @@ class CachedTextDataModule(PackedTextDataModule):
         tokenizer: `"bytes"`, or a saved tokenizer's folder or `tokenizer.json`.
         block_size: tokens in a sample.
         cache_dir: folder of the caches; null for `default_cache_dir`.
+        like: folder of a run, to use its corpus although files or packages changed since.
         batching: see `ConfiguredDataModule`.
     """
 
@@ -43,6 +35,7 @@ class CachedTextDataModule(PackedTextDataModule):
         tokenizer: str = "bytes",
         block_size: int = 128,
         cache_dir: str | None = None,
+        like: str | None = None,
         **batching: Any,
     ) -> None:
         super().__init__(**batching)
@@ -51,7 +44,7 @@ class CachedTextDataModule(PackedTextDataModule):
         self.tokenizer_name = tokenizer
         self.vocab_size = self.tokenizer.vocab_size
         self.block_size = block_size
-        self.cache_dir = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
+        self.cache_dir, self.like = cache_dir, like
         self.cache_folder: Path | None = None
 
     def build_once(
@@ -70,8 +63,7 @@ class CachedTextDataModule(PackedTextDataModule):
             "block_size": self.block_size,
             **settings,
         }
-        name = hashlib.blake2b(json.dumps(settings).encode(), digest_size=12).hexdigest()
-        folder = self.cache_dir / f"{type(self).__name__}-{name}"
+        folder = corpus_folder(self.cache_dir, settings, self.like)
         if not (folder / MANIFEST).exists():
             documents, duplicates = make()
             with new_folder(folder, done=MANIFEST) as scratch:

@@ -41,6 +41,11 @@ def read_texts(source: Source, text_column: str = "text") -> Iterator[str]:
             yield text
 
 
+def digest_texts(sources: Mapping[str, Source], text_column: str) -> dict[str, str]:
+    """Return domain -> what changes whenever its documents may have changed."""
+    return {d: s.digest([s.column or text_column]) for d, s in sources.items()}
+
+
 def document_key(text: str, seed: int) -> bytes:
     """Return 16 bytes that stand for a text: equal texts have equal keys, the seed orders them.
 

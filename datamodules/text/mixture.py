@@ -10,7 +10,7 @@ from tandem_pl.machine import count_cores
 from .block_folder import Documents
 from .cached import CachedTextDataModule
 from .corpus import Corpus
-from .documents import check_fractions
+from .documents import check_fractions, digest_texts
 
 
 class TextMixtureDataModule(CachedTextDataModule):
@@ -84,7 +84,7 @@ class TextMixtureDataModule(CachedTextDataModule):
         """Build the cache if it is not there yet."""
         sources = self._open()
         settings = {
-            "sources": {domain: source.digest() for domain, source in sources.items()},
+            "sources": digest_texts(sources, self._text_column),
             "columns": {domain: source.column for domain, source in sources.items()},
             **self._settings,
         }

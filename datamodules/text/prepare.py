@@ -7,7 +7,7 @@ once to train a tokenizer, if asked; and once to write the blocks.
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -19,12 +19,13 @@ from tandem_pl.datamodules.sources.domains import check_given, open_domains
 from tandem_pl.errors import InputError
 from tandem_pl.files import new_folder
 from tandem_pl.machine import count_cores
+from tandem_pl.text_tables import text_table
 
 from .block_folder import MANIFEST, read_manifest, write_manifest, write_splits
 from .byte_level_bpe import LEAST_TOKENS
 from .byte_level_bpe import train_bpe as train_byte_level_bpe
 from .corpus import Corpus
-from .documents import SPLITS, TRAIN, check_fractions
+from .documents import SPLITS, TRAIN, check_fractions, digest_texts
 from .near_duplicates import drop_near_duplicates
 from .tokenization import HuggingFaceTokenizer, Tokenizer, load_tokenizer
 
@@ -82,9 +83,10 @@ def prepare_corpus(
         overwrite: whether to replace a corpus in `out`, once the new one is complete.
 
     Returns:
-        The manifest: `tokenizer`, `settings`, `sources`, `duplicates_dropped`,
-        `near_duplicates_dropped`, `rows_skipped`, `block_size`, `vocab_size`, `fingerprint`, and
-        under `splits` the `BlockWriter.counts` by split and domain.
+        The manifest: `tokenizer`, `settings`, `sources`, `read_as`, `duplicates_dropped`,
+        `near_duplicates_dropped`, `rows_skipped`, `rows_without_domain`, `block_size`,
+        `vocab_size`, `fingerprint`, and under `splits` the `BlockWriter.counts` by split and
+        domain.
 
     Raises:
         InputError: options that do not go together, a source that cannot be read, a domain or split
@@ -107,13 +109,14 @@ def prepare_corpus(
         raise InputError(f"near_duplicate is {near_duplicate}; give a share up to 1, or null.")
     loaded = None if train_bpe else load_tokenizer(tokenizer or "bytes", hub=True)
     sources = open_domains(domains, dataset, domain_column, encoding_errors, corrupt)
-    digests = {domain: source.digest() for domain, source in sources.items()}
+    digests = digest_texts(sources, text_column)
     corpus = Corpus(sources, text_column, threads)
     with new_folder(folder, overwrite, done=MANIFEST) as scratch:
         corpus.assign_splits(target_fraction, test_fraction, split_seed)
         duplicates = corpus.duplicates()
         skipped = {domain: source.skipped for domain, source in sources.items()}
         examples = {d: s.first_skipped for d, s in sources.items() if s.first_skipped}
+        read_as = {domain: source.summary() for domain, source in sources.items()}
         near = {domain: dict.fromkeys(SPLITS, 0) for domain in sources}
         if near_duplicate is not None:
             near = drop_near_duplicates(corpus, near_duplicate, target_fraction + test_fraction)
@@ -147,6 +150,8 @@ def prepare_corpus(
                 "corrupt": corrupt,
             },
             "sources": digests,
+            "read_as": read_as,
+            "rows_without_domain": sources.skipped,
             "rows_skipped": skipped,
             "first_skipped": examples,
             "duplicates_dropped": duplicates,
@@ -155,14 +160,27 @@ def prepare_corpus(
             "vocab_size": loaded.vocab_size,
             "splits": splits,
         }
-        for domain, source in sources.items():
-            if source.digest() != digests[domain]:
+        for domain, digest in digest_texts(sources, text_column).items():
+            if digest != digests[domain]:
                 raise InputError(
                     f"domain {domain!r} changed while it was read; leave its files alone and start "
                     "again."
                 )
         write_manifest(scratch, manifest)
     return read_manifest(folder)
+
+
+def read_as_table(manifest: Mapping[str, Any]) -> str:
+    """Return a table of what each domain's files were read as."""
+    rows = [
+        [domain, row["read_as"], f"{row['files']:,}", f"{row['rows']:,}" if "rows" in row else ""]
+        for domain, kinds in manifest["read_as"].items()
+        for row in kinds
+    ]
+    if manifest["rows_without_domain"]:
+        count = manifest["rows_without_domain"]
+        rows.append(["(none)", "left out: no domain", "", f"{count:,}"])
+    return text_table(["domain", "read as", "files", "rows"], rows, left=2)
 
 
 def _check_out(folder: Path, out: str, overwrite: bool) -> None:

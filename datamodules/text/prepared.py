@@ -25,6 +25,9 @@ class PackedTextDataModule(ConfiguredDataModule):
         """Open the blocks of every split and domain."""
         folder = self.find_folder()
         self.manifest = read_manifest(folder)
+        self.corpus, splits = str(folder), self.manifest["splits"]
+        train = splits["train"].items()  # folders of older versions have no digests
+        self.digests = {domain: row["digest"] for domain, row in train if "digest" in row}
         opened = open_blocks(folder, self.manifest)
         self.train_sets = dict(opened["train"])
         self.target_sets = dict(opened["target"])
@@ -69,6 +72,8 @@ class PreparedTextDataModule(PackedTextDataModule):
             self.block_size = int(self.manifest["block_size"])
             self.fingerprint = str(self.manifest["fingerprint"])
             folder = self.manifest["tokenizer"]["folder"]
+        except InputError:
+            raise
         except FileNotFoundError as error:
             raise InputError(
                 f"manifest={manifest!r} does not exist; give OUT/{MANIFEST} of a folder that "

@@ -15,6 +15,8 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from tandem_pl.errors import InputError, did_you_mean
 
+from . import yaml_options  # noqa: F401  (jsonargparse reads names as they are typed)
+
 
 class Parser(ArgumentParser):
     """Raise an `InputError` of one sentence where jsonargparse prints the usage and exits.

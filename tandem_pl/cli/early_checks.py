@@ -15,6 +15,7 @@ import yaml
 
 from tandem_pl.errors import InputError, did_you_mean
 from tandem_pl.public_names import KEYS, PATHS
+from tandem_pl.yaml_files import parse_yaml, read_yaml
 
 from .signatures import OURS, Signature, signature
 
@@ -66,12 +67,12 @@ def pairs(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
 def read(path: str) -> dict[str, Any]:
     """Return the content of a configuration file, or of YAML in place of a file's name."""
     if path.lstrip().startswith("{") or "\n" in path:
-        return dict(yaml.safe_load(path) or {})
+        return dict(parse_yaml(path) or {})
     file = Path(path)
     if not file.is_file():
         raise InputError(f"--config {path} does not exist: {nearest(file)}")
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
+        content = read_yaml(file)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}: {getattr(error, 'problem', '')}" if mark else ""
@@ -109,8 +110,8 @@ def assign(content: dict[str, Any], key: str, value: str) -> None:
     if isinstance(node.get("class_path"), str) and last not in ("class_path", "init_args"):
         node = node.setdefault("init_args", {})
     try:
-        loaded = yaml.safe_load(value)
-    except yaml.YAMLError:
+        loaded = parse_yaml(value)
+    except (yaml.YAMLError, InputError):  # the parser will say
         loaded = value
     if last in KEYS - {"class_path"} and isinstance(loaded, str):
         loaded = {"class_path": loaded}

@@ -8,13 +8,10 @@ import os
 import shutil
 import warnings
 from collections.abc import Sequence
-from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
-from jsonargparse import get_loader, set_loader
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
@@ -23,32 +20,13 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from tandem_pl.errors import InputError
 from tandem_pl.files import write_atomically
-from tandem_pl.public_names import with_whole_paths
 from tandem_pl.training.checkpoint_io import AtomicCheckpointIO
 from tandem_pl.training.connection import callbacks_of
 from tandem_pl.training.last_checkpoint import LastCheckpoint
 from tandem_pl.training.sharding import check_strategy_name
 
 from .arguments import Parser
-
-MODE = "omegaconf+"  # references between keys follow the command line
-
-
-def take_public_names(mode: str) -> None:
-    """Let the parsers of a mode read YAML with names such as `TandemReweighting`."""
-    try:
-        load = get_loader(mode)
-    except KeyError:  # jsonargparse sets it when it is first used
-        load = get_loader("yaml")
-
-    @wraps(load)  # jsonargparse looks at the names of its arguments
-    def load_names(text: str, **more: Any) -> Any:
-        return with_whole_paths(load(text, **more))
-
-    set_loader(mode, load_names, exceptions=(yaml.YAMLError,))
-
-
-take_public_names(MODE)
+from .yaml_options import MODE, quote_named_values
 
 
 class SaveConfig(SaveConfigCallback):
@@ -85,7 +63,7 @@ class TandemCLI(LightningCLI):
         super().__init__(
             LightningModule,
             LightningDataModule,
-            args=list(arguments),
+            args=list(quote_named_values(arguments)),
             subclass_mode_model=True,
             subclass_mode_data=True,
             auto_configure_optimizers=False,

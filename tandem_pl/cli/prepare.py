@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tandem_pl.datamodules.text.prepare import prepare_corpus
+from tandem_pl.datamodules.text.prepare import prepare_corpus, read_as_table
 from tandem_pl.errors import InputError
 from tandem_pl.files import write_atomically
 from tandem_pl.text_tables import text_table
@@ -29,7 +29,7 @@ def prepare(budget: int | None = None, **corpus: Any) -> None:
         raise InputError(f"budget is {budget}; give the training tokens of a run, at least 1.")
     manifest = prepare_corpus(**corpus)
     out = corpus["out"].rstrip("/")
-    print(f"\n{table(manifest, budget)}")
+    print(f"\n{read_as_table(manifest)}\n\n{table(manifest, budget)}")
     print(*remarks(manifest), sep="\n")
     print(f"written to {out}/manifest.yaml\nnext: {write_configuration(out, manifest)}")
 

@@ -9,6 +9,7 @@ import yaml
 
 from tandem_pl.errors import InputError
 from tandem_pl.mixture import Mixture, check_domains
+from tandem_pl.yaml_files import read_yaml
 
 from .arguments import run_verb
 
@@ -70,10 +71,12 @@ def read_tokens(path: str | None, mixture: Mixture) -> dict[str, float] | None:
         return None
     file = Path(path) / "manifest.yaml" if Path(path).is_dir() else Path(path)
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = read_yaml(file)
         if isinstance(content, dict) and isinstance(content.get("splits"), dict):
             content = {name: row["tokens"] for name, row in content["splits"]["train"].items()}
-        sizes = {str(name): float(tokens) for name, tokens in content.items()}
+        sizes = {name: float(tokens) for name, tokens in content.items()}
+    except InputError:
+        raise
     except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"--tokens_per_domain={path!r} cannot be read as a corpus's manifest.yaml or a map of "

@@ -9,10 +9,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from tandem_pl.errors import InputError
 from tandem_pl.files import write_atomically
+from tandem_pl.yaml_files import dump_yaml
 
 from .config import Comparison, Entry, merge
 
@@ -228,9 +227,4 @@ def dump(config: dict[str, Any]) -> str:
     >>> dump({"a": shared, "b": shared})
     'a:\n- 1\nb:\n- 1\n'
     """
-    return yaml.dump(config, Dumper=_Plain, sort_keys=False, allow_unicode=True)
-
-
-class _Plain(yaml.SafeDumper):
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
+    return dump_yaml(config)

@@ -15,6 +15,7 @@ import yaml
 from tandem_pl.errors import InputError, did_you_mean
 from tandem_pl.machine import count_cores
 from tandem_pl.public_names import with_whole_paths
+from tandem_pl.yaml_files import read_yaml
 
 if TYPE_CHECKING:
     from tandem_pl.callbacks.methods.table import Method
@@ -277,7 +278,7 @@ def _check_keys(given: Iterable[str], known: Iterable[str], where: str) -> None:
 
 def _read_map(path: Path, key: str) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_yaml(path)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{key}={str(path)!r} cannot be read: {reason}.") from None

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import yaml
+
+from tandem_pl.yaml_files import read_yaml
 
 from .cells import FINAL, LEARN, Cell
 from .config import Comparison, Entry
@@ -112,4 +113,4 @@ def _reason(cell: Cell, cells: Mapping[str, Cell], results: Mapping[str, Result 
 def _read(cell: Cell) -> Result | None:
     if not cell.result.exists():
         return None
-    return yaml.safe_load(cell.result.read_text(encoding="utf-8"))
+    return read_yaml(cell.result)

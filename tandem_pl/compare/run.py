@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from tandem_pl.errors import InputError
 from tandem_pl.files import write_atomically
+from tandem_pl.yaml_files import parse_yaml, read_yaml
 
 from .cells import FINAL, Cell, dump, write_config
 from .config import Comparison
@@ -40,7 +41,7 @@ def pending_cells(cells: Sequence[Cell], overwrite: bool = False) -> list[Cell]:
         if not cell.result.exists() or any(name in stale for name in cell.needs):
             stale[cell.name] = cell
             continue
-        key = first_difference(_read(cell.folder / "cell.yaml"), yaml.safe_load(dump(cell.config)))
+        key = first_difference(_read(cell.folder / "cell.yaml"), parse_yaml(dump(cell.config)))
         if key is None:
             continue
         if not overwrite:
@@ -175,7 +176,7 @@ def read_result(cell: Cell) -> dict[str, Any]:
     with open(cell.run / "test.csv", newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["domain"] != "exp(mean loss)"]
     losses = {row["domain"]: float(row["loss"]) for row in rows[:-1]}  # the last is their mean
-    mixture = yaml.safe_load((cell.run / "mixture.yaml").read_text(encoding="utf-8"))
+    mixture = read_yaml(cell.run / "mixture.yaml")
     return {
         "losses": losses,
         "weights": mixture["weights" if cell.stage == FINAL else "average"],
@@ -210,7 +211,7 @@ def try_out(comparison: Comparison, cell: Cell, lock: IO | None) -> None:
     """
     folder = comparison.folder / ".try"
     shutil.rmtree(folder, ignore_errors=True)
-    config = yaml.safe_load(dump(cell.config))
+    config = parse_yaml(dump(cell.config))
     config["trainer"] |= {"max_steps": 1, "limit_test_batches": 1}
     config["trainer"]["callbacks"][-1]["init_args"]["every_n_train_steps"] = 1
     config["trainer"]["logger"]["init_args"]["save_dir"] = str(folder)
@@ -256,6 +257,6 @@ def locked(folder: Path) -> Iterator[IO | None]:
 
 def _read(path: Path) -> Any:
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return read_yaml(path)
     except (OSError, yaml.YAMLError):
         return None

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor, nn
 
 from tandem_pl.checks import check_choice
 from tandem_pl.datamodules.text.tokenization import Tokenizer, load_tokenizer
 from tandem_pl.errors import InputError
 from tandem_pl.training.frozen import restore_frozen
+from tandem_pl.yaml_files import read_yaml
 
 from .network import adapter_notes, check_folder, export_network
 
@@ -50,7 +50,7 @@ def export_run(
         raise InputError(f"{run} has no config.yaml: give the folder of a run of `tandem fit`.")
     check_folder(Path(folder).expanduser(), overwrite)
     path = find_checkpoint(run, checkpoint)
-    config = yaml.safe_load(config_path.read_text(encoding="utf-8"))
+    config = read_yaml(config_path)
     module = build_module(config, str(config_path))
     network = load_network(module, path, which)
     tokenizer, note = find_tokenizer((config.get("data") or {}).get("init_args") or {})

@@ -11,10 +11,9 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import yaml
-
 from tandem_pl.errors import InputError
 from tandem_pl.files import csv_bytes
+from tandem_pl.yaml_files import dump_yaml
 
 Schedule = list[tuple[int, dict[str, float]]]  # (first step, weights), ascending
 
@@ -175,6 +174,4 @@ def _yaml(blend: Blend, *notes: str, **content: Any) -> str:
     """Return YAML under comments that say what the numbers are and how to use them."""
     origin = " ".join(blend.origin.split())  # a comment is one line
     comments = [f"From {origin}.", "Weights are shares of samples of equal length.", *notes]
-    plain = all(name.isprintable() for name in blend.weights)
-    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=plain, width=100)
-    return "".join(f"# {line}\n" for line in comments) + text
+    return "".join(f"# {line}\n" for line in comments) + dump_yaml(content, width=100)

@@ -11,6 +11,7 @@ from tandem_pl.checks import check_choice
 from tandem_pl.errors import InputError, did_you_mean
 from tandem_pl.mixture import Mixture, check_domains
 from tandem_pl.run_files import read_trajectory
+from tandem_pl.yaml_files import read_yaml
 
 from .formats import FORMATS, Blend, Schedule, placeholder, without_zeros
 
@@ -89,7 +90,7 @@ def read_paths(paths: str | None, domains: Iterable[str]) -> dict[str, str]:
     if "{domain}" in paths:
         return {name: paths.replace("{domain}", name) for name in domains}
     try:
-        content = yaml.safe_load(Path(paths).read_text(encoding="utf-8"))
+        content = read_yaml(paths, texts=True)
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         content = None
     if not isinstance(content, dict):
@@ -97,7 +98,7 @@ def read_paths(paths: str | None, domains: Iterable[str]) -> dict[str, str]:
             f"--paths={paths!r} is neither a template with {{domain}} nor a YAML file with a map "
             "of domain to path."
         )
-    return {str(name): str(path) for name, path in content.items()}
+    return {name: str(path) for name, path in content.items()}
 
 
 def _read_schedule(path: Path, mixture: Mixture) -> Schedule:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from tandem_pl.files import png_bytes, write_atomically
 from tandem_pl.mixture import Mixture
 from tandem_pl.plots import MOST_DOMAINS, draw_mixture, draw_signal
+from tandem_pl.yaml_files import read_yaml
 
 from .domains import EPOCHS_LIMIT, DomainSummary
 from .run import Run
@@ -159,11 +161,9 @@ def _points(share: float) -> str:
 def _facts(run: Run) -> str:
     about = run.mixture.about
     planned: Any = None
-    try:
-        text = (run.folder / "config.yaml").read_text(encoding="utf-8")
-        planned = yaml.safe_load(text)["trainer"]["max_steps"]
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
-        pass  # a run without the command line has no config.yaml
+    # A run without the command line has no config.yaml.
+    with contextlib.suppress(OSError, yaml.YAMLError, KeyError, TypeError):
+        planned = read_yaml(run.folder / "config.yaml")["trainer"]["max_steps"]
     of_planned = f" of {planned}" if isinstance(planned, int) and planned > 0 else ""
     facts = [
         f"method {about.get('method', 'unknown')}",

@@ -2,8 +2,8 @@
 
 `python tests/benchmarks/kill.py` kills 20 times (about 5 min). The final network, weights and
 trajectory must equal those of a run that was never killed, bit for bit, and every file must be
-whole after every kill. `--signal TERM` and `--signal INT` let the run save first; `--ranks 2`
-trains on two processes and kills either.
+whole after every kill. `--signal TERM` and `--signal INT` let the run save first: the checkpoint
+must be of the last step. `--ranks 2` trains on two processes and kills either.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 from torch.utils.data import TensorDataset
@@ -38,6 +39,19 @@ CODES = {
     "TERM": {143, -signal.SIGTERM},
     "INT": {1, 130, -signal.SIGINT},
 }
+
+
+class StepFile(Callback):
+    """Writes every step that was completed to `steps.txt`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "steps.txt"
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Write the step."""
+        if trainer.is_global_zero:
+            with self.path.open("a") as file:
+                file.write(f"{trainer.global_step}\n")
 
 
 def samples(seed: int) -> TensorDataset:
@@ -78,6 +92,7 @@ def train(folder: Path, options: argparse.Namespace) -> None:
             TandemReweighting(5, 3, 2, learning_rate=2.0),
             ModelCheckpoint(last.parent, every_n_train_steps=3, save_last=True),
             TimedCheckpoint(),
+            StepFile(folder),
         ],
     )
     trainer.fit(module, data, ckpt_path=last if last.exists() else None)
@@ -115,8 +130,11 @@ def run(folder: Path, options: argparse.Namespace, rank: int = 0, patience: floa
     return code == 0
 
 
-def check_files(folder: Path) -> None:
-    """Raise an error if a file is there by its own name, but cannot be read."""
+def check_files(folder: Path, signalled: str) -> None:
+    """Raise an error if a file cannot be read, or a run that could save has lost a step."""
+    step = int((folder / "steps.txt").read_text().split()[-1])
+    saved = torch.load(last_checkpoint(folder), weights_only=True)["global_step"]
+    assert signalled == "KILL" or saved == step, f"saved at {saved}, ended at {step}"
     for path in folder.rglob("*"):
         if path.suffix == ".ckpt":
             torch.load(path, weights_only=True)
@@ -151,7 +169,7 @@ def kill_and_compare(folder: Path, options: argparse.Namespace) -> int:
             runs += 1
         else:
             kills += 1
-            check_files(killed)
+            check_files(killed, options.signal)
     killed = folder / f"killed-{runs}"
     run(killed, options)
     compare(folder / "whole", killed)

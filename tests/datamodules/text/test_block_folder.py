@@ -68,6 +68,38 @@ def test_names_of_domains_need_not_be_names_of_files(tmp_path):
         assert writer.counts["blocks"] == len(PackedBlocks(path))
 
 
+@pytest.mark.parametrize(
+    "names",
+    [["中" * 30, "中" * 31], ["books", "Books", "BOOKS"], ["CON", ".", "..", "", "a/b", " "]],
+)
+def test_any_names_have_blocks_of_their_own(names, tmp_path):
+    documents = {
+        name: ([f"{number} in a text of its own"] * 3, np.arange(3))
+        for number, name in enumerate(names)
+    }
+    with new_folder(tmp_path / "cache") as scratch:
+        splits = write_splits(scratch, documents, TOKENIZER, 8, threads=1)
+        write_manifest(scratch, {"splits": splits})
+    manifest = read_manifest(tmp_path / "cache")
+    assert list(manifest["splits"]["train"]) == names
+    for sets in open_blocks(tmp_path / "cache", manifest).values():
+        for number, name in enumerate(names):
+            assert TOKENIZER.decode(sets[name][0]["input_ids"])[0] == str(number)
+    files = {path.name.lower() for path in (tmp_path / "cache" / "train").iterdir()}
+    assert len(files) == len(names)
+
+
+@pytest.mark.parametrize("name", ["CON", "Books", ".."])
+def test_folders_with_names_of_before_are_opened(name, tmp_path):
+    manifest = build(tmp_path / "cache")
+    manifest["splits"] = {s: {"books": c["d"], name: c["d"]} for s, c in manifest["splits"].items()}
+    for split in SPLITS:
+        data = blocks_path(tmp_path / "cache", split, "d").read_bytes()
+        for file in ("books", name):
+            (tmp_path / "cache" / split / f"{file}.arrow").write_bytes(data)
+    assert len(open_blocks(tmp_path / "cache", manifest)["train"][name]) == 3
+
+
 def test_a_build_that_fails_leaves_nothing(tmp_path):
     def texts():
         yield "enough for a block"

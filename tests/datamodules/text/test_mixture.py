@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from tandem_pl.datamodules import TextMixtureDataModule
+from tandem_pl.datamodules.sources.cache_folder import default_cache_dir
 from tandem_pl.datamodules.text.block_folder import MANIFEST
-from tandem_pl.datamodules.text.cached import default_cache_dir
 from tandem_pl.datamodules.text.documents import SPLITS
 from tandem_pl.errors import InputError
 

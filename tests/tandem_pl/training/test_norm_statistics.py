@@ -1,4 +1,4 @@
-"""BatchNorm in twins: statistics of training batches only, equal in both and on all ranks, or computed again.
+"""BatchNorm in twins: of training batches only, equal in both, on all ranks, or computed again.
 
 This file is also the program that each of two processes runs.
 """

@@ -1,0 +1,1 @@
+"""Data that is already tokenised, in the formats of other trainers."""
