@@ -101,12 +101,15 @@ def goal_of(name: str) -> str:
 
 
 def rows(table: dict[str, str]) -> list[str]:
-    """Return lines of two columns, each cut to one line."""
+    """Return lines of two columns; what is too long for a line loses what follows a comma."""
     width = max(map(len, table)) + 2
-    return [
-        f"  {name:{width}}{textwrap.shorten(about, WIDTH - width - 2, placeholder=' ...')}"
-        for name, about in table.items()
-    ]
+    lines = []
+    for name, about in table.items():
+        if len(about) > WIDTH - width - 2:
+            about = about.partition(", ")[0].partition(": ")[0]
+        about = textwrap.shorten(about, WIDTH - width - 2, placeholder=" ...")
+        lines.append(f"  {name:{width}}{about}")
+    return lines
 
 
 def describe(name: str) -> str:

@@ -27,7 +27,7 @@ def expand(run: str, rest: Sequence[str]) -> list[str]:
         options += ["--ckpt_path", str(last_checkpoint(folder, config))]
     data = config.get("data") or {}
     given = {"--data.like", "--data.init_args.like"} & set(keys)
-    if isinstance(data, dict) and not given and _takes_like(data) and _data_folder(folder):
+    if isinstance(data, dict) and not given and _takes_like(data) and _has_corpus(folder):
         options += ["--data.init_args.like", str(folder)]
     return [*options, *rest]
 
@@ -67,10 +67,10 @@ def _takes_like(data: Mapping[str, Any]) -> bool:
     return known is not None and {"like", "tokenizer"} <= known.options.keys()
 
 
-def _data_folder(run: Path) -> str | None:
-    """Return the folder of the data that the run was trained on, if it says one."""
+def _has_corpus(run: Path) -> bool:
+    """Return whether the corpus that the run was trained on is still there."""
     try:
         content = yaml.safe_load((run / "mixture.yaml").read_text(encoding="utf-8"))
-        return content["data"]["folder"] or None
+        return Path(content["data"]["folder"]).is_dir()
     except (OSError, yaml.YAMLError, KeyError, TypeError):
-        return None
+        return False

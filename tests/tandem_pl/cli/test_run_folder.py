@@ -126,16 +126,17 @@ class Images:
 @pytest.mark.parametrize(
     ("name", "folder", "given", "expected"),
     [
-        ("Corpus", "/corpora/a", [], True),
+        ("Corpus", "/", [], True),
+        ("Corpus", "/gone", [], False),  # the data module builds it again, and says if it differs
         ("Corpus", None, [], False),  # from before runs recorded it
-        ("Corpus", "/corpora/a", ["--data.like", "other"], False),
-        ("Images", "/corpora/a", [], False),  # whose `like` is something else
+        ("Corpus", "/", ["--data.like", "other"], False),
+        ("Images", "/", [], False),  # whose `like` is something else
     ],
 )
 def test_the_runs_own_corpus_is_used(name, folder, given, expected, tmp_path, monkeypatch):
     (tmp_path / "like_data.py").write_text(LIKE)
     monkeypatch.syspath_prepend(tmp_path)
-    run = tmp_path / f"run-{name}-{folder is None}-{len(given)}"
+    run = tmp_path / "run"
     (run / "checkpoints").mkdir(parents=True)
     (run / "checkpoints" / "last.ckpt").touch()
     (run / "config.yaml").write_text(f"data: {{class_path: like_data.{name}}}")
