@@ -153,7 +153,8 @@ def check_tree(verb: str, content: Mapping[str, Any]) -> None:
     path = content.get("ckpt_path")
     if isinstance(path, str) and not path.startswith(SPECIAL) and not Path(path).exists():
         raise InputError(f"ckpt_path={path!r} does not exist: give a checkpoint's path.")
-    check_files(content.get("data"))
+    if "print_config" not in content:
+        check_files(content.get("data"))
     check_language_models(content.get("model"))
 
 

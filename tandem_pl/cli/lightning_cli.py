@@ -16,7 +16,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_only
 
 from tandem_pl.errors import InputError
 from tandem_pl.files import write_atomically
@@ -103,7 +103,7 @@ class TandemCLI(LightningCLI):
             config.trainer.default_root_dir = run
         step = read_step(Path(path)) if path else None
         if step is not None:
-            rank_zero_info(f"{self.subcommand}: {path}, after {step} steps")
+            say(f"{self.subcommand}: {path}, after {step} steps")
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run the verb; delete the new folder of a run that fails before its first step.
@@ -136,7 +136,7 @@ class TandemCLI(LightningCLI):
         if path is None and version is None:
             raise InputError(nothing_to_resume(run))
         if path is None:  # a folder that the user named: the same command starts and continues it
-            rank_zero_info(f"ckpt_path=last: {run} has no checkpoint yet; starting at step 0")
+            say(f"ckpt_path=last: {run} has no checkpoint yet; starting at step 0")
         self.config_init.fit.ckpt_path = str(path) if path else None
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
@@ -155,6 +155,12 @@ class TandemCLI(LightningCLI):
         if checkpoints and not any(isinstance(callback, LastCheckpoint) for callback in given):
             callbacks_of(trainer).append(LastCheckpoint())  # also for modules of other projects
         return trainer
+
+
+@rank_zero_only
+def say(line: str) -> None:
+    """Print a line, by one process."""
+    print(line)
 
 
 def read_step(path: Path) -> int | None:

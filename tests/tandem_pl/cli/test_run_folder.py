@@ -49,9 +49,9 @@ def error(capsys):
     ("verb", "file"),
     [("test", "test.csv"), ("validate", "validation.csv"), ("predict", "predictions.csv")],
 )
-def test_a_folder_is_the_trained_network_and_takes_the_results(verb, file, run, capfd):
+def test_a_folder_is_the_trained_network_and_takes_the_results(verb, file, run, capsys):
     assert main([verb, str(run), "--data.eval_batch_size", "7"]) == 0
-    assert f"{verb}: {run}/checkpoints/last.ckpt, after 20 steps" in capfd.readouterr().err
+    assert f"{verb}: {run}/checkpoints/last.ckpt, after 20 steps" in capsys.readouterr().out
     by_folder = (run / file).read_text()
     (run / file).unlink()
     assert main([verb, "--config", f"{run}/config.yaml", "--ckpt_path", f"{run}/last.ckpt"]) == 2
@@ -156,12 +156,11 @@ def test_last_in_a_new_version_has_nothing_to_resume_from(run, capsys):
     assert not (run.parent / "version_1").exists()
 
 
-def test_last_in_a_folder_that_the_user_named_starts_and_continues(run, tmp_path, capfd):
+def test_last_in_a_folder_that_the_user_named_starts_and_continues(run, tmp_path, capsys):
     job = ["--trainer.logger.save_dir", str(tmp_path), "--trainer.logger.version", "job"]
     arguments = ["fit", "--config", "text.yaml", *SMALL, *job, "--ckpt_path", "last"]
     assert main(arguments) == 0
-    assert "job has no checkpoint yet; starting at step 0" in capfd.readouterr().err
+    assert "job has no checkpoint yet; starting at step 0" in capsys.readouterr().out
     assert main([*arguments, "--trainer.max_steps", "40"]) == 0
     last = torch.load(tmp_path / "text/job/checkpoints/last.ckpt", weights_only=True)
     assert last["global_step"] == 40
-    assert f"{tmp_path}/text/job/checkpoints/last.ckpt" in capfd.readouterr().err
