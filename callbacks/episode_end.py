@@ -8,6 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from tandem_pl.episode import WITHOUT_STEP
+from tandem_pl.training.trainer_flags import is_dry_run
 
 if TYPE_CHECKING:
     from .reweighting import ReweightingCallback
@@ -29,7 +30,7 @@ def finish_episode(
             sum(segment.batches for segment in part if segment.phase not in WITHOUT_STEP)
             for part in (plan, left)
         )
-        if callback.signal_name is not None:  # a method that measures
+        if callback.signal_name is not None and not is_dry_run(trainer):  # a method that measures
             rank_zero_info(
                 f"the run ended {steps - missing} of {steps} steps into an episode, whose update "
                 f"of the weights was not made: let max_steps be a multiple of {steps}."

@@ -17,13 +17,15 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 import tandem_pl
 from tandem_pl.curves import Places, by_name, domain_tags
+from tandem_pl.data_record import with_target
 from tandem_pl.episode import MEASURE, TRAIN, Handler, MixtureBatch, MixtureData, Plan
 from tandem_pl.errors import InputError
 from tandem_pl.mixture import Mixture
 from tandem_pl.run_files import Signal, mixture_table, write_run_files
-from tandem_pl.simplex import Array
+from tandem_pl.simplex import Array, check_weights
 from tandem_pl.training.connection import check_parts, connect
 from tandem_pl.training.mixture_module import MixtureModule
+from tandem_pl.training.trainer_flags import is_dry_run
 
 from .declared_state import DeclaredState
 from .episode_end import finish_episode
@@ -35,14 +37,14 @@ Update = tuple[Array, dict[str, float]]  # the next weights [M], and named value
 class ReweightingCallback(DeclaredState, Callback):
     """Learns or sets the domain weights, episode by episode.
 
-    An episode is the plan that the data module serves as one epoch: `plan` says what to draw,
-    `observe` collects what the module returned for measure batches, and after the plan's last batch
-    `update` returns the next weights. The new plan is handed over at once, so a checkpoint taken at
-    any batch resumes exactly.
+    One epoch is one episode: the data module serves the batches that `plan` asked for, `observe`
+    collects what the module returned for measure batches, and after the last batch `update` returns
+    the next weights. The data module gets the next plan at once, so a checkpoint taken at any batch
+    resumes exactly.
 
     To write a method, implement `plan` and `update`, and `observe` or `handlers` if it measures:
 
-    - every rank must compute the same weights, so gather what is measured;
+    - return weights of 0 or more that sum to 1, the same on every rank: gather what is measured;
     - declare what belongs to a run by `add_state`: it is reset when a fit starts, and saved;
     - set `signal_name` and `signal_columns`, and call `keep_signal` in `update`, to keep what was
       measured in the checkpoint and in a file of that name;
@@ -51,13 +53,14 @@ class ReweightingCallback(DeclaredState, Callback):
     Beside the logger's files (or in the trainer's default folder) the run keeps `mixture.yaml`,
     `mixture.png`, `trajectory.csv` and the signal, written at each checkpoint and at the end.
 
-    Of more than 30 domains only the largest have curves (see `curves.with_curves`). If the
-    trajectory would grow beyond 2^20 numbers (1048 updates of 1000 domains), every second row of it
-    is kept, then every fourth and so on, and the last; measured values become means of two, four,
-    ... updates in a row. The average still counts every update (see `averaged`).
+    Of more than 30 domains only the largest have curves (see `curves.with_curves`). A trajectory
+    beyond 2^20 numbers (1048 updates of 1000 domains) is thinned: every 2nd row stays, then every
+    4th and so on, always the last. Signals are averaged over as many updates instead. The average
+    of the weights still counts every update (see `averaged`).
     """
 
     method = "fixed"
+    learns = True  # whether the weights are not known before the run
     signal_name: str | None = None  # file of what the method measures, without its suffix
     signal_columns: tuple[str, ...] = ()  # names of the C numbers that it keeps for a domain
 
@@ -210,7 +213,7 @@ class ReweightingCallback(DeclaredState, Callback):
         if stage != "fit":
             return
         module, self.data = check_parts(trainer, pl_module, self)
-        self._record_of_data = self.data.record
+        self._record_of_data = with_target(self.data)
         self.domains = self.data.domain_names()
         self.tags = domain_tags(self.domains)
         self.reset_state()
@@ -235,6 +238,7 @@ class ReweightingCallback(DeclaredState, Callback):
         if not batch.last:
             return
         self.weights, self.metrics = self.update(trainer, pl_module)
+        check_weights(self.weights, len(self.domains), f"{type(self).__name__}.update")
         self.record.add_weights(trainer.global_step, self.weights)
         self.data.begin_episode(self.plan())
         values = self.by_domain("mixture/weight", self.weights) | self.metrics
@@ -252,14 +256,15 @@ class ReweightingCallback(DeclaredState, Callback):
         finish_episode(self, trainer, pl_module)
         self._write(trainer)
         if self._folder is not None:
-            table = mixture_table(self.mixture, self.trajectory[0])
-            rank_zero_info(f"\n{table}\nwritten to {self._folder / 'mixture.yaml'}")
+            table = mixture_table(self.mixture, self.trajectory[0]) + "\n" if self.learns else ""
+            path = None if is_dry_run(trainer) else self._folder / "mixture.yaml"
+            rank_zero_info(f"\n{table}" + (f"written to {path}" if path else "nothing written"))
 
     def _write(self, trainer: Trainer) -> None:
         if not self.domains or self._folder is None:
             return
         self._seen = self.data.seen_arrays()
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and not is_dry_run(trainer):
             grown = self._written != self.episodes  # drawing a picture takes longer than a batch
             self._written = self.episodes
             rows = self.trajectory if grown else None

@@ -16,9 +16,10 @@ from tandem_pl.data_record import data_record, warn_if_other_data
 from tandem_pl.episode import EVALUATE, TRAIN, WITHOUT_STEP, MixtureBatch, Plan, Segment
 from tandem_pl.errors import InputError
 from tandem_pl.mixture import Mixture, resolve_weights
+from tandem_pl.training import trainer_flags
 from tandem_pl.training.mixture_module import MixtureModule
 
-from .planning.loaders import make_loader, ranks_of
+from .planning.loaders import make_loader, no_batches, ranks_of
 from .planning.loading import Episodes, PlannedSamples, evaluation_plan
 from .planning.sampler import MixtureBatchSampler
 from .planning.sizes import checked_sizes, refuse_other_data, sizes_of, tokens_per_sample
@@ -38,7 +39,8 @@ class MixtureDataModule(LightningDataModule):
         batch_size: samples in a batch over all ranks; target batches have the same size.
         weights: where the mixture starts, and stays without a reweighting callback: None or
             "uniform", "proportional", "temperature:TAU", a map, a `Mixture`, or a mixture file
-            (its average; "last:PATH" for its last weights). Shares are of samples.
+            (its average; "last:PATH" for its last weights), which may be DoReMi's JSON
+            (`train_domain_weights`). Shares are of samples.
         target_weights: shares of the target domains, written in the same ways; None weighs them
             equally.
         seed: of the order of samples.
@@ -105,6 +107,7 @@ class MixtureDataModule(LightningDataModule):
         """Check the data and plan the first episode. Subclasses fill the data sets first."""
         if stage not in (None, "fit"):
             return
+        trainer_flags.check_loading(self.trainer)
         sizes = checked_sizes(self.train_sets, "train")
         steps = getattr(self.trainer, "max_steps", -1)
         budget = steps * self.batch_size if steps > 0 else None  # None: of unknown length
@@ -206,17 +209,12 @@ class MixtureDataModule(LightningDataModule):
         """Hand a batch over: count it, transform it on its device, unwrap it for other modules."""
         if not isinstance(batch, MixtureBatch):
             return batch
-        self.count_consumed(batch)
+        if batch.phase != EVALUATE and self.sampler is not None:
+            self.sampler.consume(batch.step)  # it is no longer prefetched
         batch = self.transform_on_device(batch)
         module = getattr(self.trainer, "lightning_module", None)
         ours = module is None or isinstance(module, MixtureModule)
         return batch if ours else batch.samples
-
-    def count_consumed(self, batch: MixtureBatch) -> None:
-        """Mark a training batch, which is no longer prefetched, as trained on."""
-        if batch.phase != EVALUATE:
-            assert self.sampler is not None
-            self.sampler.consume(batch.step)
 
     def transform_on_device(self, batch: MixtureBatch) -> MixtureBatch:
         """Return the batch that the module gets; subclasses mix samples here."""
@@ -227,16 +225,16 @@ class MixtureDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         """Return the training loader: one pass is one episode, or the rest of it after a resume."""
         assert self.sampler is not None
-        rank, world_size = self.ranks()
-        self.sampler.share(rank, world_size)
-        samples = self._samples(self.train_sets, self.target_sets, rank)
+        self.sampler.share(*self.ranks())
+        trainer_flags.check_episode(self.trainer, self.planned)
+        samples = self._samples(self.train_sets, self.target_sets, self.ranks()[0])
         return make_loader(samples, Episodes(self.sampler, self._static_plan), self.num_workers)
 
     def val_dataloader(self) -> Any:
         """Return the target data, in order; nothing while fitting unless `validate_target`."""
         fitting = getattr(getattr(self.trainer, "state", None), "fn", None) == "fit"
         if not self.target_sets or (fitting and not self.validate_target):
-            return []
+            return no_batches()
         return self.evaluation_loader(self.target_sets)
 
     def test_dataloader(self) -> DataLoader:
@@ -252,6 +250,8 @@ class MixtureDataModule(LightningDataModule):
         rank, world_size = self.ranks()
         size = max(self.eval_batch_size // world_size, 1)
         planned = evaluation_plan(indices, size, rank, world_size)
+        if sets is not self.train_sets:  # which a callback reads as a whole
+            trainer_flags.check_evaluation(self.trainer, len(planned), len(sets))
         return make_loader(self._samples(sets, {}, rank), planned, self.num_workers)
 
     def target_batches(

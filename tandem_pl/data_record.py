@@ -7,12 +7,15 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.utilities import rank_zero_warn
 
 from .errors import InputError
 from .mixture import Mixture
+
+if TYPE_CHECKING:
+    from .episode import MixtureData
 
 OF_THE_RUN = ("domains", "target domains", "batch_size", "seed", "allocation")  # not content
 OPEN = ("installed", "sources", "columns")  # settings of a corpus that were found, not asked for
@@ -45,6 +48,14 @@ def data_record(
     if folder is not None:
         record["folder"] = os.path.abspath(folder)
     return record
+
+
+def with_target(data: MixtureData) -> dict[str, Any]:
+    """Return the record of the data, with the share of each target domain as `target`, if any."""
+    if data.target_shares is None:
+        return data.record
+    names, shares = data.domain_names("validate"), data.target_shares.tolist()
+    return {**data.record, "target": dict(zip(names, shares, strict=True))}
 
 
 def warn_if_other_data(mixture: Mixture, here: Mapping[str, Any], spec: Any) -> None:

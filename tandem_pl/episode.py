@@ -81,7 +81,7 @@ class MixtureBatch(NamedTuple):
     target_samples: Any = None
 
 
-#: What a module returns for a batch: at least "losses" [B], and "loss", their mean.
+#: What a module returns for a batch: "loss" in every phase, and "losses" [B], whose mean it is.
 Outputs = dict[str, Tensor]
 #: What a method does with a batch of one phase, in place of the module: (module, batch) -> outputs.
 Handler = Callable[[Any, MixtureBatch], Outputs]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Mapping
+from json import JSONDecodeError
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ import yaml
 from .domain_names import check_domains, check_known, check_texts
 from .errors import InputError, did_you_mean
 from .files import write_atomically
+from .mixture_files import read_json_mixture
 from .simplex import Array, project, sum_to_one
 from .static_mixtures import epoch_capped, unimax
 from .yaml_files import dump_yaml, read_yaml
@@ -145,12 +148,16 @@ class Mixture:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a YAML file that `load` reads back bit for bit; it is complete or absent."""
-        content = {"weights": self.weights, "average": self.average, **self.about}
+        weights = {"weights": self.weights, "average": self.average}
+        content = {**weights, **self.about, **weights}  # `about` cannot replace the weights
         write_atomically(path, dump_yaml(content).encode())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], key: str = "weights") -> Mixture:
-        """Read a run's folder, a file that `save` wrote, or any map of weights under `weights`."""
+        """Read a run's folder, a file that `save` wrote, or any map of weights under `weights`.
+
+        A file with the suffix .json may be DoReMi's, with `train_domain_weights`.
+        """
         if os.path.isdir(path):
             folder, path = path, os.path.join(path, "mixture.yaml")
             if not os.path.exists(path):
@@ -159,17 +166,18 @@ class Mixture:
                     "run that has written it."
                 )
         try:
-            content = read_yaml(path)
+            is_json = Path(path).suffix.lower() == ".json"
+            content = read_json_mixture(path) if is_json else read_yaml(path)
         except FileNotFoundError:
             raise InputError(
                 f"{key}={str(path)!r} is neither a file nor one of {', '.join(map(repr, NAMED))}: "
                 f"{did_you_mean(path, NAMED)}give one of these, a map of domain to weight, a run's "
                 "folder or mixture.yaml for its average weights, or last:PATH for its last ones."
             ) from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+        except (yaml.YAMLError, JSONDecodeError, UnicodeDecodeError) as error:
             reason = str(error).splitlines()[0]
             raise InputError(
-                f"{path} is not a mixture file ({reason}): give a YAML file."
+                f"{path} is not a mixture file ({reason}): give a YAML file, or DoReMi's JSON."
             ) from None
         for part in ("weights", "average"):
             needed = part == "weights" or (isinstance(content, dict) and part in content)
@@ -209,8 +217,8 @@ def resolve_weights(
         spec: None or "uniform"; "proportional"; "temperature:TAU"; "unimax:EPOCHS:SAMPLES" for
             uniform, capping each domain at EPOCHS passes in a run of so many samples;
             "epoch_capped:EPOCHS:SAMPLES:SPEC" for another spec with the same caps (SPEC defaults to
-            temperature:2); a map; a `Mixture`, or the path of a mixture file or of the folder of a
-            run (their average); "last:PATH" for a file's last weights.
+            temperature:2); a map; a `Mixture`, or the path of a mixture file, which may be DoReMi's
+            JSON, or of the folder of a run (their average); "last:PATH" for a file's last weights.
         sizes: domain -> number of samples, in the order of the data set.
         key: name of the setting, for error messages.
         budget: samples of the run, for a spec without SAMPLES ("unimax:4").

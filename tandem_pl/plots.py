@@ -18,40 +18,48 @@ if TYPE_CHECKING:
 MOST_DOMAINS = 20  # bands that a reader can tell apart
 
 
-def draw_mixture(domains: Sequence[str], steps: Sequence[int], trajectory: Array) -> Figure:
-    """Draw the weights over steps as stacked areas, with the last weights beside them.
+def draw_mixture(
+    domains: Sequence[str], steps: Sequence[int], trajectory: Array, average: Array
+) -> Figure:
+    """Draw the weights over steps as stacked areas, with the average weights beside them.
 
-    If there are more than 20 domains, all except the 19 with the largest last weights are one
-    band, "others".
+    If there are more than 20 domains, all except the 19 with the largest averages are one band,
+    "others".
 
     Args:
         domains: [M] names, stacked from the bottom in this order.
         steps: [T] ascending.
         trajectory: [T, M] weights.
+        average: [M] weights to train with, which the numbers are.
     """
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
-    names, bands = list(domains), np.asarray(trajectory).T
+    names, bands, shares = list(domains), np.asarray(trajectory).T, np.asarray(average)
     if len(names) > MOST_DOMAINS:
-        order = np.argsort(-bands[:, -1], kind="stable")
+        order = np.argsort(-shares, kind="stable")
         top = np.sort(order[: MOST_DOMAINS - 1])
         rest = bands.sum(axis=0) - bands[top].sum(axis=0)
         names = [names[m] for m in top] + [f"{len(domains) - len(top)} others"]
         bands = np.vstack([bands[top], rest])
+        shares = np.append(shares[top], shares.sum() - shares[top].sum())
     if len(steps) == 1:  # an area needs two ends
         steps, bands = [steps[0], steps[0] + 1], np.repeat(bands, 2, axis=1)
     colours = colormaps["tab10" if len(names) <= 10 else "tab20"].colors  # type: ignore[attr-defined]  # Colormap's stubs lack it
     figure = Figure(figsize=(8, 4), dpi=100)
     axes = figure.add_axes((0.08, 0.13, 0.72, 0.84))  # leaves space for the names on the right
     axes.stackplot(steps, bands, colors=colours[: len(names)], linewidth=0)
-    axes.set(xlabel="step (proxy batches)", ylabel="share of samples", ylim=(0, 1))
+    axes.set(
+        xlabel="step (proxy batches); numbers: average weights",
+        ylabel="share of samples",
+        ylim=(0, 1),
+    )
     axes.set_xlim(steps[0], max(steps[-1], steps[0] + 1))
     middles = np.cumsum(bands[:, -1]) - bands[:, -1] / 2
     gap = 0.9 / max(len(names), 18)
     for m, height in enumerate(_move_apart(middles, gap)):
         axes.annotate(
-            f"{names[m]} {100 * bands[m, -1]:.1f} %",
+            f"{names[m]} {100 * shares[m]:.1f} %",
             (1.01, height),
             xycoords="axes fraction",
             va="center",

@@ -54,7 +54,7 @@ def write_run_files(
     write_trajectory(folder / "trajectory.csv", mixture.domains, steps, rows)
     if signal is not None:
         write_signal(folder / f"{signal.name}.csv", mixture.domains, signal)
-    picture = png_bytes(draw_mixture(mixture.domains, steps, rows))
+    picture = png_bytes(draw_mixture(mixture.domains, steps, rows, mixture.average_array))
     write_atomically(folder / "mixture.png", picture)
 
 

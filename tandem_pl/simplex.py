@@ -74,6 +74,26 @@ def sum_to_one(x: Array, floor: float = 0.0, caps: Array | None = None) -> Array
     return x
 
 
+def check_weights(weights: Array, size: int, where: str) -> None:
+    """Raise an error unless weights are [size] finite numbers, 0 or more, with the sum 1.
+
+    Args:
+        weights: what to check.
+        size: number of domains.
+        where: what gave the weights, for the message.
+    """
+    shape = np.shape(weights)
+    if shape != (size,):
+        reason = f"their shape is {list(shape)} and must be [{size}]"
+    elif not np.isfinite(weights).all() or weights.min() < 0:
+        reason = f"{weights.tolist()} must be finite, and 0 or more"
+    elif abs(weights.sum() - 1.0) > 1e-9:
+        reason = f"their sum is {weights.sum():.6g} and must be 1"
+    else:
+        return
+    raise InputError(f"{where} returned weights that are no mixture: {reason}.")
+
+
 def check_feasible(size: int, floor: float, caps: Array) -> None:
     """Raise an error if no weights satisfy the bounds, naming the setting to change."""
     if not 0.0 <= floor <= 1.0 / size:

@@ -2,7 +2,8 @@
 
 YAML readers guess the type of an unquoted key: `no` is False, `010` is 8, `1_000` and `1e3` are one
 number, and of a key that is given twice the last one wins without a word. Keys are names here, of
-domains above all, so they are put in quotes before any reader sees them; values keep their types.
+domains above all, so they are put in quotes before any reader sees them. Values keep their types,
+but paths and names in the sources of domains are text too.
 """
 
 from __future__ import annotations
@@ -22,10 +23,16 @@ Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 TextLoader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 SafeDumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
-#: Keys whose lists hold names, and keys whose value is one.
+#: Keys whose lists hold names, and keys whose value is one, unless it is null.
 NAME_LISTS = ("classes", "hold_out", "methods")
-NAME_VALUES = ("baseline",)
-MERGE = "tag:yaml.org,2002:merge"
+NAME_VALUES = (
+    *("baseline", "dataset", "domain_column"),
+    *("text_column", "prompt_column", "response_column", "messages_column"),
+)
+#: Keys of maps of sources, and what is text in the map of one source.
+SOURCE_MAPS = ("domains", "train", "target", "test")
+SOURCE_TEXTS = ("path", "dataset", "config", "split", "column", "image", "label")
+MERGE, NULL = "tag:yaml.org,2002:merge", "tag:yaml.org,2002:null"
 # What some reader of YAML 1.1 or 1.2 takes for another thing than text.
 GUESSED = re.compile(
     r"[-+.\d~=<].*|(y|n|yes|no|on|off|true|false|null|nan|inf|)$", re.IGNORECASE | re.DOTALL
@@ -65,7 +72,8 @@ def quote_names(text: str, where: str = "") -> str:
     """Return YAML text with the names in it in quotes; lines keep their numbers.
 
     Args:
-        text: names are the keys of all maps, and the values of `NAME_LISTS` and `NAME_VALUES`.
+        text: names are the keys of all maps, the values of `NAME_LISTS` and `NAME_VALUES`, and
+            those of `SOURCE_TEXTS` in `SOURCE_MAPS`; in `domains` also a path without a key.
         where: the file, for messages.
 
     Raises:
@@ -115,7 +123,22 @@ def _names(root: Any, where: str) -> Iterator[yaml.ScalarNode]:
             listed = value.value if isinstance(value, yaml.SequenceNode) else [value]
             wanted = NAME_LISTS if listed is value.value else NAME_VALUES
             if key.value in wanted:
-                yield from (item for item in listed if isinstance(item, yaml.ScalarNode))
+                names = (item for item in listed if isinstance(item, yaml.ScalarNode))
+                yield from (item for item in names if item is not value or item.tag != NULL)
+            if key.value in SOURCE_MAPS and isinstance(value, yaml.MappingNode):
+                for _, source in value.value:
+                    yield from _texts_of_source(source, key.value == "domains")
+
+
+def _texts_of_source(source: Any, path: bool) -> Iterator[yaml.ScalarNode]:
+    """Yield the values that are text in a domain's source; `path`: also a path without a key."""
+    given = [source] if path else []
+    if isinstance(source, yaml.MappingNode):
+        given = [value for key, value in source.value if key.value in SOURCE_TEXTS]
+    for value in given:
+        for item in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+            if isinstance(item, yaml.ScalarNode) and item.tag != NULL:
+                yield item
 
 
 def _twice(name: str, first: Any, second: Any, where: str) -> str:

@@ -66,7 +66,10 @@ def read_graph(given: Any, domains: Sequence[str], targets: Sequence[str]) -> Ar
     Args:
         given: rows of numbers in the order of the data; or a map domain -> target domain -> number;
             or the path of a YAML file with either, or of a CSV file with numbers alone, or with
-            names too (a header of target domains, and the domain first in each row).
+            names too (a header of target domains, and the domain first in each row), or of a NumPy
+            file of rows, as the authors publish. [M, M] rows whose columns are the training domains
+            will do too if the targets are some of these; then only their columns count, as by the
+            authors' target mask.
         domains: training domains, the rows.
         targets: target domains, the columns.
 
@@ -90,6 +93,8 @@ def read_graph(given: Any, domains: Sequence[str], targets: Sequence[str]) -> Ar
     except (TypeError, ValueError):
         graph = np.full(0, np.nan)
     size = len(domains), len(targets)
+    if graph.shape == (len(domains),) * 2 and set(targets) < set(domains):
+        graph = graph[:, [domains.index(name) for name in targets]]
     if graph.shape != size:
         shape = " x ".join(map(str, graph.shape)) if graph.size else "no table of numbers"
         raise InputError(
@@ -104,6 +109,8 @@ def read_graph(given: Any, domains: Sequence[str], targets: Sequence[str]) -> Ar
 def _read_file(path: str) -> Any:
     """Return rows, or a map of maps if a CSV file has names or a YAML file has maps."""
     try:
+        if path.lower().endswith(".npy"):
+            return np.load(path, allow_pickle=False)
         if not path.lower().endswith(".csv"):
             return read_yaml(path)
         lines = read_text(path).splitlines()
@@ -117,11 +124,11 @@ def _read_file(path: str) -> Any:
             return {name: dict(zip(names, map(float, row), strict=True)) for name, *row in body}
     except InputError:
         raise
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, EOFError, ValueError, yaml.YAMLError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
             f"graph={path!r} cannot be read ({reason}): {did_you_mean(path, [LEARN])}give 'learn', "
-            "rows of numbers, or the path of a CSV or YAML file."
+            "rows of numbers, or the path of a CSV, YAML or NumPy file."
         ) from None
 
 

@@ -138,7 +138,7 @@ class AioliReweighting(ReweightingCallback):
             "aioli",
             "gains of the target by short trainings on each domain, in a linear mixing law",
             "arXiv 2411.05735",
-            "(M lp_rounds + 1) E/3; E = batches of evaluation",
+            "(M lp_rounds + 1) B/3; B = batches of evaluation",
             aioli_work,
             needs_target=True,
         ),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 
 from tandem_pl.callbacks.loss_weighting import LossWeighting, sample_weights, weighted_step
@@ -17,6 +19,7 @@ from tandem_pl.training.mixture_module import MixtureModule
 from .method import Method
 
 LARGEST_SCORE = 5.0  # of the official scores, in learning rates
+ONE_GRADIENT = 1.0  # a max_norm that keeps most scores below it if the target is one gradient
 OWN_GRADIENTS = {"target": None, "train": "sum", "others": "others"}  # `own` of `align`
 
 
@@ -54,6 +57,14 @@ class DoGEReweighting(LossWeighting):
     the batch lacks, and updates the network with the clipped gradients (here they are those of the
     losses, with the module's own clipping).
 
+    Settings go with the target. The authors' mu=0.05 and max_norm=1, the defaults here, are for one
+    other domain, and their mu=0.01 and max_norm=5 for one batch that is mixed of all training
+    domains: both are one gradient, so take target="target" with such target data. With "train" and
+    "others" the target is the sum of M gradients, and a score can be M max_norm eta: with
+    max_norm=5 most are at the cap of 5 eta, where weights cannot tell domains apart. A max_norm of
+    at most 5/M never reaches the cap. If most scores of a step are at the cap, a warning says so,
+    once a run.
+
     A step costs 3 of plain training: gradients of the target and of the domains, and the update. It
     needs two more sets of gradients for any number of domains; the authors' code holds M + 1.
 
@@ -63,9 +74,8 @@ class DoGEReweighting(LossWeighting):
             for the paper's universal form, the sum of the training domains' gradients; "others"
             for that sum without the domain itself.
         score: "plain" is the equation of step 1; for "official" see above.
-        mu: smaller moves the weights more; the authors use 0.01 ("train") and 0.05 ("target").
-        max_norm: largest norm of a gradient, for score="official"; the authors use 5 ("train")
-            and 1 ("target").
+        mu: smaller moves the weights more; see above.
+        max_norm: largest norm of a gradient, for score="official"; see above.
         smoothing: share of the weights that is spread evenly at every step, 0 to 1.
         update: "exponentiated" is DoGE's; "projected" is TANDEM's rule with the hyper-gradient
             Delta_m = -score_m / mu.
@@ -112,6 +122,12 @@ class DoGEReweighting(LossWeighting):
         self.mu = mu
         self.max_norm = max_norm
         self.signal: Alignment | None = None  # of the last step
+        self._warned = False
+
+    def check(self, trainer: Trainer, module: MixtureModule) -> None:
+        """Raise an error for a module that weights samples itself."""
+        super().check(trainer, module)
+        self._warned = False
 
     def score_step(self, module: MixtureModule, batch: MixtureBatch) -> Outputs:
         """Measure the scores, update alpha, and update the network."""
@@ -123,6 +139,23 @@ class DoGEReweighting(LossWeighting):
         scores = rate * measured.products
         if official:
             scores = official_scores(measured.products, measured.norms, present, rate)
+            self._warn_at_cap(module.trainer.global_step)
         self.take_scores(module, scores, present)
         weights = sample_weights(batch.domains, self.alpha, measured.counts)
         return {"losses": weighted_step(module, batch, weights)}
+
+    def _warn_at_cap(self, step: int) -> None:
+        """Warn, once, if more than half of the last step's scores are at the cap."""
+        assert self.signal is not None
+        present = self.signal.counts > 0
+        scores = official_scores(self.signal.products, self.signal.norms, present, 1.0)
+        capped = int((scores[present] >= LARGEST_SCORE).sum())
+        if self._warned or 2 * capped <= present.sum():
+            return
+        self._warned = True
+        limit = ONE_GRADIENT if self.with_target else LARGEST_SCORE / len(self.domains)
+        rank_zero_warn(
+            f"step {step}: {capped} of {present.sum()} scores are at their cap, so the weights "
+            f"cannot tell these domains apart: lower max_norm={self.max_norm:g} to at most "
+            f"{limit:.3g} for target={self.target!r} and {len(self.domains)} domains."
+        )

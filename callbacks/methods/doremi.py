@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tandem_pl.callbacks.loss_weighting import LossWeighting, sample_weights, weighted_step
 from tandem_pl.callbacks.measures.gathering import gather_sum
 from tandem_pl.checks import check_choice, check_positive
-from tandem_pl.episode import MixtureBatch, Outputs
+from tandem_pl.episode import TRAIN, MixtureBatch, Outputs, Plan, Segment
 from tandem_pl.errors import InputError
 from tandem_pl.modes import evaluating, keeping_buffers
 from tandem_pl.randomness import seed_generators
@@ -41,10 +41,11 @@ class DoReMiReweighting(LossWeighting):
     (losses [B, T], labelled [B, T]), otherwise samples. A domain that the batch lacks keeps its
     last score, which starts at 0.
 
-    The authors' code differs from the paper: its loss is a weighted mean over the batch's tokens
-    (`loss_mean="sample"` if samples are equally long: a sample's loss is the mean over its tokens
-    here), its smoothing is 1e-4 by default, its reference has dropout, and its scores start at
-    log(vocabulary).
+    The authors' code differs from the paper: it draws domains with the reference's weights s and
+    weighs losses by alpha/s (`sampling="weights"`), its loss is a weighted mean over the batch's
+    tokens (`loss_mean="sample"` if samples are equally long: a sample's loss is the mean over its
+    tokens here), its smoothing is 1e-4 by default, its reference has dropout, and its scores start
+    at log(vocabulary).
 
     A step costs 4/3 of a plain one, because the reference adds a forward (5/3 with micro-batches,
     whose weights need one more forward), and the reference has to be trained. It needs the memory
@@ -61,10 +62,14 @@ class DoReMiReweighting(LossWeighting):
         update: "exponentiated" is DoReMi's; "projected" is TANDEM's rule with the hyper-gradient
             Delta = -lambda.
         episode_steps: steps between two rows of the trajectory.
+        sampling: "even" draws every domain as often; "weights" draws with the data module's
+            weights s, which are alpha's start too: give it those that the reference was trained
+            with. A sample then weighs alpha/s in place of alpha with loss_mean="sample"; means of
+            domains need no such correction.
 
     Raises:
-        InputError: for settings out of range, or a reference that cannot be loaded or has another
-            architecture.
+        InputError: for settings out of range, a domain of weight 0 with sampling="weights", or a
+            reference that cannot be loaded or has another architecture.
     """
 
     method = "doremi"
@@ -90,20 +95,35 @@ class DoReMiReweighting(LossWeighting):
         loss_mean: Literal["domain", "sample"] = "domain",
         update: Literal["exponentiated", "projected"] = "exponentiated",
         episode_steps: int = 50,
+        sampling: Literal["even", "weights"] = "even",
     ) -> None:
         super().__init__(learning_rate, smoothing, update, episode_steps)
         check_positive("learning_rate", learning_rate)
         check_choice("loss_mean", loss_mean, ("domain", "sample"))
+        check_choice("sampling", sampling, ("even", "weights"))
         self.reference = str(reference)
         self.learning_rate = learning_rate
         self.loss_mean = loss_mean
+        self.sampling = sampling
         self.reference_network: nn.Module  # set by `check`
 
     def check(self, trainer: Trainer, module: MixtureModule) -> None:
         """Load the reference; raise an error if it does not fit."""
         super().check(trainer, module)
+        if self.sampling == "weights" and not self.data.mixture.array.all():
+            zero = self.domains[int(self.data.mixture.array.argmin())]
+            raise InputError(
+                f"sampling='weights' never draws {zero!r}, whose weight is 0: give it a weight in "
+                "the datamodule's weights, or set sampling=even."
+            )
         network = load_reference(self.reference, module.network)
         self.reference_network = trainer.precision_plugin.convert_module(network)
+
+    def plan(self) -> Plan:
+        """Return training batches, drawn evenly or with the data module's weights."""
+        if self.sampling == "even":
+            return super().plan()
+        return [Segment(TRAIN, self.episode_steps, tuple(self.data.mixture.array.tolist()))]
 
     def score_step(self, module: MixtureModule, batch: MixtureBatch) -> Outputs:
         """Compute excess losses, update alpha, and update the network."""
@@ -121,7 +141,10 @@ class DoReMiReweighting(LossWeighting):
             start += size
         excess, tokens, counts = gather_sum(module.trainer, np.sum(sums, axis=0))
         self.take_scores(module, excess / np.maximum(tokens, 1), tokens > 0)
-        weights = sample_weights(batch.domains, self.alpha, counts, self.loss_mean)
+        alpha = self.alpha
+        if self.sampling == "weights" and self.loss_mean == "sample":
+            alpha = alpha / self.data.mixture.array
+        weights = sample_weights(batch.domains, alpha, counts, self.loss_mean)
         return {"losses": weighted_step(module, batch, weights, losses)}
 
 

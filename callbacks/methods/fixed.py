@@ -34,6 +34,7 @@ class FixedMixture(ReweightingCallback):
     """
 
     method = "fixed"
+    learns = False
     rows = (
         Method("uniform", "every domain the same share", settings={"weights": "uniform"}),
         Method("proportional", "in proportion to size", settings={"weights": "proportional"}),

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import numpy as np
 from lightning.pytorch import Trainer
 
+from tandem_pl.callbacks.measures.target_evaluation import TargetEvaluation
 from tandem_pl.callbacks.reweighting import Update
 from tandem_pl.callbacks.training_losses import Ints, TrainingLossReweighting, domain_means
 from tandem_pl.checks import check_at_least, check_below_one, check_choice
+from tandem_pl.errors import InputError
 from tandem_pl.simplex import Array, sum_to_one
+from tandem_pl.training.mixture_module import MixtureModule
 
-from .method import Method
+from .method import Length, Method, evaluation_cost
 
 RULES = ("official", "paper")
+REWARDS = ("train", "validation")
 
 
 def exploration(size: int, steps: int) -> float:
@@ -67,6 +72,14 @@ def odm_weights(reward: Array, before: float, now: float, rule: str = "official"
     return sum_to_one((1 - size * now) * share / share.sum() + now)
 
 
+def odm_work(settings: Mapping[str, Any], run: Length) -> float:
+    """Return the cost of a run: with reward="validation", an evaluation a period."""
+    if settings.get("reward", "train") == "train":  # results of older versions have none
+        return float(run.steps)
+    each = evaluation_cost(settings["evaluation_samples"], run)
+    return run.steps + run.steps / settings["period"] * each
+
+
 class ODMReweighting(TrainingLossReweighting):
     """A bandit over domains, whose reward is the domain's training loss; after Albalak et al. 2023.
 
@@ -81,11 +94,17 @@ class ODMReweighting(TrainingLossReweighting):
             whose temperature 1/eps grows, so that the weights become almost uniform).
         smoothing: of the running reward, 0 to below 1; theirs is 0.9.
         warmup_steps: training batches at the data module's weights before the first reward.
+        reward: "train" for the training losses of the period. "validation" for the losses of the
+            data module's target data at the period's end, on the same samples each time. Each
+            training domain then needs a target domain of its name; other target domains do not
+            count. All domains are measured, drawn or not, so rule="paper" divides by no weight.
+        evaluation_samples: of each target domain, for reward="validation"; None for all.
 
-    It costs nothing beyond training. The result is the schedule; its average is for a second stage.
+    It costs nothing beyond training, or, with reward="validation", E/3 proxy steps a period for E
+    batches of target data. The result is the schedule; its average is for a second stage.
 
     Raises:
-        InputError: for settings out of range.
+        InputError: for settings out of range, or target data that reward="validation" lacks.
     """
 
     method = "odm"
@@ -96,7 +115,8 @@ class ODMReweighting(TrainingLossReweighting):
             "odm",
             "a bandit that draws the domains of the highest training loss",
             "arXiv 2312.02406",
-            work=lambda settings, run: float(run.steps),
+            "0; B/3 with `reward: validation`, B = batches of evaluation",
+            odm_work,
         ),
     )
 
@@ -106,28 +126,62 @@ class ODMReweighting(TrainingLossReweighting):
         rule: Literal["official", "paper"] = "official",
         smoothing: float = 0.9,
         warmup_steps: int = 0,
+        reward: Literal["train", "validation"] = "train",
+        evaluation_samples: int | None = 128,
     ) -> None:
         super().__init__(period)
         check_choice("rule", rule, RULES)
         check_below_one("smoothing", smoothing)
         check_at_least("warmup_steps", warmup_steps, 0)
+        check_choice("reward", reward, REWARDS)
         self.rule = rule
         self.smoothing = smoothing
         self.warmup_steps = warmup_steps
+        self.reward_rule = reward
+        self.evaluation_samples = evaluation_samples
+        self.evaluation = TargetEvaluation(evaluation_samples)
         self.reward = self.add_state("reward", lambda: np.zeros(len(self.domains)))
         self.epsilon = self.add_state("epsilon", lambda: exploration(max(len(self.domains), 1), 0))
 
+    def settings(self) -> dict[str, Any]:
+        """Return the arguments; the attribute `reward` is the state."""
+        return super().settings() | {"reward": self.reward_rule}
+
+    def check(self, trainer: Trainer, module: MixtureModule) -> None:
+        """Raise an error if reward="validation" lacks the target data of a domain."""
+        if self.reward_rule == "train":
+            return
+        self.evaluation.prepare(self.data, type(self).__name__)
+        missing = [name for name in self.domains if name not in self.evaluation.names]
+        if missing:
+            raise InputError(
+                f"reward='validation' needs target data of every training domain, and "
+                f"{missing[0]!r} has none: give the datamodule's target the same domains, or set "
+                "reward=train."
+            )
+
     def next_weights(self, trainer: Trainer, domains: Ints, losses: Array) -> Update:
-        """Return weights from the rewards of the period's losses."""
+        """Return weights from the rewards of the period's losses, or of the validation's."""
         steps = trainer.global_step
         if steps <= self.warmup_steps:
             return self.weights, {}
         means, count = domain_means(domains, losses, len(self.domains))
-        reward = next_reward(self.reward, means, self.weights, self.smoothing, self.rule)
+        chances, metrics = self.weights, {}
+        if self.reward_rule == "validation":
+            module: Any = trainer.lightning_module
+            found = self.evaluation.losses(trainer, self.data, module)
+            metrics = self.evaluation.metrics(found)
+            means = found[[self.evaluation.names.index(name) for name in self.domains]]
+            chances = np.ones(len(means))
+            if not np.isfinite(means).all():
+                weights, more = self.keep_weights(trainer, "a validation loss is not finite")
+                return weights, metrics | more
+        reward = next_reward(self.reward, means, chances, self.smoothing, self.rule)
         if not np.isfinite(reward).all():
             return self.keep_weights(trainer, "a reward, the exponential of a loss, is not finite")
         epsilon = exploration(len(self.domains), steps)
         weights = odm_weights(reward, self.epsilon, epsilon, self.rule)
         self.reward, self.epsilon = reward, epsilon
         self.keep_signal(trainer, reward, count)
-        return weights, self.by_domain("reward", reward) | {"mixture/exploration": epsilon}
+        metrics |= self.by_domain("reward", reward) | {"mixture/exploration": epsilon}
+        return weights, metrics

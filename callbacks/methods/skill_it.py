@@ -59,7 +59,9 @@ class SkillItReweighting(ReweightingCallback):
 
     Args:
         update_steps: training steps between updates.
-        learning_rate: eta; published runs use 0.1 to 0.8.
+        learning_rate: eta, of the sum over the window; the authors' runs use 0.1 to 0.5. Their runs
+            with a target mask (only some skills are targets) use 0.1 to 0.8, but of the window's
+            mean: divide that by the window, so that 0.8 is 0.27 here with w=3.
         window: w, evaluations that count.
         graph: "learn", or what `read_graph` takes.
         graph_steps: steps on each domain, for "learn": a multiple of `update_steps`, because that
@@ -82,7 +84,7 @@ class SkillItReweighting(ReweightingCallback):
             "skill_it",
             "target losses carried over a graph of what each domain does for each target",
             "arXiv 2307.14430",
-            "E/3, and M graph_steps + (M + 1) E/3 once; E = batches of evaluation",
+            "B/3, and M graph_steps + (M + 1) B/3 once; B = batches of evaluation",
             skill_it_work,
             needs_target=True,
         ),

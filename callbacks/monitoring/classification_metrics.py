@@ -20,10 +20,12 @@ from tandem_pl.files import csv_bytes, png_bytes, write_atomically
 from tandem_pl.objectives.packed_forward import logits_of
 from tandem_pl.objectives.samples import at_least_float32, inputs_and_labels
 from tandem_pl.training.connection import find_data, mixture_data
+from tandem_pl.training.trainer_flags import is_dry_run
 
 from .classification_scores import Predictions, predict, scores_by_domain
 from .confusion_matrix import draw_confusion
-from .trainer_parts import experiments, gather_columns, run_folder
+from .logger_outputs import log_figure
+from .trainer_parts import gather_columns, run_folder
 
 MOST_CLASSES = 2000  # with a confusion matrix
 
@@ -49,9 +51,10 @@ class ClassificationMetrics(Callback):
     (and in fit `callback_metrics`) get 30: those with the largest target weights, or without
     target weights those with the most samples.
 
-    The confusion matrix, over all samples, goes to TensorBoard as `validation/confusion` and
-    `test/confusion`. `test` also writes `confusion.csv` (counts, one row for each label) and
-    `confusion.png` to the run's folder. Networks with more than 2000 classes have none.
+    The confusion matrix, over all samples, goes to loggers with pictures as
+    `validation/confusion` and `test/confusion`. `test` also writes `confusion.csv` (counts, one row
+    for each label) and `confusion.png` to the run's folder. Networks with more than 2000 classes
+    have none.
 
     Samples are as in `Classification`. Labels that are probabilities count as their largest class;
     samples with negative labels are left out. With several ranks the metrics are over the samples
@@ -144,7 +147,7 @@ class ClassificationMetrics(Callback):
         """Draw and write the confusion matrix."""
         folder, counts = run_folder(trainer), self._confusion
         self._draw(trainer, "test")
-        if counts is None or not trainer.is_global_zero:
+        if counts is None or not trainer.is_global_zero or is_dry_run(trainer):
             return
         names = _class_names(trainer, len(counts))
         rows = ([name, *row] for name, row in zip(names, counts.tolist(), strict=True))
@@ -219,9 +222,8 @@ class ClassificationMetrics(Callback):
         counts, self._confusion = self._confusion, None
         if counts is None:
             return
-        for experiment in experiments(trainer, "add_figure"):
-            figure = draw_confusion(counts, _class_names(trainer, len(counts)))
-            experiment.add_figure(f"{stage}/confusion", figure, global_step=trainer.global_step)
+        names = _class_names(trainer, len(counts))
+        log_figure(trainer, f"{stage}/confusion", lambda: draw_confusion(counts, names))
 
 
 def _join_logits(outputs: list[Any], size: int) -> Tensor:

@@ -9,14 +9,19 @@ import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from tandem_pl.episode import MixtureBatch
 from tandem_pl.files import csv_bytes, write_atomically
 from tandem_pl.text_tables import text_table
 from tandem_pl.training.connection import mixture_data
+from tandem_pl.training.domain_losses import DomainLosses
+from tandem_pl.training.trainer_flags import is_dry_run
 
 from .trainer_parts import gather_columns, run_folder
 
 Columns = dict[str, list[float | None]]  # metric -> values; None for what is not known
-AVERAGES = ("mean", "exp(mean loss)")  # names of the last two lines
+AVERAGES = ("mean", "exp(mean loss)")  # names of the last lines; the second is of perplexities
+MOST_NAMES = 8  # in a sentence
+ENOUGH = 30  # samples of a domain for a mean that two networks can be compared by
 
 PURPOSE = "the table has a row for each domain of a MixtureDataModule"
 
@@ -25,14 +30,16 @@ class EvaluationTable(Callback):
     """Print and write what `trainer.test`, `validate` and `predict` found for each domain.
 
     After `test` (and `validate`) rank zero prints a table, and writes it to `test.csv`
-    (`validation.csv`) in the run's folder. It has the loss and the perplexity exp(loss) of each
-    domain, and two averages with equal weights for domains:
+    (`validation.csv`) in the run's folder. It has the loss of each domain, its perplexity
+    exp(loss) if the objective is of tokens (`CausalLanguageModeling`, or has `of_tokens`), its
+    number of samples, and averages with equal weights for domains:
 
     - "mean": the mean loss, and the mean perplexity, which the worst domains dominate;
     - "exp(mean loss)": the perplexity of the mean loss, the geometric mean of the perplexities.
 
     Other metrics that were logged by domain, such as `test/accuracy/D` (see
-    `ClassificationMetrics`), have columns after these, with their means over domains.
+    `ClassificationMetrics`), have columns before the samples, with their means over domains. A
+    sentence names the domains with fewer than 30 samples.
 
     After `predict` it writes `predictions.csv` there: the domain and the loss of each test sample,
     in the order of the data. It does nothing for validation during training.
@@ -40,32 +47,59 @@ class EvaluationTable(Callback):
 
     def __init__(self) -> None:
         self._predictions: list[tuple[Tensor, Tensor]] = []  # domains and losses of each batch
+        self._samples = DomainLosses()  # of the batches so far; only their numbers are used
 
     # ---- test and validate ----
 
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Count the samples of each domain."""
+        if isinstance(batch, MixtureBatch):
+            self._samples.add(batch.domains, batch.domains)
+
+    def on_validation_batch_end(self, trainer: Trainer, *rest: Any, **more: Any) -> None:
+        """Count the samples of each domain in `trainer.validate`."""
+        if trainer.state.fn == "validate":
+            self.on_test_batch_end(trainer, *rest, **more)
+
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print and write the table."""
-        self._report(trainer, "test", "test")
+        if not is_dry_run(trainer):
+            self._report(trainer, "test", "test")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print and write the table after `trainer.validate`."""
-        if trainer.state.fn == "validate":
+        if trainer.state.fn == "validate" and not is_dry_run(trainer):
             self._report(trainer, "validation", "validate")
 
     def _report(self, trainer: Trainer, stage: str, verb: str) -> None:
         path = run_folder(trainer) / f"{stage}.csv"
+        names = mixture_data(trainer, PURPOSE).domain_names(verb)
+        counts = self._samples.reduce(len(names), trainer.strategy)[1]
         if not trainer.is_global_zero:
             return
         metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
-        names = mixture_data(trainer, PURPOSE).domain_names(verb)
         keys = {name: f"{stage}/loss/{name}" for name in names}
         losses = {name: metrics[key] for name, key in keys.items() if key in metrics}
         if not losses:
             return
-        columns = table_columns(losses, other_metrics(metrics, stage, list(losses)))
-        lines = zip([*losses, *AVERAGES], *columns.values(), strict=True)
+        samples = dict(zip(names, counts.astype(int).tolist(), strict=True))
+        samples = {name: samples[name] for name in losses}
+        others = other_metrics(metrics, stage, list(losses))
+        columns = table_columns(losses, others, samples, f"{stage}/perplexity" in metrics)
+        averages = AVERAGES if "perplexity" in columns else AVERAGES[:1]
+        lines = zip([*losses, *averages], *columns.values(), strict=True)
         write_atomically(path, csv_bytes(["domain", *columns], lines))
         print(f"\n{format_table(list(losses), columns)}\nwritten to {path}")
+        if few := too_few(samples):
+            print(few)
 
     # ---- predict ----
 
@@ -91,7 +125,7 @@ class EvaluationTable(Callback):
         path = run_folder(trainer) / "predictions.csv"
         columns = gather_columns(trainer, self._predictions)
         self._predictions = []
-        if not trainer.is_global_zero or not columns:
+        if not trainer.is_global_zero or not columns or is_dry_run(trainer):
             return
         domains, losses = columns
         names = mixture_data(trainer, PURPOSE).domain_names("predict")
@@ -116,44 +150,68 @@ def other_metrics(metrics: Mapping[str, float], stage: str, domains: Sequence[st
     return columns
 
 
-def table_columns(losses: Mapping[str, float], others: Columns) -> Columns:
-    """Return loss, perplexity and other metrics: a value for each domain and for each average.
+def table_columns(
+    losses: Mapping[str, float], others: Columns, samples: Mapping[str, int], perplexity: bool
+) -> Columns:
+    """Return loss, perplexity, other metrics and samples: a value for each domain and average.
 
     Args:
         losses: domain -> loss in nats.
         others: other metric -> one value for each domain.
+        samples: domain -> number of samples.
+        perplexity: whether exp(loss) means something.
 
-    >>> table_columns({"code": 0.0, "books": 2.0}, {})["perplexity"][-2:]
-    [4.194528049465325, 2.718281828459045]
+    >>> table_columns({"code": 0.0, "books": 2.0}, {}, {"code": 9, "books": 9}, True)["perplexity"]
+    [1.0, 7.38905609893065, 4.194528049465325, 2.718281828459045]
     """
     values = np.array(list(losses.values()), np.float64)
-    with np.errstate(over="ignore"):  # inf is right
-        perplexities, geometric = np.exp(values), float(np.exp(values.mean()))
-    columns: Columns = {
-        "loss": [*values.tolist(), float(values.mean()), None],
-        "perplexity": [*perplexities.tolist(), float(perplexities.mean()), geometric],
-    }
+    columns: Columns = {"loss": [*values.tolist(), float(values.mean())]}
+    if perplexity:
+        with np.errstate(over="ignore"):  # inf is right
+            perplexities, geometric = np.exp(values), float(np.exp(values.mean()))
+        columns["loss"].append(None)
+        columns["perplexity"] = [*perplexities.tolist(), float(perplexities.mean()), geometric]
+    rest: list[float | None] = [None] * (len(columns["loss"]) - len(values))
     for name, column in others.items():
         known = [value for value in column if value is not None]
         mean = float(np.mean(known)) if known else None
-        columns[name] = [_round_to_float32(value) for value in (*column, mean, None)]
+        columns[name] = [_round_to_float32(value) for value in (*column, mean, *rest[1:])]
+    columns["samples"] = [*samples.values(), *rest]
     return columns
 
 
 def format_table(domains: Sequence[str], columns: Columns) -> str:
     """Return the table as aligned text.
 
-    >>> print(format_table(["code"], table_columns({"code": 0.5}, {})))
-    domain            loss  perplexity
-    code            0.5000       1.649
+    >>> print(format_table(["code"], table_columns({"code": 0.5}, {}, {"code": 90}, True)))
+    domain            loss  perplexity  samples
+    code            0.5000       1.649       90
     mean            0.5000       1.649
     exp(mean loss)               1.649
     """
+    decimals = {"perplexity": 3, "samples": 0}
     cells = (
-        ["" if v is None else f"{v:.4g}" if name == "perplexity" else f"{v:.4f}" for v in column]
+        ["" if v is None else f"{v:.{decimals.get(name, 4)}f}" for v in column]
         for name, column in columns.items()
     )
-    return text_table(["domain", *columns], zip([*domains, *AVERAGES], *cells, strict=True))
+    names = [*domains, *AVERAGES][: len(columns["loss"])]
+    return text_table(["domain", *columns], zip(names, *cells, strict=True))
+
+
+def too_few(samples: Mapping[str, int]) -> str:
+    """Return a sentence on the domains whose means are of few samples, or nothing.
+
+    >>> too_few({"code": 2, "books": 30})
+    'few samples of code (2): with fewer than 30, differences between networks are mostly chance.'
+    """
+    few = [f"{name} ({size})" for name, size in samples.items() if size < ENOUGH]
+    if not few:
+        return ""
+    more = f" and {len(few) - MOST_NAMES} more domains" if len(few) > MOST_NAMES else ""
+    return (
+        f"few samples of {', '.join(few[:MOST_NAMES])}{more}: with fewer than {ENOUGH}, "
+        "differences between networks are mostly chance."
+    )
 
 
 def _round_to_float32(value: float | None) -> float | None:

@@ -21,7 +21,8 @@ from tandem_pl.randomness import seeded_everywhere
 from tandem_pl.simplex import Array
 from tandem_pl.training.connection import mixture_data
 
-from .trainer_parts import experiments, reweighting_of
+from .logger_outputs import log_figure, takes_figures
+from .trainer_parts import reweighting_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,7 +44,7 @@ class Tile(NamedTuple):
 
 
 class ImageSheet(Callback):
-    """Draw images of every domain, ordered by weight, in TensorBoard: `mixture/images`.
+    """Draw images of every domain, ordered by weight, as `mixture/images` of loggers with pictures.
 
     There is a sheet at the start and at the end of fit, and every n episodes. It has a row for
     each domain (for more than 30 domains, the largest weights) with its name, its current weight
@@ -96,8 +97,7 @@ class ImageSheet(Callback):
         self._draw(trainer)
 
     def _draw(self, trainer: Trainer) -> None:
-        loggers = list(experiments(trainer, "add_figure"))
-        if not loggers or self._drawn == trainer.global_step:
+        if not takes_figures(trainer) or self._drawn == trainer.global_step:
             return
         self._drawn = trainer.global_step
         data, reweighting = mixture_data(trainer, PURPOSE), reweighting_of(trainer)
@@ -108,9 +108,8 @@ class ImageSheet(Callback):
             if name not in self._tiles:
                 self._tiles[name] = self._make_tiles(name, data)
         rows = {name: self._tiles[name] for name in shown}
-        figure = draw_sheet(rows, np.sort(weights)[::-1][: len(shown)], len(names))
-        for experiment in loggers:
-            experiment.add_figure("mixture/images", figure, global_step=trainer.global_step)
+        highest = np.sort(weights)[::-1][: len(shown)]
+        log_figure(trainer, "mixture/images", lambda: draw_sheet(rows, highest, len(names)))
 
     def _make_tiles(self, name: str, data: Any) -> list[Tile]:
         samples = data.train_sets[name]

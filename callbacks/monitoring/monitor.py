@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -16,8 +16,12 @@ from tandem_pl.training.connection import mixture_data
 from tandem_pl.training.domain_losses import DomainLosses
 
 from .chart_layout import chart_layout
+from .logger_outputs import experiments, log_figure, log_files, log_histograms, log_table
 from .mixture_scalars import band_scalars, histograms, sampler_scalars, weight_scalars
-from .trainer_parts import experiments, reweighting_of
+from .trainer_parts import reweighting_of, run_folder
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PURPOSE = "MixtureMonitor names curves after the domains of a MixtureDataModule"
 #: phase -> first part of the tag
@@ -27,8 +31,9 @@ STAGES = {TRAIN: "train", PROBE: "train", TRIAL: "train", MEASURE: "measured"}
 class MixtureMonitor(Callback):
     """Log what a run on a mixture does, on one axis: `trainer.global_step`, proxy batches.
 
-    Scalars go to every logger of the trainer. TensorBoard also gets a page that groups them
-    (tab "Custom Scalars") and a picture of the mixture (tab "Images"). If the episode measures,
+    Scalars go to every logger of the trainer. TensorBoard, Weights & Biases and MLflow also get
+    pictures of the mixture and, at the end, its table; the latter two the files of the run, and
+    TensorBoard a page that groups the scalars (tab "Custom Scalars"). If the episode measures,
     everything is logged once at its end; otherwise every `trainer.log_every_n_steps` batches.
     Losses are means over samples and ranks since the last log, in nats.
 
@@ -44,6 +49,7 @@ class MixtureMonitor(Callback):
     | `mixture/entropy` | -sum alpha log alpha of the next weights |
     | `mixture/effective_domains` | exp(entropy): 1 for a single domain, M for uniform weights |
     | `mixture/weights` | picture of the weights over steps |
+    | `mixture/table` | first, average and last weight of each domain |
     | `hypergradient_band/D/lower`, `/upper` | hyper-gradient minus and plus its standard error |
     | `twins/distance` | norm(w - u) / norm(u), before the next sync |
     | `sampler/drawn/D`, `sampler/requested/D` | shares of samples since the start |
@@ -57,7 +63,7 @@ class MixtureMonitor(Callback):
     replace the parentheses of a domain's name (see `curves.domain_tags`).
 
     If there are more than 30 domains, only the 30 largest have curves (see `curves.with_curves`).
-    There are no bands then, and these stand for all domains, the histograms in TensorBoard only:
+    There are no bands then, and these stand for all domains, the histograms not in MLflow:
 
     | tag | meaning |
     |---|---|
@@ -129,6 +135,7 @@ class MixtureMonitor(Callback):
         if self._losses:
             self._log(trainer, pl_module)
         self._draw(trainer)
+        self._upload(trainer)
 
     # ---- what ----
 
@@ -162,9 +169,7 @@ class MixtureMonitor(Callback):
                 scalars |= band_scalars(reweighting)
                 if isinstance(module, TandemModule):
                     scalars["twins/distance"] = float(module.twin_distance())
-                for experiment in experiments(trainer, "add_histogram"):
-                    for tag, values in histograms(reweighting).items():
-                        experiment.add_histogram(tag, values, trainer.global_step)
+                log_histograms(trainer, histograms(reweighting))
         for logger in trainer.loggers:
             logger.log_metrics(scalars, step=trainer.global_step)
         if not self._has_layout:  # the first log knows which charts there are
@@ -197,7 +202,22 @@ class MixtureMonitor(Callback):
         if reweighting is None or reweighting.episodes == self._drawn:
             return
         self._drawn = reweighting.episodes
-        for experiment in experiments(trainer, "add_figure"):
+
+        def draw() -> Figure:
             rows = np.stack(reweighting.trajectory)
-            figure = draw_mixture(reweighting.domains, reweighting.steps, rows)
-            experiment.add_figure("mixture/weights", figure, global_step=trainer.global_step)
+            average = reweighting.averaged()
+            return draw_mixture(reweighting.domains, reweighting.steps, rows, average)
+
+        log_figure(trainer, "mixture/weights", draw)
+
+    def _upload(self, trainer: Trainer) -> None:
+        """Show the result as a table, and upload the run's files to loggers that keep files."""
+        reweighting, folder = reweighting_of(trainer), run_folder(trainer)
+        if reweighting is None:
+            return
+        columns = reweighting.trajectory[0], reweighting.averaged(), reweighting.weights
+        numbers = zip(*(column.tolist() for column in columns), strict=True)
+        rows = [[name, *row] for name, row in zip(reweighting.domains, numbers, strict=True)]
+        log_table(trainer, "mixture/table", ["domain", "start", "average", "last"], rows)
+        names = ["mixture.yaml", "mixture.png", "trajectory.csv", f"{reweighting.signal_name}.csv"]
+        log_files(trainer, [folder / name for name in names])

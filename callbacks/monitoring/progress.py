@@ -38,7 +38,7 @@ class RunProgressBar(ProgressBar):
         """Open the bar."""
         self._bar = tqdm(
             desc=str(getattr(trainer.logger, "name", None) or "training"),
-            total=_total_steps(trainer),
+            total=total_steps(trainer),
             initial=trainer.global_step,
             unit=" steps",
             file=sys.stderr,
@@ -78,7 +78,7 @@ class RunProgressBar(ProgressBar):
             tqdm.write(" ".join(map(str, args)), **kwargs)
 
 
-def _total_steps(trainer: Trainer) -> int | None:
+def total_steps(trainer: Trainer) -> int | None:
     """Return the number of proxy batches: `max_steps`, or episodes times steps per episode."""
     limits = [trainer.max_steps] if trainer.max_steps > 0 else []
     data = find_data(trainer)

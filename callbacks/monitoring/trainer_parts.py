@@ -1,10 +1,9 @@
-"""What the callbacks of this folder need from a trainer: its folder, loggers, other ranks."""
+"""What the callbacks of this folder need from a trainer: its folder, other ranks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,15 +23,6 @@ def reweighting_of(trainer: Trainer) -> ReweightingCallback | None:
 def run_folder(trainer: Trainer) -> Path:
     """Return the folder of the run's files. All ranks must call it: `log_dir` is broadcast."""
     return Path(trainer.log_dir or trainer.default_root_dir)
-
-
-def experiments(trainer: Trainer, method: str) -> Iterator[Any]:
-    """Yield the loggers' writers that have `method`, on rank zero only."""
-    if trainer.is_global_zero:
-        for logger in trainer.loggers:
-            experiment = getattr(logger, "experiment", None)
-            if getattr(experiment, method, None) is not None:
-                yield experiment
 
 
 def gather_columns(trainer: Trainer, parts: Iterable[tuple[Tensor, ...]]) -> list[np.ndarray]:

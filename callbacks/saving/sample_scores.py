@@ -11,7 +11,7 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,11 +20,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import Subset
 
+from tandem_pl.checks import check_choice
 from tandem_pl.episode import TRAIN
 from tandem_pl.errors import InputError
 from tandem_pl.files import csv_bytes, write_atomically
 from tandem_pl.modes import evaluating
 from tandem_pl.simplex import Array
+from tandem_pl.training.trainer_flags import is_dry_run
 
 HEADER = ["domain", "index", "score"]
 
@@ -71,17 +73,25 @@ def color_scores(module: Any, datamodule: Any) -> dict[str, Array]:
 
 
 def best_samples(
-    data: Mapping[str, Any], scores: Mapping[str, Array], share: float
+    data: Mapping[str, Any],
+    scores: Mapping[str, Array],
+    share: float,
+    per: Literal["domain", "all"] = "domain",
 ) -> dict[str, Subset]:
-    """Return the share of each domain's samples that scores best, at least one, best first.
+    """Return the share of samples that scores best, of each domain or of all, best first.
+
+    The authors of CoLoR-Filter select from all samples at once (`per="all"`), which also sets the
+    shares of domains. A share of each domain leaves these to the weights.
 
     Args:
         data: domain -> map-style data set.
         scores: domain -> scores [N] by index.
-        share: of the samples, above 0 and at most 1.
+        share: of the samples, above 0 and at most 1; their number is rounded up.
+        per: "domain" for the share of each domain, at least one sample; "all" for the share of all
+            samples together. A domain that keeps none of them is left out.
 
     Raises:
-        InputError: a share that is not in (0, 1], or scores of other data.
+        InputError: settings out of range, or scores of other data.
 
     >>> kept = best_samples({"a": [10, 11, 12, 13]}, {"a": np.array([0.1, 0.9, 0.5, 0.2])}, 0.5)
     >>> list(kept["a"])
@@ -89,16 +99,26 @@ def best_samples(
     """
     if not 0 < share <= 1:
         raise InputError(f"share={share} must be above 0 and at most 1, such as 0.25.")
-    kept = {}
-    for name, samples in data.items():
-        size, known = len(samples), len(scores.get(name, []))
+    check_choice("per", per, ("domain", "all"))
+    sizes = [len(samples) for samples in data.values()]
+    for name, size in zip(data, sizes, strict=True):
+        known = len(scores.get(name, []))
         if size != known:
             raise InputError(
                 f"the scores have {known} samples of {name!r} and the data has {size}: score this "
                 "data."
             )
-        order = np.argsort(-np.asarray(scores[name]), kind="stable")
-        kept[name] = Subset(samples, order[: math.ceil(share * size - 1e-9)].tolist())
+    counts = [math.ceil(share * size - 1e-9) for size in sizes]
+    if per == "all":
+        most = math.ceil(share * sum(sizes) - 1e-9)
+        best = np.argsort(-np.concatenate([scores[name] for name in data]), kind="stable")[:most]
+        owners = np.repeat(np.arange(len(sizes)), sizes)
+        counts = np.bincount(owners[best], minlength=len(sizes)).tolist()
+    kept = {}
+    for (name, samples), count in zip(data.items(), counts, strict=True):
+        if count or per == "domain":
+            order = np.argsort(-np.asarray(scores[name]), kind="stable")
+            kept[name] = Subset(samples, order[:count].tolist())
     return kept
 
 
@@ -167,7 +187,7 @@ class SampleScores(Callback):
     def _write(self, trainer: Trainer, module: LightningModule) -> None:
         with trainer.precision_plugin.forward_context():
             scores = color_scores(module, getattr(trainer, "datamodule", None))
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and not is_dry_run(trainer):
             folder = Path(trainer.log_dir or trainer.default_root_dir)
             path = Path(self.path or folder / "sample_scores.csv")
             write_scores(path, scores)

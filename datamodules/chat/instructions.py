@@ -1,6 +1,5 @@
 """`InstructionMixtureDataModule`: your own prompts and responses, or chats, as a mixture."""
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
@@ -8,7 +7,8 @@ import numpy as np
 from tqdm import tqdm
 
 from tandem_pl.checks import check_fractions
-from tandem_pl.datamodules.sources.domains import Source, check_given, open_domains
+from tandem_pl.datamodules.sources.domains import Source, SourceMap, check_given, open_domains
+from tandem_pl.datamodules.sources.reading import OptionalColumn
 from tandem_pl.datamodules.text.documents import (
     DROPPED,
     SPLIT_CODES,
@@ -17,7 +17,7 @@ from tandem_pl.datamodules.text.documents import (
 )
 from tandem_pl.errors import InputError
 
-from .messages import Message, from_columns, from_messages, prompt_of
+from .messages import Chat, from_columns, from_messages, prompt_of
 from .responses import Conversation, ResponseDataModule
 
 SPLIT_OF = {code: split for split, code in SPLIT_CODES.items()}
@@ -45,7 +45,12 @@ class InstructionMixtureDataModule(ResponseDataModule):
             joined by an empty line.
         response_column: column of the response.
         messages_column: column of chats in place of the two above: lists of
-            `{"role": ..., "content": ...}` with at least one turn of the role "assistant".
+            `{"role": ..., "content": ...}` with at least one turn of the role "assistant". The chat
+            template gets the messages as they are, with `tool_calls`, `tool_call_id`,
+            `reasoning_content`, `name` and whatever else they have. A turn with `weight` 0 has no
+            loss; a turn that renders to nothing cannot be used.
+        tools_column: column of the tools of a chat, which the chat template gets too; rows may
+            lack it. None to leave tools out.
         target_fraction: share of every domain's prompts for the target split.
         test_fraction: share for the test split.
         split_seed: decides which prompts are in which split; `seed` only orders the batches.
@@ -66,12 +71,13 @@ class InstructionMixtureDataModule(ResponseDataModule):
 
     def __init__(
         self,
-        domains: dict[str, str | list[str] | dict[str, Any]] | None = None,
-        dataset: str | dict[str, Any] | None = None,
+        domains: dict[str, str | list[str] | SourceMap] | None = None,
+        dataset: str | SourceMap | None = None,
         domain_column: str = "domain",
         prompt_column: str | list[str] = "prompt",
         response_column: str = "response",
         messages_column: str | None = None,
+        tools_column: str | None = "tools",
         target_fraction: float = 0.05,
         test_fraction: float = 0.05,
         split_seed: int = 0,
@@ -87,6 +93,8 @@ class InstructionMixtureDataModule(ResponseDataModule):
         self.target_fraction, self.test_fraction = target_fraction, test_fraction
         self.split_seed = split_seed
         self.messages_column = messages_column
+        self.tools_column = None if messages_column is None else tools_column
+        self.has_chats = messages_column is not None
         prompts = [prompt_column] if isinstance(prompt_column, str) else prompt_column
         self.columns = [*prompts, response_column] if messages_column is None else [messages_column]
         self._sources: dict[str, Source] = {}
@@ -97,6 +105,7 @@ class InstructionMixtureDataModule(ResponseDataModule):
             self.domains, self.dataset, self.domain_column, self.encoding_errors, self.corrupt
         )
         pairs = self.messages_column is None
+        whole = {} if pairs else {"messages": "whole", "tools_column": self.tools_column}
         return {
             "sources": {d: source.digest(self.columns) for d, source in self._sources.items()},
             "domain_column": self.domain_column if self.dataset else None,
@@ -108,6 +117,7 @@ class InstructionMixtureDataModule(ResponseDataModule):
             "split_seed": self.split_seed,
             "encoding_errors": self.encoding_errors,
             "corrupt": self.corrupt,
+            **whole,
         }
 
     def conversations(self) -> tuple[Mapping[str, Iterator[Conversation]], dict[str, int]]:
@@ -116,8 +126,8 @@ class InstructionMixtureDataModule(ResponseDataModule):
         samples: dict[str, np.ndarray] = {}
         for domain, source in self._sources.items():
             keys = [
-                document_keys((prompt_of(messages), json.dumps(messages)), self.split_seed)
-                for _, messages in tqdm(
+                document_keys((prompt_of(chat), chat.key()), self.split_seed)
+                for _, chat in tqdm(
                     self._read(source), desc=f"reading {domain}", unit=" samples", delay=1
                 )
             ]
@@ -153,14 +163,15 @@ class InstructionMixtureDataModule(ResponseDataModule):
                 "start again."
             )
 
-    def _read(self, source: Source) -> Iterator[tuple[str, list[Message]]]:
+    def _read(self, source: Source) -> Iterator[tuple[str, Chat]]:
         """Yield the conversations of a source in order, without those that cannot be used."""
-        for where, row in source.rows(self.columns):
+        tools = [] if self.tools_column is None else [OptionalColumn(self.tools_column)]
+        for where, row in source.rows([*self.columns, *tools]):
             try:
                 if self.messages_column is None:
                     yield where, from_columns(row, where, self.columns)
                 else:
-                    yield where, from_messages(row, where, self.messages_column)
+                    yield where, from_messages(row, where, self.messages_column, self.tools_column)
             except InputError as error:
                 source.refuse(f'{str(error)[:-1]}; or set corrupt to "skip".')
 

@@ -1,10 +1,12 @@
 """`ResponseDataModule`: base of data modules of prompts and responses."""
 
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from tqdm import tqdm
 
 from tandem_pl.checks import check_at_least, check_choice
@@ -51,7 +53,8 @@ class ResponseDataModule(ConfiguredDataModule):
         max_length: most tokens of a sample.
         too_long: `"cut"` keeps the first `max_length` tokens of a longer sample, so that its
             response loses its end; `"drop"` leaves the sample out. A sample without a token of a
-            response is dropped. `summary` counts both.
+            response is dropped. `summary` counts both, and so do a warning a split and the
+            manifest (`lengths`).
         pad_to_multiple_of: a batch is padded to a multiple of this many tokens, which some kernels
             need to be fast; never above `max_length`.
         cache_dir: folder of the caches; by default see `default_cache_dir`.
@@ -87,7 +90,12 @@ class ResponseDataModule(ConfiguredDataModule):
         self.too_long: Literal["cut", "drop"] = too_long
         self.cache_dir, self.like = cache_dir, like
         self.cache_folder: Path | None = None
+        self._unused: Counter[str] = Counter()  # field -> conversations with it
+        self._said = False
         self.collate_fn = PadToLongest(self.tokenizer.eos_token_id, pad_to_multiple_of, max_length)
+
+    #: Whether conversations may have more than a prompt and its response.
+    has_chats = False
 
     # ---- what a subclass defines ----
 
@@ -141,6 +149,9 @@ class ResponseDataModule(ConfiguredDataModule):
                 for domain in self.manifest["splits"][split]
             }
             setattr(self, sets, opened)
+        for sentence in () if self._said else self._sentences():
+            rank_zero_warn(sentence)
+        self._said = True  # once, and not in every stage
         super().setup(stage)
 
     def summary(self) -> list[dict[str, Any]]:
@@ -160,6 +171,29 @@ class ResponseDataModule(ConfiguredDataModule):
                 row |= {f"{split}_{name}": count for name, count in counts.items()}
             rows.append({"domain": domain, **row})
         return rows
+
+    def _sentences(self) -> Iterator[str]:
+        """Yield what a user should know of the rendering and of what `max_length` cuts away."""
+        if self.has_chats and self.encoder.template is None:
+            yield (
+                f"chats are rendered without a chat template, as tokenizer {self.tokenizer_name!r} "
+                f"has none: prompt_template {self.encoder.prompt_template!r} for every message "
+                "that is not the assistant's, and an end-of-text token after every response; set "
+                "chat_template to that of your model."
+            )
+        for field, count in self.manifest.get("unused_fields", {}).items():
+            yield (
+                f"{field!r}, which {count} conversations have, is not rendered; set chat_template "
+                "to one that uses it."
+            )
+        for split, counts in count_lengths(self.manifest["splits"]).items():
+            if counts["dropped"] or counts["cut"]:
+                yield (
+                    f"{split} split: {counts['dropped']} samples were dropped, as no token of a "
+                    f"response is left of them by max_length={self.max_length} and too_long="
+                    f"{self.too_long!r}, {counts['cut']} were cut and {counts['kept']} kept, cut "
+                    "ones included; set a larger max_length to lose nothing."
+                )
 
     def _identity(self) -> dict[str, Any]:
         # With the folder's name, because equal numbers of samples may have other text.
@@ -188,6 +222,8 @@ class ResponseDataModule(ConfiguredDataModule):
             "duplicates_dropped": duplicates,
             "skipped": {domain: skipped.get(domain, (0, None))[0] for domain in conversations},
             "splits": splits,
+            "lengths": count_lengths(splits),
+            "unused_fields": dict(self._unused),
         }
         write_manifest(folder, manifest)
 
@@ -210,6 +246,7 @@ class ResponseDataModule(ConfiguredDataModule):
                 bar.update()
                 try:
                     sample = self.encoder(messages, where)
+                    self._unused.update(self.encoder.unused_fields(messages))
                 except InputError as error:
                     self.refuse(domain, error)
                     continue
@@ -223,3 +260,26 @@ class ResponseDataModule(ConfiguredDataModule):
                     "; give it more samples, a larger max_length, or leave the domain out."
                 )
         return {split: dict(writer.counts) for split, writer in writers.items()}
+
+
+def count_lengths(
+    splits: Mapping[str, Mapping[str, Mapping[str, int]]],
+) -> dict[str, dict[str, int]]:
+    """Return how many samples of each split were `dropped`, `cut` and `kept` (cut ones as well).
+
+    Args:
+        splits: split -> domain -> counts of `SampleWriter`.
+
+    Example:
+        >>> counts = {"dropped_long": 0, "dropped_empty": 20, "cut": 5, "samples": 20}
+        >>> count_lengths({"train": {"sums": counts}})
+        {'train': {'dropped': 20, 'cut': 5, 'kept': 20}}
+    """
+    return {
+        split: {
+            "dropped": sum(c["dropped_long"] + c["dropped_empty"] for c in domains.values()),
+            "cut": sum(c["cut"] for c in domains.values()),
+            "kept": sum(c["samples"] for c in domains.values()),
+        }
+        for split, domains in splits.items()
+    }

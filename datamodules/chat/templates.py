@@ -6,7 +6,6 @@ prompt template (`"{prompt}\n"`) and an end-of-text token after every response.
 Only responses have a loss: the assistant's turns with the token that ends them.
 """
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -18,9 +17,11 @@ from tandem_pl.datamodules.text.tokenization import HuggingFaceTokenizer, Tokeni
 from tandem_pl.errors import InputError
 from tandem_pl.files import read_text
 
-from .messages import Message
+from .messages import Chat, Message
+from .rendering import check_not_empty
+from .rendering import render as render
 
-GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
+REASONING = {"reasoning_content", "thinking", "reasoning"}
 
 
 class Rendered(NamedTuple):
@@ -43,7 +44,8 @@ class ConversationEncoder:
     adds to the conversation before it (rendered with the generation prompt), without white space
     at its end. A special token right after a response ends it and has a loss. If the text ends with
     a response and no special token, the end-of-text token replaces the white space at the end.
-    Special tokens that are spelled in a message become special tokens.
+    Special tokens that are spelled in a message become special tokens. The template gets messages
+    and tools as they are. A turn with `weight` 0 has no loss.
 
     In plain rendering a sample starts with a begin-of-text token if the tokenizer adds one.
 
@@ -55,7 +57,8 @@ class ConversationEncoder:
         turns: whether every response has a loss, or only the `"last"`.
 
     Raises:
-        InputError: a template that cannot be used.
+        InputError: a template that cannot be used; in a call, a conversation that cannot be
+            rendered, or a turn with a loss that renders to nothing.
 
     Example:
         >>> from tandem_pl.datamodules.chat.messages import pair
@@ -88,30 +91,62 @@ class ConversationEncoder:
     def __call__(self, messages: Sequence[Message], where: str) -> Rendered:
         """Return tokens and loss mask; error messages name the conversation by `where`."""
         if self.template is None:
-            return self._plain(messages)
+            return self._plain(messages, where)
         assert isinstance(self.tokenizer, HuggingFaceTokenizer)
-        text, spans = render(self.tokenizer.tokenizer, self.template, messages, where)
-        if self.turns == "last":
-            spans = spans[-1:]
+        text, turns = render(self.tokenizer.tokenizer, self.template, messages, where)
+        turns = [turn for turn in turns if turn.number in self._trained(messages)]
+        check_not_empty(self.tokenizer.tokenizer, self.template, messages, where, text, turns)
+        spans = [span for turn in turns for span in turn.spans]
         return encode_spans(self.tokenizer.tokenizer, text, spans, where)
 
-    def _plain(self, messages: Sequence[Message]) -> Rendered:
-        texts = [
-            m["content"]
-            if m["role"] == "assistant"
-            else self.prompt_template.replace("{prompt}", m["content"])
-            for m in messages
-        ]
-        last = max(i for i, m in enumerate(messages) if m["role"] == "assistant")
+    def _trained(self, messages: Sequence[Message]) -> list[int]:
+        """Return the numbers of the messages with a loss."""
+        numbers = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
+        chosen = numbers if self.turns == "all" else numbers[-1:]
+        return [number for number in chosen if messages[number].get("weight") != 0]
+
+    def unused_fields(self, messages: Sequence[Message]) -> set[str]:
+        """Return the fields of the messages, and "tools", that the rendering does not use.
+
+        Those that the template does not name.
+        """
+        fields = {key for message in messages for key, value in message.items() if value}
+        fields |= {"tools"} if isinstance(messages, Chat) and messages.tools else set()
+        fields -= {"role", "content", "weight"}
+        if self.template is None:
+            return fields
+        template = self.template
+        if any(name in template for name in REASONING):
+            fields -= REASONING  # transformers gives each of them by the other names too
+        return {field for field in fields if field not in template}
+
+    def _plain(self, messages: Sequence[Message], where: str) -> Rendered:
+        trained = self._trained(messages)
+        texts = []
+        for number, message in enumerate(messages):
+            content = message.get("content") or ""
+            if not isinstance(content, str):
+                raise InputError(
+                    f"{where} has content in parts in message {number + 1}, which only a chat "
+                    "template can render; set chat_template, or give texts."
+                )
+            if number in trained and not content.strip():
+                raise InputError(
+                    f"{where} has a turn of the assistant without content in message {number + 1}, "
+                    "and there is no chat template to render other fields; set chat_template, or "
+                    "weight 0 on that turn."
+                )
+            is_response = message["role"] == "assistant"
+            prompt = self.prompt_template.replace("{prompt}", content)
+            texts.append(content if is_response else prompt)
         parts, masks = [self.start], [np.zeros(len(self.start), dtype=bool)]
         encoded = self.tokenizer.encode_batch(texts)
         for number, (message, ids) in enumerate(zip(messages, encoded, strict=True)):
             is_response = message["role"] == "assistant"
             if is_response:
                 ids = np.append(ids.astype(np.int64), self.tokenizer.eos_token_id)
-            has_loss = is_response and (self.turns == "all" or number == last)
             parts.append(ids)
-            masks.append(np.full(len(ids), has_loss))
+            masks.append(np.full(len(ids), number in trained))
         return Rendered(np.concatenate(parts).astype(np.int64), np.concatenate(masks))
 
 
@@ -150,60 +185,6 @@ def load_template(tokenizer: Tokenizer, chat_template: str | None) -> str | None
             "path of a .jinja file, the template itself, or null for the tokenizer's own."
         )
     return read_text(path)
-
-
-def render(
-    tokenizer: Any, template: str, messages: Sequence[Message], where: str
-) -> tuple[str, list[tuple[int, int]]]:
-    """Return the text of a conversation, and the character spans `(start, stop)` of its responses.
-
-    Raises:
-        InputError: the template raises an error, or renders the messages before a response
-            differently once the response is there.
-    """
-    from transformers.utils.chat_template_utils import render_jinja_template
-
-    marked = GENERATION.search(template) is not None
-
-    def apply(some: Sequence[Message], prompt: bool = False) -> tuple[str, Any]:
-        try:
-            texts, spans = render_jinja_template(
-                conversations=[list(some)],
-                chat_template=template,
-                return_assistant_tokens_mask=marked,
-                add_generation_prompt=prompt,
-                **tokenizer.special_tokens_map,
-            )
-        except Exception as error:  # a template can raise any exception
-            raise InputError(
-                f"{where} cannot be rendered by the chat template ({type(error).__name__}: "
-                f"{error}); correct the chat or set chat_template to another."
-            ) from error
-        return texts[0], spans[0] if marked else None
-
-    text, spans = apply(messages)
-    if marked:
-        if not spans:
-            raise InputError(
-                f"{where} has no text inside the chat template's {{% generation %}}; put the "
-                "assistant's content there."
-            )
-        return text, [(int(start), int(stop)) for start, stop in spans]
-    spans = []
-    for number, message in enumerate(messages):
-        if message["role"] != "assistant":
-            continue
-        before, _ = apply(messages[:number], prompt=True)
-        after, _ = apply(messages[: number + 1])
-        if not (after.startswith(before) and text.startswith(after.rstrip())):
-            raise InputError(
-                f"{where}: the chat template renders the messages before turn {number + 1} "
-                "differently once it is there, so its response cannot be found; put "
-                "{% generation %} ... {% endgeneration %} around the response in the template, and "
-                "give it as chat_template."
-            )
-        spans.append((len(before), len(after.rstrip())))
-    return text, spans
 
 
 def encode_spans(

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,13 +18,15 @@ from tandem_pl.errors import InputError
 
 from .batches import AugmentedImageDataModule, ImageSet
 from .classes import class_numbers, find_classes
-from .readable import find_readable
+from .copies import find_copies
+from .readable import check_readable, find_readable
 from .sources import ImageSource
 from .splits import HoldOut, open_splits, split_by_class
 from .table import SPLITS, open_table
 
 PROBED = 32  # domains of a split; one image of each is decoded at the start
 NAMED = 20  # classes that a checkpoint names one by one
+MOST_THREADS = 16  # that read images before the start
 
 
 class ImageMixtureDataModule(AugmentedImageDataModule):
@@ -39,7 +44,8 @@ class ImageMixtureDataModule(AugmentedImageDataModule):
       `{dataset: NAME, split: train}`, with the columns `image` and `label`.
 
     If there are only training images, `hold_out` takes target and test images out of the domains
-    that the network is for.
+    that the network is for. Training images with the content of target or test images are left out,
+    whatever their names are, and so are target images with that of test images.
 
     Training and measuring use the training transform, which the network learns with; validation
     and test use the plain one, also of target data. Random augmentations are a function of `seed`,
@@ -60,9 +66,9 @@ class ImageMixtureDataModule(AugmentedImageDataModule):
         split_seed: decides which images are held out.
         classes: class names in the order of their numbers, or how many there are if they are
             numbers; a domain may then lack some. None for those of the sources, the same in all.
-        corrupt: an image that cannot be used ends the run with one sentence ("stop"), or every
-            image is decoded once before the start and the bad ones are left out ("skip").
-        cache_dir: folder that remembers bad images; None for `default_cache_dir`.
+        corrupt: every image is decoded once before the first start; one that cannot be used ends
+            the run with one sentence ("stop"), or is left out ("skip").
+        cache_dir: folder that remembers bad images and copies; None for `default_cache_dir`.
         pixels: options of `AugmentedImageDataModule` and `ConfiguredDataModule`.
 
     Raises:
@@ -77,9 +83,9 @@ class ImageMixtureDataModule(AugmentedImageDataModule):
 
     def __init__(
         self,
-        train: dict[str, str | dict[str, Any]] | None = None,
-        target: dict[str, str | dict[str, Any]] | None = None,
-        test: dict[str, str | dict[str, Any]] | None = None,
+        train: dict[str, str | dict[str, str | None]] | None = None,
+        target: dict[str, str | dict[str, str | None]] | None = None,
+        test: dict[str, str | dict[str, str | None]] | None = None,
         table: str | None = None,
         root: str | None = None,
         hold_out: list[str] | None = None,
@@ -124,10 +130,23 @@ class ImageMixtureDataModule(AugmentedImageDataModule):
         """How many classes there are."""
         return len(self.classes)
 
+    @property
+    def _threads(self) -> int:
+        return max(self.num_workers, min(os.cpu_count() or 1, MOST_THREADS))
+
     def prepare_data(self) -> None:
-        """Decode every image once, if bad ones are to be left out and are not yet known."""
-        if self.corrupt == "skip":
-            self._open()
+        """Decode every image once, unless that was done before, so that bad ones are known.
+
+        Raises:
+            UnreadableImageError: an image cannot be used, and `corrupt` is "stop".
+        """
+        sources = {
+            id(data.source): data.source for sets in self._open().values() for data in sets.values()
+        }
+        if self.corrupt == "stop":
+            options = (self.channels, self.convert, self._threads, self.cache_dir)
+            for source in sources.values():
+                check_readable(source, *options)
 
     def setup(self, stage: str | None = None) -> None:
         """Open the sources, and decode one image of each, so that wrong settings fail early."""
@@ -158,17 +177,50 @@ class ImageMixtureDataModule(AugmentedImageDataModule):
                 is_held = split == "train" and name in self.hold_out.domains
                 for part, images in self._parts(source, held if is_held else {}).items():
                     sets[split if part == "train" else part][name] = images
+        self._leave_out_copies(sets["target"], [sets["test"]], "are left out")
+        held_out = [sets["target"], sets["test"]]
+        self._leave_out_copies(sets["train"], held_out, "are not trained on")
         self._sets = sets
         return sets
+
+    def _leave_out_copies(
+        self, sets: dict[str, ImageSet], held_out: Sequence[dict[str, ImageSet]], what: str
+    ) -> None:
+        """Leave the images out of `sets` that have the content of a held-out image."""
+        held = [data for domains in held_out for data in domains.values()]
+        if not held or not sets:
+            return
+        found = find_copies(
+            [(data.source, data.rows) for data in held],
+            [(data.source, data.rows) for data in sets.values()],
+            self._threads,
+            self.cache_dir,
+        )
+        for (name, data), copies in zip(sets.items(), found, strict=True):
+            if not copies:
+                continue
+            number, owner, row = copies[0]
+            source = held[owner].source
+            first = f"{data.source.place(int(data.rows[number]))} is a copy of {source.place(row)}"
+            if len(copies) == len(data):
+                raise InputError(
+                    f"{data.source.where}: all {len(data)} images are copies of held-out images "
+                    f"({first}): give others, or leave it out."
+                )
+            warnings.warn(
+                f"{data.source.where}: {len(copies)} of {len(data)} images are copies of held-out "
+                f"images and {what}; the first: {first}",
+                stacklevel=2,
+            )
+            kept = np.delete(np.arange(len(data)), [number for number, _, _ in copies])
+            sets[name] = replace(data, rows=data.rows[kept], labels=data.labels[kept])
 
     def _parts(self, source: ImageSource, fractions: Mapping[str, float]) -> dict[str, ImageSet]:
         """Return the data sets that one source gives: "train", and those that are held out."""
         labels = class_numbers(source, self._classes)
         rows = np.arange(len(source))
         if self.corrupt == "skip":
-            rows = find_readable(
-                source, self.channels, self.convert, self.num_workers, self.cache_dir
-            )
+            rows = find_readable(source, self.channels, self.convert, self._threads, self.cache_dir)
         parts = {"train": np.arange(len(rows))}
         if fractions:
             parts = split_by_class(

@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from tandem_pl.errors import InputError
 
@@ -14,18 +14,11 @@ MODES = {1: "L", 3: "RGB"}  # channels -> Pillow's mode
 
 
 class UnreadableImageError(InputError):
-    """An image that cannot be used; the message is one sentence.
-
-    PyTorch raises an error of a loader worker again with the whole traceback as its message. The
-    constructor keeps only the sentence.
-    """
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message.rsplit("UnreadableImageError: ", 1)[-1].strip())
+    """An image that cannot be used; the message is one sentence."""
 
 
 def read_image(data: str | bytes, where: str, channels: int, convert: bool = True) -> Image.Image:
-    """Decode one image.
+    """Decode one image, turned upright as its EXIF orientation says.
 
     Args:
         data: the path of a file, or the encoded bytes.
@@ -43,6 +36,7 @@ def read_image(data: str | bytes, where: str, channels: int, convert: bool = Tru
         with open(data, "rb") if isinstance(data, str) else io.BytesIO(data) as file:
             image = Image.open(file)
             image.load()
+            ImageOps.exif_transpose(image, in_place=True)
     except Exception as error:  # Pillow's decoders raise many kinds of exception
         raise UnreadableImageError(
             f"{where} cannot be decoded ({_reason(error, data)}): replace or remove it, or set "

@@ -1,8 +1,9 @@
-"""Image files in folders that have a subfolder for each class."""
+"""The files of image folders: images in a subfolder for each class, or Parquet files."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
@@ -10,9 +11,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from tandem_pl.datamodules.sources.file_listing import walk_files
+from tandem_pl.datamodules.sources.file_rows import PARQUET
 from tandem_pl.errors import InputError
 
-SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test", "testing"}
+SPLITS_BY_NAME = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+SPLIT_NAMES = SPLITS_BY_NAME.keys()
 
 
 def sort_names(names: Iterable[str]) -> list[str]:
@@ -53,7 +61,7 @@ def list_class_folder(root: Path, where: str) -> tuple[np.ndarray, list[str], li
 def _check_classes(names: list[str], root: Path, where: str) -> None:
     if not names:
         raise InputError(f"{where}, which has no subfolder: give one with a subfolder a class.")
-    if SPLIT_NAMES.issuperset(name.lower() for name in names):
+    if {name.lower() for name in names} <= SPLIT_NAMES:
         raise InputError(
             f"{where}, whose subfolders {', '.join(names)} look like splits and not classes: give "
             f"one of them, such as {str(root / names[0])!r}."
@@ -61,16 +69,60 @@ def _check_classes(names: list[str], root: Path, where: str) -> None:
 
 
 def _list_images(folder: str, prefix: str) -> Iterator[str]:
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name[0] == ".":
-                continue
-            name = f"{prefix}/{entry.name}"
-            if os.path.splitext(entry.name)[1].lower() in _image_suffixes():
-                if entry.is_file():
-                    yield name
-            elif entry.is_dir():
-                yield from _list_images(entry.path, name)
+    suffixes = _image_suffixes()
+    paths = (str(path) for path in walk_files(Path(folder)))
+    start = len(str(Path(folder)))
+    return (prefix + path[start:] for path in paths if suffix_of(path) in suffixes)
+
+
+def list_parquet_files(root: Path, where: str) -> list[Path]:
+    """List the Parquet files below a folder, sorted.
+
+    Raises:
+        InputError: there are images as well, a folder cannot be read, or the files are of several
+            splits, by the names of files or subfolders.
+    """
+    files = parquet_files(root)
+    if not files:
+        return []
+    images = (path for path in walk_files(root) if suffix_of(path) in _image_suffixes())
+    image = next(images, None)
+    what = f"{where} is the folder {str(root)!r}"
+    names = [file.relative_to(root).as_posix() for file in files]
+    if image is not None:
+        raise InputError(
+            f"{what} with Parquet files ({names[0]}) and images ({image.relative_to(root)}): give "
+            "a folder that has one or the other."
+        )
+    splits = {_split_of(name): name for name in reversed(names)}
+    if len(splits.keys() - {None}) > 1:
+        examples = ", ".join(sorted(name for split, name in splits.items() if split))
+        raise InputError(
+            f"{what}, whose Parquet files are of several splits ({examples}): give those of one, "
+            f"by a folder or by a pattern such as {str(root / '**' / 'train*.parquet')!r}."
+        )
+    return files
+
+
+def parquet_files(root: Path) -> list[Path]:
+    """Return the Parquet files below a folder, sorted."""
+    return sorted(path for path in walk_files(root) if suffix_of(path) in PARQUET)
+
+
+def _split_of(name: str) -> str | None:
+    """Return the split that a path names.
+
+    Example:
+        >>> _split_of("data/train-00000-of-00002.parquet"), _split_of("trainees.parquet")
+        ('train', None)
+    """
+    words = (re.split(r"[^a-z]", part.lower())[0] for part in name.split("/"))
+    return next((SPLITS_BY_NAME[word] for word in words if word in SPLITS_BY_NAME), None)
+
+
+def suffix_of(path: str | Path) -> str:
+    """Return the suffix of a path, in lower case."""
+    return os.path.splitext(path)[1].lower()
 
 
 @cache

@@ -31,9 +31,40 @@ def find_readable(
     the source's stamp changes, and counted in a warning that names the first. A source without a
     stamp has no bad images.
     """
+    bad = _find_bad(source, channels, convert, threads, cache_dir)
+    if bad:
+        warnings.warn(
+            f"{source.where}: {len(bad)} of {len(source)} images were left out, as they cannot be "
+            f"used; the first: {bad[0][1]}",
+            stacklevel=2,
+        )
+    return np.delete(np.arange(len(source)), [number for number, _ in bad])
+
+
+def check_readable(
+    source: ImageSource, channels: int, convert: bool, threads: int, cache_dir: Path
+) -> None:
+    """Decode every image once, as `find_readable` does.
+
+    Raises:
+        UnreadableImageError: an image cannot be used; the message names the first, and how many.
+    """
+    bad = _find_bad(source, channels, convert, threads, cache_dir)
+    if len(bad) == 1:
+        raise UnreadableImageError(bad[0][1])
+    if bad:
+        raise UnreadableImageError(
+            f"{source.where}: {len(bad)} of {len(source)} images cannot be used; the first: "
+            f"{bad[0][1]}"
+        )
+
+
+def _find_bad(
+    source: ImageSource, channels: int, convert: bool, threads: int, cache_dir: Path
+) -> list[Bad]:
     stamp = source.stamp()
     if stamp is None:
-        return np.arange(len(source))
+        return []
     name = f"unreadable-{stamp}-{channels}-{'any' if convert else 'own'}.json"
     file = cache_dir / "images" / name
     try:
@@ -46,13 +77,7 @@ def find_readable(
             raise InputError(
                 f"{file} cannot be written ({error.strerror}): choose another cache_dir."
             ) from error
-    if bad:
-        warnings.warn(
-            f"{source.where}: {len(bad)} of {len(source)} images were left out, as they cannot be "
-            f"used; the first: {bad[0][1]}",
-            stacklevel=2,
-        )
-    return np.delete(np.arange(len(source)), [number for number, _ in bad])
+    return [(number, message) for number, message in bad]
 
 
 def _decode_all(source: ImageSource, channels: int, convert: bool, threads: int) -> list[Bad]:

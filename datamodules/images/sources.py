@@ -6,7 +6,6 @@ share without a copy.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,56 +17,20 @@ import pyarrow.compute as pc
 from PIL import Image
 
 from tandem_pl.datamodules.sources.file_rows import PARQUET
-from tandem_pl.datamodules.sources.saved_datasets import open_dataset
+from tandem_pl.datamodules.sources.saved_datasets import open_dataset, open_files
 from tandem_pl.errors import InputError
 
 from .arrays import load_arrays
-from .decoding import UnreadableImageError, read_image, to_mode
-from .files import list_class_folder, sort_names
+from .dataset_images import DatasetImages
+from .decoding import read_image, to_mode
+from .files import list_class_folder, list_parquet_files
+from .image_source import ImageSource, digest_of, file_facts, file_size, read_end
 
 KEYS = ("path", "dataset", "config", "split", "image", "label")
 SAVED = ("dataset_info.json", "dataset_dict.json", "state.json")  # of Dataset.save_to_disk
 
 #: A domain's source in a configuration: a path, or a map with the keys `KEYS`.
 ImageSpec = str | Mapping[str, Any]
-
-
-class ImageSource:
-    """Images with labels; a subclass says where they are.
-
-    Args:
-        where: the source's name in error messages, such as "train['real']".
-        labels: int64 [N]: positions in `names`, or class numbers if there are no names.
-        names: class names, or None.
-    """
-
-    def __init__(self, where: str, labels: np.ndarray, names: Sequence[str] | None) -> None:
-        self.where = where
-        self.labels = np.ascontiguousarray(labels, dtype=np.int64)
-        self.names = None if names is None else list(names)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def read(self, number: int, channels: int, convert: bool) -> Image.Image:
-        """Return image `number`, of mode "L" or "RGB" by `channels`.
-
-        Raises:
-            UnreadableImageError: it cannot be decoded, or has other channels and `convert` is off.
-        """
-        raise NotImplementedError
-
-    def place(self, number: int) -> str:
-        """Return the name of image `number` in error messages."""
-        return f"{self.where}, image {number}"
-
-    def digest(self) -> str:
-        """Return a digest of the labels and of what names the images, for checkpoints."""
-        return _digest([self.labels.data])
-
-    def stamp(self) -> str | None:
-        """Return a digest that changes if an image may have become unreadable; None if none can."""
-        return None
 
 
 class ImageFiles(ImageSource):
@@ -96,11 +59,19 @@ class ImageFiles(ImageSource):
     def digest(self) -> str:
         """Return a digest of labels and relative paths; a folder may move as a whole."""
         ends = np.cumsum(pc.binary_length(self.paths).to_numpy(), dtype=np.int64)
-        return _digest([*(path.as_py() for path in self.paths), ends.data, self.labels.data])
+        return digest_of([*(path.as_py() for path in self.paths), ends.data, self.labels.data])
 
     def stamp(self) -> str:
         """Return a digest of paths, sizes and times of change."""
-        return _digest(_file_facts(self.place(number)) for number in range(len(self)))
+        return digest_of(file_facts(self.place(number)) for number in range(len(self)))
+
+    def content_sizes(self) -> np.ndarray:
+        """Return the sizes of the files."""
+        return np.array([file_size(self.place(number)) for number in range(len(self))], np.int64)
+
+    def content(self, number: int, end: int | None = None) -> bytes:
+        """Return the bytes of a file."""
+        return read_end(self.place(number), end)
 
 
 class ImageArrays(ImageSource):
@@ -134,50 +105,21 @@ class ImageArrays(ImageSource):
         image = Image.fromarray(np.ascontiguousarray(pixels))
         return to_mode(image, self.place(number), channels, convert)
 
+    def content_stamp(self) -> str | None:
+        """Return a digest of the file's name, size and time of change, if it is memory-mapped."""
+        if isinstance(self.images, np.memmap):
+            return digest_of([file_facts(str(self.images.filename))])
+        return None
 
-class DatasetImages(ImageSource):
-    """Rows of a `datasets.Dataset`, memory-mapped; see `ImageSource`.
+    def content_sizes(self) -> np.ndarray:
+        """Return the bytes of the pixels, the same for all images."""
+        return np.full(len(self), int(np.prod(self.images.shape[1:])))
 
-    Args:
-        where: the source's name in error messages.
-        data: the data set.
-        name: the data set's name in error messages.
-        stamp: a digest of its content.
-        image: column of images, or of encoded bytes.
-        label: column of class names or numbers.
-    """
-
-    def __init__(
-        self, where: str, data: Any, name: str, stamp: str, image: str, label: str
-    ) -> None:
-        for key, column in (("image", image), ("label", label)):
-            if column not in data.column_names:
-                raise InputError(
-                    f"{where}: dataset {name!r} has no column {column!r} (its columns are "
-                    f"{', '.join(map(repr, data.column_names))}): name it as {key}."
-                )
-        super().__init__(where, *_read_labels(data, label, f"{where}: dataset {name!r}"))
-        self.name, self._stamp, self._column = name, stamp, image
-        self.data = _without_decoding(data.select_columns([image]), image, where)
-
-    def read(self, number: int, channels: int, convert: bool) -> Image.Image:
-        """Decode the image of a row."""
-        value = self.data[number][self._column]
-        if isinstance(value, Mapping):
-            value = value["path"] if value.get("bytes") is None else value["bytes"]
-        if value is None:
-            raise UnreadableImageError(
-                f'{self.place(number)} has no image: filter it out, or set corrupt to "skip".'
-            )
-        return read_image(value, self.place(number), channels, convert)
-
-    def place(self, number: int) -> str:
-        """Return the data set and the row, counted from 1."""
-        return f"dataset {self.name!r}, row {number + 1}"
-
-    def stamp(self) -> str:
-        """Return a digest of the data set and the column."""
-        return _digest([f"{self._stamp} {self._column}".encode()])
+    def content(self, number: int, end: int | None = None) -> bytes:
+        """Return the pixels, and their shape."""
+        pixels = self.images[number]
+        data = np.ascontiguousarray(pixels).tobytes()
+        return data[-end if end else None :] + str(pixels.shape).encode()
 
 
 def open_source(where: str, spec: ImageSpec) -> ImageSource:
@@ -204,22 +146,27 @@ def open_source(where: str, spec: ImageSpec) -> ImageSource:
     suffix = place.suffix.lower()
     is_folder = "path" in given and place.is_dir()
     if is_folder and not any((place / name).exists() for name in SAVED):
-        files = parquet_files(place)
+        files = list_parquet_files(place, where)
         if not files:
             _refuse_columns(where, given, "a folder of images")
             return ImageFiles(where, *list_class_folder(place, where), place)
-        path = str(place / f"*{files[0].suffix}")
-    elif suffix == ".npz":
+        for key in given.keys() & {"config", "split"}:
+            raise InputError(f"{where} is a folder of Parquet files: leave {key} out.")
+        return DatasetImages(where, *open_files(files, path), *_columns(given))
+    if suffix == ".npz":
         _refuse_columns(where, given, "an .npz file")
         return ImageArrays(where, *load_arrays(place, where))
-    elif "path" in given and not is_folder and suffix not in PARQUET:
+    if "path" in given and not is_folder and suffix not in PARQUET:
         raise InputError(
             f"{where} is {path!r}, which is no folder, .npz or Parquet file (looked from "
             f"{os.getcwd()}): give one, or a hub name as {{dataset: NAME, split: train}}."
         )
-    data, name, stamp = open_dataset(path, given.get("config"), given.get("split"))
-    columns = given.get("image", "image"), given.get("label", "label")
-    return DatasetImages(where, data, name, stamp, *columns)
+    opened = open_dataset(path, given.get("config"), given.get("split"))
+    return DatasetImages(where, *opened, *_columns(given))
+
+
+def _columns(given: Mapping[str, Any]) -> tuple[str, str]:
+    return given.get("image", "image"), given.get("label", "label")
 
 
 def _refuse_columns(where: str, given: Mapping[str, Any], what: str) -> None:
@@ -230,58 +177,3 @@ def _refuse_columns(where: str, given: Mapping[str, Any], what: str) -> None:
 def as_map(spec: ImageSpec) -> dict[str, Any]:
     """Return a source's configuration as a map."""
     return {"path": spec} if isinstance(spec, str) else dict(spec)
-
-
-def parquet_files(folder: Path) -> list[Path]:
-    """Return the Parquet files of a folder, sorted."""
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in PARQUET)
-
-
-def _digest(parts: Iterable[Any]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        digest.update(part)
-    return digest.hexdigest()
-
-
-def _file_facts(path: str) -> bytes:
-    try:
-        stat = os.stat(path)
-        return os.fsencode(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n")
-    except OSError:
-        return os.fsencode(f"{path}\0gone\n")
-
-
-def _read_labels(data: Any, column: str, where: str) -> tuple[np.ndarray, list[str] | None]:
-    """Return the labels, int64 [N], and class names or None."""
-    feature = data.features[column]
-    dtype = str(getattr(feature, "dtype", feature))
-    if not dtype.startswith(("int", "uint")) and dtype not in ("string", "large_string"):
-        raise InputError(
-            f"{where}: column {column!r} is of type {dtype}, and labels are class numbers or "
-            "names: name another column as label."
-        )
-    values = data.select_columns([column]).with_format("arrow")[:].column(0)
-    if values.null_count:
-        row = pc.index(pc.is_null(values), True).as_py() + 1
-        raise InputError(f"{where}, row {row} has no {column!r}: filter such rows out.")
-    if "string" not in dtype:
-        return values.to_numpy(), getattr(feature, "names", None)
-    names = sort_names(values.unique().to_pylist())
-    return pc.index_in(values, pa.array(names, values.type)).to_numpy(), names
-
-
-def _without_decoding(data: Any, column: str, where: str) -> Any:
-    """Return the data set with its images as encoded bytes or paths."""
-    import datasets
-
-    feature = data.features[column]
-    if isinstance(feature, datasets.Image):
-        return data.cast_column(column, datasets.Image(decode=False))
-    binary = getattr(feature, "dtype", None) in ("binary", "large_binary")
-    if binary or (isinstance(feature, Mapping) and "bytes" in feature):
-        return data
-    raise InputError(
-        f"{where}: column {column!r} has no images but {feature}: name a column of images, or of "
-        "their encoded bytes, as image."
-    )

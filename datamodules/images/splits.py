@@ -12,7 +12,8 @@ import numpy as np
 from tandem_pl.checks import check_at_least, check_fractions
 from tandem_pl.errors import InputError
 
-from .sources import ImageSource, ImageSpec, as_map, open_source, parquet_files
+from .files import parquet_files
+from .sources import ImageSource, ImageSpec, as_map, open_source
 
 
 def open_splits(
@@ -59,6 +60,8 @@ def _locations(spec: ImageSpec) -> set[str]:
     folder = Path(path).expanduser()
     if folder.is_dir():
         paths = parquet_files(folder) or [folder]
+    elif folder.exists():
+        paths = [folder]
     else:
         paths = [Path(name) for name in glob.glob(str(folder), recursive=True)]
     if not paths and "dataset" in given:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections.abc import Iterator
 from functools import cache
@@ -13,6 +14,7 @@ import numpy as np
 
 from tandem_pl.datamodules.sources.file_rows import CSV
 from tandem_pl.errors import InputError
+from tandem_pl.files import read_text
 
 from .files import sort_names
 from .sources import ImageFiles, ImageSource
@@ -84,27 +86,30 @@ def _read_lines(file: Path) -> Iterator[Line]:
     if separator is None or not file.is_file():
         raise InputError(f"table {str(file)!r} is no .csv or .tsv file: give the path of one.")
     try:
-        with file.open(newline="", encoding="utf-8-sig") as text:
-            reader = csv.DictReader(text, delimiter=separator, restval="")
-            columns = reader.fieldnames or ()
-            for column in COLUMNS:
-                if column not in columns:
-                    raise InputError(
-                        f"table {str(file)!r} has no column {column!r} (its columns are "
-                        f"{', '.join(map(repr, columns))}): rename one."
-                    )
-            for row in reader:
-                path, label, domain = values = [row[column].strip() for column in COLUMNS]
-                where = f"{file}, line {reader.line_num}"
-                if not all(values):
-                    empty = COLUMNS[values.index("")]
-                    raise InputError(f"{where}: {empty} is empty: fill or remove the row.")
-                split = row.get("split", "train").strip()
-                if split not in SPLITS:
-                    raise InputError(
-                        f"{where}: split {split!r} is unknown: use {', '.join(SPLITS)}."
-                    )
-                yield Line(reader.line_num, path, label, domain, split)
+        reader = csv.DictReader(
+            io.StringIO(read_text(file)),
+            delimiter=separator,
+            restval="",
+            # As in other sources, tabs have no quotes: a stray one would join rows.
+            quoting=csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL,
+        )
+        columns = reader.fieldnames or ()
+        for column in COLUMNS:
+            if column not in columns:
+                raise InputError(
+                    f"table {str(file)!r} has no column {column!r} (its columns are "
+                    f"{', '.join(map(repr, columns))}): rename one."
+                )
+        for row in reader:
+            path, label, domain = values = [row[column].strip() for column in COLUMNS]
+            where = f"{file}, line {reader.line_num}"
+            if not all(values):
+                empty = COLUMNS[values.index("")]
+                raise InputError(f"{where}: {empty} is empty: fill or remove the row.")
+            split = row.get("split", "train").strip()
+            if split not in SPLITS:
+                raise InputError(f"{where}: split {split!r} is unknown: use {', '.join(SPLITS)}.")
+            yield Line(reader.line_num, path, label, domain, split)
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(
             f"table {str(file)!r} cannot be read ({error}): write it again as CSV in UTF-8."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -48,6 +49,12 @@ def make_loader(
     )
 
 
+def no_batches() -> list[DataLoader]:
+    """Return no loader, and silence Lightning's warning of it, because none is meant."""
+    warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
+    return []
+
+
 def identity(batch: Any) -> Any:
     """Return the batch: the data set has collated it."""
     return batch
@@ -63,7 +70,7 @@ def ranks_of(trainer: Trainer | None) -> tuple[int, int]:
         return 0, 1
     given = trainer.distributed_sampler_kwargs
     rank, ranks = (given["rank"], given["num_replicas"]) if given else (0, 1)
-    if ranks > 1 and trainer._accelerator_connector.use_distributed_sampler:
+    if given and trainer._accelerator_connector.use_distributed_sampler:  # also one rank of DDP
         raise InputError(
             "use_distributed_sampler=True would replace the mixture's sampler: set "
             "Trainer(use_distributed_sampler=False); the datamodule shards over ranks itself."

@@ -39,11 +39,12 @@ class MixtureBatchSampler:
     """Yields this rank's `PlannedBatch`es of one episode, from the first not yet trained on.
 
     The state is what was *trained on*, not what workers have fetched: the data module calls
-    `consume` for each batch that reaches the module.
+    `consume` for each batch that reaches the module. A stream's cursor is the pair (debts of its
+    domains, samples drawn of each), see `Stream`.
 
     Args:
-        streams: by name: "train"; one for each phase without a step, so that passes over the
-            training data stay complete; and perhaps "target".
+        streams: by name: "train"; one for each phase without a step, which uses up no training
+            samples; and perhaps "target".
         target_weights: [M'] of the target domains.
         batch_size: of the global batch, over all ranks.
 
@@ -64,8 +65,8 @@ class MixtureBatchSampler:
         self.plan: list[Segment] = []
         self.position = 0  # batches of the plan that were consumed
         self.step = 0  # batches consumed since the start
-        self._before = self.cursors, self.position, self.step  # the last `consume`
-        self._ahead: dict[int, dict[str, tuple[Floats, Ints]]] = {}  # step -> cursors after it
+        self._undo = self.cursors, self.position, self.step  # the last `consume`
+        self._cursors_after: dict[int, dict[str, tuple[Floats, Ints]]] = {}  # by step
 
     def share(self, rank: int, world_size: int) -> None:
         """Yield the rows of this rank only, from the next pass on.
@@ -86,15 +87,17 @@ class MixtureBatchSampler:
 
     def consume(self, step: int) -> None:
         """Mark batch `step` and all before it as trained on."""
-        self._before = self.cursors, self.position, self.step
-        self.cursors = self._ahead[step]
-        self._ahead = {at: cursors for at, cursors in self._ahead.items() if at > step}
+        self._undo = self.cursors, self.position, self.step
+        self.cursors = self._cursors_after[step]
+        self._cursors_after = {
+            at: cursors for at, cursors in self._cursors_after.items() if at > step
+        }
         self.position += step + 1 - self.step
         self.step = step + 1
 
     def rewind(self) -> None:
         """Undo the last `consume`."""
-        self.cursors, self.position, self.step = self._before
+        self.cursors, self.position, self.step = self._undo
 
     def rest_of_plan(self) -> list[Segment]:
         """Return the segments with batches that were not consumed, and how many of them."""
@@ -109,16 +112,17 @@ class MixtureBatchSampler:
         return sum(segment.batches for segment in self.plan)
 
     def __iter__(self) -> Iterator[PlannedBatch]:
-        cursors, position, first_step = dict(self.cursors), self.position, self.step - self.position
-        self._ahead = {}
-        place, last = -1, len(self) - 1
+        cursors = dict(self.cursors)
+        consumed, first_step = self.position, self.step - self.position
+        self._cursors_after = {}
+        place, last = -1, len(self) - 1  # in the plan
         for segment in self.plan:
             stream = segment.phase if segment.phase in WITHOUT_STEP else "train"
             weights = np.asarray(segment.weights)
             for number in range(segment.batches):
                 place += 1
-                if place < position:
-                    continue  # it was consumed before a resume
+                if place < consumed:
+                    continue
                 step = first_step + place
                 domains, indices, cursors[stream] = self.streams[stream].take(
                     cursors[stream], weights, self.batch_size, step
@@ -129,20 +133,20 @@ class MixtureBatchSampler:
                     *rows, cursors["target"] = self.streams["target"].take(
                         cursors["target"], self.target_weights, self.batch_size, step
                     )
-                    target_domains, target_indices = map(self._mine, rows)
-                self._ahead[step] = dict(cursors)
+                    target_domains, target_indices = map(self._rows_of_rank, rows)
+                self._cursors_after[step] = dict(cursors)
                 yield PlannedBatch(
                     phase=segment.phase,
                     step=step,
                     first=number == 0,
                     last=place == last,
-                    domains=self._mine(domains),
-                    indices=self._mine(indices),
+                    domains=self._rows_of_rank(domains),
+                    indices=self._rows_of_rank(indices),
                     target_domains=target_domains,
                     target_indices=target_indices,
                 )
 
-    def _mine(self, rows: Ints) -> Ints:
+    def _rows_of_rank(self, rows: Ints) -> Ints:
         return rows[self.rank :: self.world_size]
 
     def seen(self, tokens_per_sample: Floats | None = None) -> dict[str, Floats]:

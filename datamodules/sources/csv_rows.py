@@ -42,8 +42,13 @@ def read_csv(
             ) from error
         if header is None:
             return
+        if not quotes and any(f'"{column}"' in header for column in columns or ()):
+            raise RowError(
+                f"{path} has a header in quotes: set quotes to true in the map of the source, such "
+                f"as {{path: {path}, quotes: true}}."
+            )
         check_columns(columns, header, str(path))
-        columns = header if columns is None else columns
+        columns = header if columns is None else [c for c in columns if c in header]
         for column in columns:
             if header.count(column) > 1:
                 raise InputError(f"{path} has the column {column!r} twice; rename one.")

@@ -103,7 +103,7 @@ def read_rows(data: Any, kinds: Mapping[str, int], numbers: np.ndarray, columns:
             except RowError as error:
                 yield error
             else:
-                yield where, {column: row[column] for column in columns or row}
+                yield where, {column: row[column] for column in columns or row if column in row}
     yield ReadAs(", ".join(kinds), len(chosen), sum(kinds.values()))
 
 

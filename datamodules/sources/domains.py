@@ -32,6 +32,8 @@ from .source import Sources as Sources
 
 KEYS = ("path", "dataset", "config", "split", "column", "quotes")
 
+#: A source as a map. Not of `Any`, since jsonargparse makes numbers of texts in quotes there.
+SourceMap = dict[str, str | list[str] | bool | None]
 #: A domain's source in a configuration: a path, folder or glob pattern, a list of these, or a map.
 SourceSpec = str | Sequence[str] | Mapping[str, Any]
 

@@ -13,7 +13,17 @@ from .json_form import JSON_LINES, json_form
 from .json_lines import read_json_lines, read_json_values
 from .parquet_rows import read_parquet
 from .plain_text import read_text
-from .reading import Columns, ReadAs, Reader, Remark, RowError, Rows, open_text, suffix_of
+from .reading import (
+    Columns,
+    ReadAs,
+    Reader,
+    Remark,
+    RowError,
+    Rows,
+    open_text,
+    required,
+    suffix_of,
+)
 
 PARQUET = {".parquet", ".pq"}
 PARQUET_MAGIC = b"PAR1"
@@ -49,7 +59,7 @@ def find_reader(path: Path, columns: Columns, quotes: bool | None = None) -> tup
         return KINDS.get(suffix, suffix), READERS[suffix]
     if is_parquet(path):
         return "Parquet", read_parquet
-    form = json_form(path, columns)
+    form = json_form(path, required(columns))
     return (form, JSON_READERS[form]) if form else ("text", read_text)
 
 
@@ -63,13 +73,16 @@ def is_parquet(path: Path) -> bool:
 
 
 def mark_reading(path: Path, columns: Columns, quotes: bool | None) -> str:
-    """Return how a file is read if its name alone says something else; "" for most files.
+    """Return how a file is read if the first version read it in another way; "" for most files.
 
-    Caches built when names decided keep theirs, unless their content is read in another way now.
+    It is part of the digests that caches are named by: old caches stay in use unless their files
+    are read in another way now.
     """
     suffix = suffix_of(path)
     if suffix in PARQUET:
         return ""
+    if suffix in READERS and suffix not in CSV:
+        return suffix  # a kind that was added later: it was plain text before
     try:
         with open_text(path) as file:
             encoding = file.encoding

@@ -43,7 +43,7 @@ def _row(
         check_columns(columns, list(row), where)
     except RowError as error:
         return error
-    return where, row if columns is None else {column: row[column] for column in columns}
+    return where, row if columns is None else {c: row[c] for c in columns if c in row}
 
 
 def _parse(text: str, where: str, encoding_errors: str) -> dict[str, Any]:

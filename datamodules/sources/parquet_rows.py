@@ -18,7 +18,7 @@ def read_parquet(path: Path, columns: Columns, encoding_errors: str) -> Rows:
     with pq.ParquetFile(path) as table:
         check_columns(columns, table.schema_arrow.names, str(path))
         number = 0
-        names = None if columns is None else list(columns)
+        names = None if columns is None else list(columns)  # missing ones are not read
         try:
             for batch in table.iter_batches(batch_size=ROWS_AT_ONCE, columns=names):
                 for row in batch.to_pylist():

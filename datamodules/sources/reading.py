@@ -58,6 +58,11 @@ def sentences(remarks: Iterable[Remark]) -> Iterator[str]:
 Row = tuple[str, dict[str, Any]]
 Rows = Iterator[Row | RowError | ReadAs | Remark]
 
+
+class OptionalColumn(str):
+    """The name of a column that may be missing: it is then not in the row."""
+
+
 #: Names of the columns to read; None for all that a row has.
 Columns = Sequence[str] | None
 #: `reader(path, columns, encoding_errors)` yields the rows of one file, with these columns only.
@@ -132,8 +137,8 @@ def decode(data: bytes, where: str, encoding_errors: str) -> str:
 
 
 def check_columns(columns: Columns, present: Sequence[str], where: str) -> None:
-    """Raise `RowError`, naming the columns present, if one of `columns` is missing."""
-    for column in columns or ():
+    """Raise `RowError`, naming the columns present, if one that must be there is missing."""
+    for column in required(columns) or ():
         if column not in present:
             raise RowError(
                 f"{where} has no column {column!r}; it has {_listed(present) or 'none'}: name one "
@@ -141,8 +146,16 @@ def check_columns(columns: Columns, present: Sequence[str], where: str) -> None:
             )
 
 
+def required(columns: Columns) -> Columns:
+    """Return the columns that must be there."""
+    if columns is None:
+        return None
+    return [column for column in columns if not isinstance(column, OptionalColumn)]
+
+
 def check_one_column(columns: Columns, path: Path) -> list[str]:
     """Return the one column; raise `InputError` if others are asked of a file that is one text."""
+    columns = required(columns)
     if columns is None or len(columns) != 1:
         needed = "a domain column is" if columns is None else f"{_listed(columns)} are"
         raise InputError(

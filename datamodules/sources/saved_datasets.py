@@ -37,7 +37,8 @@ def read_dataset(data: Any, name: str, numbers: np.ndarray | None, columns: Sequ
         columns: names of the columns.
     """
     check_columns(columns, data.column_names, f"dataset {name!r}")
-    data = data.select_columns(list(columns))
+    columns = [column for column in columns if column in data.column_names]
+    data = data.select_columns(columns)
     data = data if numbers is None else data.select(numbers)
     features = [data.features[column] for column in columns]
     labelled = [feature if has_labels(feature) else None for feature in features]

@@ -4,7 +4,7 @@ import warnings
 from functools import partial
 from typing import Any, Literal
 
-from tandem_pl.datamodules.sources.domains import Source, check_given, open_domains
+from tandem_pl.datamodules.sources.domains import Source, SourceMap, check_given, open_domains
 from tandem_pl.machine import count_cores
 
 from .block_folder import Documents
@@ -51,8 +51,8 @@ class TextMixtureDataModule(CachedTextDataModule):
 
     def __init__(
         self,
-        domains: dict[str, str | list[str] | dict[str, Any]] | None = None,
-        dataset: str | dict[str, Any] | None = None,
+        domains: dict[str, str | list[str] | SourceMap] | None = None,
+        dataset: str | SourceMap | None = None,
         domain_column: str = "domain",
         text_column: str = "text",
         target_fraction: float = 0.05,

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from tandem_pl.checks import check_at_least
-from tandem_pl.datamodules.sources.domains import check_given, open_domains
+from tandem_pl.datamodules.sources.domains import SourceMap, check_given, open_domains
 from tandem_pl.errors import InputError
 from tandem_pl.files import new_folder
 from tandem_pl.machine import count_cores
@@ -35,8 +35,8 @@ CHECKED_DOCUMENTS = 200  # decoded again, to see whether the tokenizer keeps all
 
 def prepare_corpus(
     out: str,
-    domains: dict[str, str | list[str] | dict[str, Any]] | None = None,
-    dataset: str | dict[str, Any] | None = None,
+    domains: dict[str, str | list[str] | SourceMap] | None = None,
+    dataset: str | SourceMap | None = None,
     domain_column: str = "domain",
     text_column: str = "text",
     tokenizer: str | None = None,

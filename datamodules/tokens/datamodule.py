@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tandem_pl.checks import check_at_least
 from tandem_pl.datamodules.batching import ConfiguredDataModule
 from tandem_pl.datamodules.chat.samples import PadToLongest
+from tandem_pl.datamodules.sources.domains import SourceMap
 from tandem_pl.datamodules.text.tokenization import load_tokenizer
 from tandem_pl.domain_names import check_texts
 from tandem_pl.errors import InputError
@@ -79,9 +80,9 @@ class TokenMixtureDataModule(ConfiguredDataModule):
 
     def __init__(
         self,
-        train: dict[str, str | list[str] | dict[str, Any]],
-        target: dict[str, str | list[str] | dict[str, Any]] | None = None,
-        test: dict[str, str | list[str] | dict[str, Any]] | None = None,
+        train: dict[str, str | list[str] | SourceMap],
+        target: dict[str, str | list[str] | SourceMap] | None = None,
+        test: dict[str, str | list[str] | SourceMap] | None = None,
         block_size: int = 128,
         vocab_size: int | None = None,
         tokenizer: str | None = None,

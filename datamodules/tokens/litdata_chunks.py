@@ -15,8 +15,16 @@ import numpy as np
 from tandem_pl.errors import InputError
 
 from .pieces import Buffer, Pieces
-from .reading import IDS, Columns, Options, find_columns, integer_dtype, map_file
-from .u32 import read_u32
+from .reading import (
+    IDS,
+    Columns,
+    Options,
+    find_columns,
+    integer_dtype,
+    map_file,
+    read_index,
+    read_u32,
+)
 
 # Types by the numbers that litdata gives them.
 TENSORS = dict(enumerate(["u1", "i1", "i2", "i2", "i4", "i4", "i8", "i8", "u1", "u2"], start=11))
@@ -29,15 +37,6 @@ def is_litdata(path: Path) -> bool:
     return "chunks" in read_index(path)
 
 
-def read_index(path: Path) -> dict[str, Any]:
-    """Return the `index.json` of a folder; empty if there is none."""
-    try:
-        index = json.loads((path / "index.json").read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError):
-        return {}
-    return index if isinstance(index, dict) else {}
-
-
 def read_litdata(path: Path, options: Options) -> Columns:
     """Return the items of all chunks."""
     index = read_index(path)
@@ -45,7 +44,7 @@ def read_litdata(path: Path, options: Options) -> Columns:
     if config.get("compression") or config.get("encryption") or config.get("ipc_compression"):
         raise InputError(
             f"{where} is compressed or encrypted, and cannot be memory-mapped; optimize it again "
-            "without."
+            "without compression."
         )
     names = _field_names(config, where)
     columns = find_columns(names, options, where)

@@ -1,8 +1,8 @@
 """A folder of MosaicML Streaming (MDS) with a column of tokens; read without its library.
 
-A shard is the number of samples and their offsets, uint32 each, its settings, and the samples: the
-sizes of the columns of no fixed size, uint32 each, and the columns. An `ndarray` without a fixed
-type or shape begins with these.
+A shard holds the number of samples and their offsets, uint32 each, its settings, and the samples. A
+sample holds the sizes of the columns of no fixed size, uint32 each, and the columns. An `ndarray`
+without a fixed type or shape begins with both.
 """
 
 from __future__ import annotations
@@ -14,10 +14,16 @@ import numpy as np
 
 from tandem_pl.errors import InputError
 
-from .litdata_chunks import read_index
 from .pieces import Buffer, Pieces
-from .reading import Columns, Options, find_columns, integer_dtype, map_file
-from .u32 import read_u32
+from .reading import (
+    Columns,
+    Options,
+    find_columns,
+    integer_dtype,
+    map_file,
+    read_index,
+    read_u32,
+)
 
 BYTES = "int64"  # tokens in a column of bytes, as LLM Foundry writes them
 DTYPES = {8: "u1", 9: "i1", 16: "u2", 17: "i2", 32: "u4", 33: "i4", 64: "u8", 65: "i8"}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +56,26 @@ def map_file(path: Path, least: int = 0) -> NDArray[np.uint8]:
         return np.memmap(path, np.uint8, "r") if size else np.empty(0, np.uint8)
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror or error}).") from error
+
+
+def read_index(path: Path) -> dict[str, Any]:
+    """Return the `index.json` of a folder; empty if there is none."""
+    try:
+        index = json.loads((path / "index.json").read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError):
+        return {}
+    return index if isinstance(index, dict) else {}
+
+
+def read_u32(data: NDArray[np.uint8], places: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the uint32 at each of these bytes, in the shape of `places`.
+
+    Example:
+        >>> read_u32(np.array([9, 1, 2, 0, 0], np.uint8), np.array([1])).tolist()
+        [513]
+    """
+    found = data[places[..., None] + np.arange(4)]
+    return np.ascontiguousarray(found).view("<u4")[..., 0].astype(np.int64)
 
 
 def integer_dtype(name: str, where: str) -> np.dtype:

@@ -103,7 +103,7 @@ def hold_out(
 ) -> dict[str, NDArray[np.int64]]:
     """Divide a domain's samples: some contiguous pieces for each held-out split, the rest to train.
 
-    Neighbours in a stream may be of one document, so a piece has as few neighbours as it can.
+    Pieces are few and contiguous, because neighbours in a stream may be parts of one document.
 
     Args:
         samples: their number.

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tandem_pl.checks import check_choice
 from tandem_pl.datamodules.sources.file_listing import expand_user, match_paths
@@ -19,7 +20,7 @@ from .litdata_chunks import is_litdata, read_litdata
 from .mds import is_mds, read_mds
 from .megatron import is_megatron, read_megatron
 from .nanogpt import is_nanogpt, read_nanogpt
-from .pieces import Pieces
+from .pieces import Integers, Pieces
 from .reading import IDS, LABELS, MASK, Columns, Kind, Options
 
 #: The first that matches a path reads it, unless its map names a kind.
@@ -164,31 +165,41 @@ def _kind_of(where: str, place: Path) -> str:
 
 
 def _without_padding(columns: Columns, where: str) -> Columns:
-    """Return the columns without the tokens that the attention mask hides."""
+    """Return the columns without the tokens that the attention mask hides at the ends of rows."""
     mask = columns.pop(MASK)
-    skipped = np.zeros(len(mask.lengths), np.int64)
-    lengths = mask.lengths.copy()
+    skipped, lengths = np.zeros(len(mask.lengths), np.int64), mask.lengths.copy()
     for group in mask.groups():
-        ends = mask.ends[group] - mask.ends[group.start] + mask.lengths[group.start]
-        seen = (
-            mask.read(
-                int(mask.ends[group.start] - mask.lengths[group.start]),
-                int(mask.ends[group.stop - 1]),
-            )
-            != 0
-        )
-        if seen.all():
-            continue
-        counts = np.concatenate([[0], np.cumsum(seen)])
-        starts = ends - mask.lengths[group]
-        lengths[group] = counts[ends] - counts[starts]
-        places = np.append(np.flatnonzero(seen), len(seen))
-        first = np.minimum(places[np.searchsorted(places[:-1], starts)], ends)
-        skipped[group] = np.where(lengths[group] > 0, first - starts, 0)
-        stops = starts + skipped[group] + lengths[group]
-        if (counts[stops] - counts[starts + skipped[group]] != lengths[group]).any():
-            raise InputError(
-                f"{where} has rows with hidden tokens between others (attention_mask 1, 0, 1); pad "
-                "rows at one end, or leave the attention_mask out."
-            )
+        start = int(mask.ends[group.start] - mask.lengths[group.start])
+        visible = mask.read(start, int(mask.ends[group.stop - 1])) != 0
+        if not visible.all():
+            skipped[group], lengths[group] = _visible_parts(visible, mask.lengths[group], where)
     return {name: pieces.cut(skipped, lengths) for name, pieces in columns.items()}
+
+
+def _visible_parts(
+    visible: NDArray[np.bool_], sizes: Integers, where: str
+) -> tuple[Integers, Integers]:
+    """Return how many hidden tokens each row begins with, and how many visible ones follow.
+
+    Args:
+        visible: the masks of all rows, one after the other.
+        sizes: [rows] the length of each.
+        where: the source, for messages.
+
+    Raises:
+        InputError: a row has hidden tokens between visible ones.
+    """
+    stops = np.cumsum(sizes)
+    starts = stops - sizes
+    before = np.concatenate([[0], np.cumsum(visible)])  # visible tokens before each place
+    lengths = before[stops] - before[starts]
+    places = np.append(np.flatnonzero(visible), len(visible))
+    first = places[before[starts]]  # the first visible token from the row's start on
+    skipped = np.where(lengths > 0, first - starts, 0)
+    first = starts + skipped
+    if (before[first + lengths] - before[first] != lengths).any():
+        raise InputError(
+            f"{where} has rows with hidden tokens between others (attention_mask 1, 0, 1); pad "
+            "rows at one end, or leave the attention_mask out."
+        )
+    return skipped, lengths

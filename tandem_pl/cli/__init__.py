@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(f"tandem_pl {__version__}")
         return 0
-    from tandem_pl.errors import InputError, did_you_mean
+    from tandem_pl.errors import InputError, did_you_mean, find_input_error
 
     try:
         if verb not in VERBS:
@@ -51,9 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise InputError(f"unknown verb {verb!r}: {hint}use one of {known}.")
         import_module(f"{__name__}.{VERBS[verb][0]}").main(arguments)
     except Exception as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, InputError):
-            cause = cause.__cause__  # jsonargparse wraps what a constructor raises
+        cause = find_input_error(error)
         if cause is None:
             raise
         print(f"tandem: error: {cause}", file=sys.stderr)

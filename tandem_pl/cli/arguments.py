@@ -15,7 +15,7 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from tandem_pl.errors import InputError, did_you_mean
 
-from . import yaml_options  # noqa: F401  (jsonargparse reads names as they are typed)
+from .yaml_options import quote_named_values  # whose import sets the reader of YAML
 
 
 class Parser(ArgumentParser):
@@ -153,7 +153,8 @@ def run_verb(
         InputError: an option is unknown, missing or of the wrong type.
     """
     parser = make_parser(function, fixed=fixed, **options)
-    given = parser.parse_args(list(spell_out(parser, arguments))).as_dict()
+    spelled = quote_named_values(list(spell_out(parser, arguments)))
+    given = parser.parse_args(list(spelled)).as_dict()
     if options.get("config"):
         given.pop("config")
     function(**given, **fixed)

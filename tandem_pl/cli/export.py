@@ -14,6 +14,7 @@ from tandem_pl.files import write_atomically
 
 from .arguments import run_verb
 from .run_folder import read_config
+from .yaml_options import quote_named_values
 
 FORMAT_LINES = "\n".join(f"  {name:11}  {form.about}" for name, form in FORMATS.items())
 EPILOG = f"""formats:
@@ -107,5 +108,5 @@ def take_paths(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
 
 def main(arguments: Sequence[str]) -> None:
     """Run the verb; `arguments[0]` is its name."""
-    rest, paths = take_paths(arguments[1:])
+    rest, paths = take_paths(list(quote_named_values(arguments[1:])))
     run_verb(export, rest, positional=True, epilog=EPILOG, fixed={"domain_paths": paths})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import shutil
 import warnings
@@ -17,12 +18,14 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from tandem_pl.errors import InputError
 from tandem_pl.files import write_atomically
 from tandem_pl.training.checkpoint_io import AtomicCheckpointIO
 from tandem_pl.training.connection import callbacks_of
 from tandem_pl.training.last_checkpoint import LastCheckpoint
+from tandem_pl.training.rank_errors import one_error_for_all_ranks
 from tandem_pl.training.sharding import check_strategy_name
 
 from .arguments import Parser
@@ -115,9 +118,10 @@ class TandemCLI(LightningCLI):
         run = Path(folder or self.trainer.default_root_dir)
         new = folder is not None and not run.exists()
         try:
-            if subcommand == "fit" and self.config.fit.get("ckpt_path") == "last":
-                self._resume_last(run)
-            super()._run_subcommand(subcommand)
+            with one_error_for_all_ranks(self.trainer):
+                if subcommand == "fit" and self.config.fit.get("ckpt_path") == "last":
+                    self._resume_last(run)
+                super()._run_subcommand(subcommand)
         except (InputError, OSError) as error:
             if new and self.trainer.global_step == 0 and self.trainer.is_global_zero:
                 shutil.rmtree(run, ignore_errors=True)
@@ -140,15 +144,20 @@ class TandemCLI(LightningCLI):
         self.config_init.fit.ckpt_path = str(path) if path else None
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
-        """Add a table of results, a bar for the run, and `last.ckpt` at every end."""
+        """Add a summary, a table of results, a bar for the run, and `last.ckpt` at every end."""
         from tandem_pl.callbacks import EvaluationTable, RunProgressBar
 
+        from .run_summary import RunSummary
+
         given = [callback for callback in config.get("callbacks") or [] if callback]
-        callbacks = [*callbacks, EvaluationTable()]
-        wanted = config.get("enable_progress_bar") is not False
+        callbacks = [*callbacks, EvaluationTable(), RunSummary()]
+        wanted = config.get("enable_progress_bar") is not False and not config.get("barebones")
         if wanted and not any(isinstance(callback, ProgressBar) for callback in given):
             callbacks.append(RunProgressBar())
-        trainer = super()._instantiate_trainer(config, callbacks)
+        try:
+            trainer = super()._instantiate_trainer(config, callbacks)
+        except (MisconfigurationException, TypeError, ValueError) as error:  # flags that clash
+            raise InputError(f"trainer: {error}") from error
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         checkpoints = trainer.checkpoint_callbacks  # empty if enable_checkpointing is false
@@ -214,14 +223,27 @@ def unwritable(error: OSError, run: Path) -> str | None:
     return None
 
 
+#: Metrics that the progress bar shows, see `MixtureMonitor`.
+SHOWN = "train/loss|mixture/effective_domains"
+
+
+def is_no_advert(record: logging.LogRecord) -> bool:
+    """Return whether a message of Lightning says something of the run."""
+    return "litlogger" not in str(record.msg) and "litmodels" not in str(record.msg)
+
+
 def main(arguments: Sequence[str], run: str | None = None) -> None:
     """Run the verb `arguments[0]`; `run` is the folder of the run that is evaluated."""
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval")
+    # The values are those of all ranks.
+    warnings.filterwarnings("ignore", message=f"It is recommended to use .self.log..({SHOWN})")
+    warnings.filterwarnings("ignore", message=".*functional.all_gather is deprecated")
     # A resumed run has a new folder or the old one; both are intended.
     warnings.filterwarnings("ignore", message="The dirpath has changed from")
     warnings.filterwarnings("ignore", message=".*exists and is not empty")
     warnings.filterwarnings("ignore", message=".*no pre-optimization state was saved")
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(is_no_advert)
     TandemCLI(arguments, run)

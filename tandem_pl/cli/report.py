@@ -46,12 +46,12 @@ def report(
         raise InputError("--tokens_per_domain needs --tokens, the length of the final run.")
     from tandem_pl.report.domains import summarize_domains
     from tandem_pl.report.page import build_page, write_page
-    from tandem_pl.report.run import read_run
+    from tandem_pl.report.run import read_repetition, read_run
     from tandem_pl.report.sentences import number
 
     this = read_run(Path(run))
     sizes = read_tokens(tokens_per_domain, this.mixture)
-    repetitions = [read_run(Path(folder)).mixture for folder in seeds or []]
+    repetitions = [read_repetition(folder, this.mixture) for folder in seeds or []]
     domains = summarize_domains(this, tokens, sizes, samples, repetitions)
     length = f"{number(tokens)} tokens" if tokens else None
     length = f"{number(samples)} samples" if samples else length

@@ -11,10 +11,14 @@ from jsonargparse import get_loader, set_dumper, set_loader
 
 from tandem_pl.errors import InputError
 from tandem_pl.public_names import with_whole_paths
-from tandem_pl.yaml_files import NAME_LISTS, NAME_VALUES, dump_yaml, quote_names
+from tandem_pl.yaml_files import NAME_LISTS, NAME_VALUES, SOURCE_MAPS, dump_yaml, quote_names
 
 MODE = "omegaconf+"  # the parsers' mode: references between keys follow the command line
-NAMES = re.compile(rf"--(?:[^=]*\.)?({'|'.join((*NAME_LISTS, *NAME_VALUES))})\+?(=.*)?", re.DOTALL)
+KEYS = "|".join((*NAME_LISTS, *NAME_VALUES, *SOURCE_MAPS))
+NAMES = re.compile(rf"--(?:[^=]*\.)?({KEYS})\+?(=.*)?", re.DOTALL)
+MAPS = "|".join((*SOURCE_MAPS, "paths", "weights", "target_weights", "caps"))
+# One entry of a map from domain names, such as --data.domains.web=FILE or --paths.web FILE.
+ENTRY = re.compile(rf"(--(?:[^=]*\.)?({MAPS})\.[^=]+)(=.*)?", re.DOTALL)
 
 
 class OptionError(Exception):
@@ -41,27 +45,50 @@ def keep_names(mode: str, load: Callable[[str], Any]) -> None:
 def quote_named_values(arguments: Sequence[str]) -> Iterator[str]:
     """Yield the arguments; values that are names, as of `--data.hold_out`, are put in quotes.
 
+    Raises:
+        InputError: an entry of a map from domain names is given twice.
+
     Example:
         >>> list(quote_named_values(["--data.hold_out", "[no, en]", "--data.weights", "uniform"]))
         ['--data.hold_out', "['no', en]", '--data.weights', 'uniform']
     """
-    key = ""
+    _check_once(arguments)
+    start = ""  # YAML of the option's key, before its value
     for argument in arguments:
-        option = NAMES.fullmatch(argument)
-        if option and option[2]:
-            value = _quoted(option[1], option[2][1:])
-            argument = f"{argument[: option.start(2)]}={value}"
-        elif key:
-            argument = _quoted(key, argument)
-        key = option[1] if option and not option[2] else ""
+        option, entry = NAMES.fullmatch(argument), ENTRY.fullmatch(argument)
+        name, equals, value = argument.partition("=")
+        if option or entry:
+            start = f"{option[1]}: " if option else f"{entry[2]}:\n  x: " if entry else ""
+        elif start:
+            argument = _quoted(start, argument)
+        if equals and (option or entry):
+            argument = f"{name}={_quoted(start, value)}"
+        if equals or not (option or entry):
+            start = ""
         yield argument
 
 
-def _quoted(key: str, value: str) -> str:
+def _quoted(start: str, value: str) -> str:
+    if "\n" in start and value[:1] not in ("[", "{"):
+        return value  # a text, which the parser takes as it is typed
     try:
-        return quote_names(f"{key}: {value}").removeprefix(f"{key}: ")
-    except yaml.YAMLError:
+        return quote_names(start + value).removeprefix(start)
+    except (InputError, yaml.YAMLError):
         return value  # the parser will say
+
+
+def _check_once(arguments: Sequence[str]) -> None:
+    given: dict[str, str] = {}
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=False):
+        entry = ENTRY.fullmatch(argument)
+        if entry and not entry[1].endswith("+"):
+            value = entry[3][1:] if entry[3] else following
+            if entry[1] in given:
+                raise InputError(
+                    f"{entry[1]} is given twice, as {given[entry[1]]!r} and {value!r}; keep one, "
+                    "or rename it."
+                )
+            given[entry[1]] = value
 
 
 _load = get_loader("yaml")

@@ -187,6 +187,13 @@ def takes_seed(class_path: str) -> bool:
     return False
 
 
+def of_tokens(comparison: Comparison) -> bool:
+    """Return whether losses are of tokens, so that perplexities mean something."""
+    objective = comparison.base["model"].get("init_args", {}).get("objective")
+    path = objective.get("class_path") if isinstance(objective, dict) else objective
+    return bool(getattr(_find(str(path)), "of_tokens", False))
+
+
 def _replaced(class_path: str) -> bool:
     """Return whether the cell replaces this callback of the base."""
     from lightning.pytorch.callbacks import Checkpoint, ProgressBar

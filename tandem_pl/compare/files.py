@@ -11,16 +11,21 @@ from .plots import draw_differences, draw_mixtures
 from .results import Runs
 from .tables import markdown, results_csv, summary_csv
 
-PICTURES = "\n![Differences to the baseline](comparison.png)\n\n![The mixtures](mixtures.png)\n"
+PICTURES = {"comparison.png": "Differences to the baseline", "mixtures.png": "The mixtures"}
 
 
 def write_results(comparison: Comparison, runs: Runs) -> tuple[str, list[Path]]:
-    """Write tables and pictures; return the page to print, and the paths."""
+    """Write tables, and pictures if there is something to draw; return the page and the paths."""
     page = markdown(comparison, runs)
+    figures = {
+        "comparison.png": draw_differences(comparison, runs),
+        "mixtures.png": draw_mixtures(runs),
+    }
+    drawn = {name: png_bytes(figure) for name, figure in figures.items() if figure is not None}
+    links = "".join(f"\n![{PICTURES[name]}]({name})\n" for name in drawn)
     contents = {
-        "comparison.md": (page + PICTURES).encode(),
-        "comparison.png": png_bytes(draw_differences(comparison, runs)),
-        "mixtures.png": png_bytes(draw_mixtures(runs)),
+        "comparison.md": (page + links).encode(),
+        **drawn,
         "results.csv": results_csv(runs),
         "summary.csv": summary_csv(comparison, runs),
     }

@@ -8,6 +8,7 @@ import numpy as np
 
 from tandem_pl.plots import MOST_DOMAINS
 
+from .cells import of_tokens
 from .config import Comparison
 from .results import FRESH, NETWORK, ONLINE, Runs, network_name
 from .statistics import CONFIDENCE, differences, metrics, over_seeds
@@ -18,19 +19,23 @@ if TYPE_CHECKING:
 COLOURS = {FRESH: "C0", ONLINE: "C1"}
 
 
-def draw_differences(comparison: Comparison, runs: Runs) -> Figure:
-    """Draw a bar for each network: mean of perplexities minus the baseline's.
+def draw_differences(comparison: Comparison, runs: Runs) -> Figure | None:
+    """Draw a bar for each network: mean of perplexities (or losses) minus the baseline's.
 
-    With intervals, and dots for the seeds; bars start at 0, the baseline.
+    With intervals, and dots for the seeds; bars start at 0, the baseline. Losses are drawn if they
+    are not of tokens. None if only the baseline has results.
     """
     from matplotlib.figure import Figure  # not pyplot: no global state, no display
     from matplotlib.patches import Patch
 
-    values = differences(metrics(runs.losses)[["perplexity"]], comparison.baseline)
+    metric = "perplexity" if of_tokens(comparison) else "loss"
+    values = differences(metrics(runs.losses)[[metric]], comparison.baseline)
     networks = values.index.droplevel("seed")
     values = values[networks != (comparison.baseline, FRESH)].dropna()
-    mean, _, low, high, _ = (frame["perplexity"] for frame in over_seeds(values))
-    seeds = dict(list(values["perplexity"].groupby(level=NETWORK)))
+    if values.empty:
+        return None
+    mean, _, low, high, _ = (frame[metric] for frame in over_seeds(values))
+    seeds = dict(list(values[metric].groupby(level=NETWORK)))
     order = mean.sort_values(kind="stable").index
     figure = Figure(figsize=(8, 1.2 + 0.32 * max(len(order), 3)), dpi=100, layout="constrained")
     axes = figure.add_subplot()
@@ -42,14 +47,14 @@ def draw_differences(comparison: Comparison, runs: Runs) -> Figure:
         axes.plot(seeds[key], [place] * len(seeds[key]), ".", color="0.2", markersize=5)
     finite = values[np.isfinite(values)].dropna()
     if len(finite):  # with few seeds an interval may be many times as wide as they are apart
-        left, right = min(0.0, finite["perplexity"].min()), max(0.0, finite["perplexity"].max())
+        left, right = min(0.0, finite[metric].min()), max(0.0, finite[metric].max())
         margin = 0.35 * (right - left or 1.0)
         axes.set_xlim(left - margin, right + margin)
     axes.axvline(0, color="0.4", linewidth=1)
     axes.set_yticks(range(len(order)), [network_name(key) for key in order], fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel(
-        f"mean test perplexity minus that of {comparison.baseline} (left: better)\n"
+        f"mean test {metric} minus that of {comparison.baseline} (left: better)\n"
         f"dots: seeds; lines: {100 * CONFIDENCE:.0f} % interval of the paired difference",
         fontsize=8,
     )
@@ -60,16 +65,18 @@ def draw_differences(comparison: Comparison, runs: Runs) -> Figure:
     return figure
 
 
-def draw_mixtures(runs: Runs) -> Figure:
+def draw_mixtures(runs: Runs) -> Figure | None:
     """Draw a stacked bar for each method: the shares of the final run, mean over the seeds.
 
-    The domains after the 19 with the largest weights are one band, "others".
+    The domains after the 19 with the largest weights are one band, "others". None without results.
     """
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
     mean = over_seeds(runs.weights).mean
     mean = mean[mean.index.get_level_values("network") == FRESH].dropna()
+    if mean.empty:
+        return None
     names, shares = list(mean.columns), mean.to_numpy()
     if len(names) > MOST_DOMAINS:
         order = np.argsort(-shares.max(axis=0), kind="stable")
@@ -81,7 +88,7 @@ def draw_mixtures(runs: Runs) -> Figure:
     axes = figure.add_subplot()
     places = np.arange(len(mean))
     left = np.zeros(len(mean))
-    for m, name in enumerate(names if len(mean) else []):
+    for m, name in enumerate(names):
         axes.barh(places, shares[:, m], left=left, color=colours(m), label=name, height=0.75)
         for place in places[shares[:, m] >= 0.045]:
             middle = left[place] + shares[place, m] / 2
@@ -93,6 +100,5 @@ def draw_mixtures(runs: Runs) -> Figure:
     axes.set(xlim=(0, 1))
     axes.set_xlabel("share of samples in the final run, mean over seeds; numbers in %", fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
-    if len(mean):
-        figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
     return figure

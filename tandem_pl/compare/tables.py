@@ -10,9 +10,12 @@ import pandas as pd
 from tandem_pl.plots import MOST_DOMAINS
 from tandem_pl.text_tables import markdown_table
 
+from .cells import of_tokens
 from .config import Comparison
 from .results import FRESH, NETWORK, ONLINE, Runs, network_name
 from .statistics import CONFIDENCE, Estimate, differences, metrics, over_seeds, perplexities
+
+LEAST_MARKED = 3  # seeds; an interval of two is mostly chance
 
 
 def markdown(comparison: Comparison, runs: Runs) -> str:
@@ -21,10 +24,13 @@ def markdown(comparison: Comparison, runs: Runs) -> str:
     shown = domains[:MOST_DOMAINS]  # columns that a page has room for
     few = "" if shown == domains else f" (first {len(shown)} of {len(domains)} domains)"
     sections = {}
-    if domains:
+    if domains and of_tokens(comparison):
         sections = {
             "Test perplexity": averages(comparison, runs),
             f"Test perplexity by domain{few}": by_domain(runs, shown, "perplexity", 2),
+        }
+    if domains:
+        sections |= {
             f"Test loss by domain, in nats{few}": by_domain(runs, shown, "loss", 3),
             f"Share of samples and (passes over the domain){few}": shares(runs, shown),
         }
@@ -41,9 +47,9 @@ def opening(comparison: Comparison, runs: Runs) -> str:
         f"{count} seed{'s' if count > 1 else ''}, {comparison.steps} batches a run. Averages "
         f"count all domains the same; ± is the standard deviation over seeds. Differences are to "
         f"{comparison.baseline}, seed by seed, with a {100 * CONFIDENCE:.0f} % Student t interval; "
-        "bold ones have an interval without 0. Cost is in plain runs (one proxy step, forward and "
-        "backward, counts 1), all runs that a row needs together; minutes are measured, and "
-        "several cells ran at once.\n"
+        f"bold ones, from {LEAST_MARKED} seeds on, have an interval without 0. Cost is in plain "
+        "runs (one proxy step, forward and backward, counts 1), all runs that a row needs "
+        "together; minutes are measured, and several cells ran at once.\n"
     )
     if ONLINE in runs.networks.index.get_level_values("network"):
         text += (
@@ -177,16 +183,18 @@ def spread(value: Estimate, digits: int) -> str:
 
 
 def difference(gap: Estimate, digits: int) -> str:
-    """Write a paired difference with its interval, bold if 0 is outside of it.
+    """Write a paired difference with its interval, bold if 0 is outside of that of 3 seeds or more.
 
     >>> difference(Estimate(-1.0, 0.1, -1.2, -0.8, 3), 1)
     '**-1.0** [-1.2, -0.8]'
+    >>> difference(Estimate(-1.0, 0.1, -1.2, -0.8, 2), 1)
+    '-1.0 [-1.2, -0.8]'
     """
     if not gap.number:
         return ""
     text = f"{gap.mean:+.{digits}f}"
     if math.isnan(gap.low):
         return text
-    if gap.low > 0 or gap.high < 0:
+    if gap.number >= LEAST_MARKED and (gap.low > 0 or gap.high < 0):
         text = f"**{text}**"
     return f"{text} [{gap.low:+.{digits}f}, {gap.high:+.{digits}f}]"

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from tandem_pl.checks import check_choice
-from tandem_pl.datamodules.text.tokenization import Tokenizer, load_tokenizer
+from tandem_pl.datamodules.text.tokenization import ByteTokenizer, Tokenizer, load_tokenizer
 from tandem_pl.errors import InputError
 from tandem_pl.training.frozen import restore_frozen
 from tandem_pl.yaml_files import read_yaml
 
+from .byte_tokenizer import byte_tokenizer
 from .network import adapter_notes, check_folder, export_network
 
 PREFIXES = {"proxy": "network.", "reference": "reference.", "average": "network."}  # of its state
@@ -54,13 +55,10 @@ def export_run(
     module = build_module(config, str(config_path))
     network = load_network(module, path, which)
     tokenizer, note = find_tokenizer((config.get("data") or {}).get("init_args") or {})
-    files = export_network(
-        network,
-        folder,
-        overwrite,
-        getattr(tokenizer, "tokenizer", None),
-        getattr(tokenizer, "eos_token_id", None),
-    )
+    is_bytes = isinstance(tokenizer, ByteTokenizer)
+    saved = byte_tokenizer() if is_bytes else getattr(tokenizer, "tokenizer", None)
+    eos = getattr(tokenizer, "eos_token_id", None)
+    files = export_network(network, folder, overwrite, saved, eos)
     size = sum(file.stat().st_size for file in files) / 1e6
     count = sum(parameter.numel() for parameter in network.parameters())
     lines = [f"{which} of {path}: {count:,} parameters, {size:.1f} MB in {len(files)} files"]
@@ -187,5 +185,5 @@ def find_tokenizer(data: Mapping[str, Any]) -> tuple[Tokenizer | None, list[str]
     except InputError as error:
         return None, [f"without its tokenizer: {error}"]
     if name == "bytes":
-        return tokenizer, ["tokens are bytes, and 256 ends a text: there is no tokenizer to save"]
+        return tokenizer, ["with a tokenizer of bytes, in which 256 ends a text"]
     return tokenizer, [f"with the tokenizer of {name}"]

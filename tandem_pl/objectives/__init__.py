@@ -1,7 +1,8 @@
 """Losses of the form objective(network, samples) -> Tensor[B]: one loss a sample, in nats.
 
 Any callable of this form serves. It must return one loss a sample, since weights are learned from
-the losses of single domains, and a batch mixes domains.
+the losses of single domains, and a batch mixes domains. If it has an attribute `of_tokens` that is
+true, a loss is a mean over tokens, and perplexities exp(loss) are logged too.
 """
 
 from typing import TYPE_CHECKING

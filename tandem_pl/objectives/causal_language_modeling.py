@@ -40,6 +40,8 @@ class CausalLanguageModeling:
             support.
     """
 
+    of_tokens = True  # exp(loss) is a perplexity
+
     def __init__(
         self,
         ignore_index: int = -100,
@@ -65,6 +67,10 @@ class CausalLanguageModeling:
         """
         losses, labels = self._losses(network, samples)
         return losses, labels != self.ignore_index
+
+    def token_counts(self, samples: Mapping[str, Tensor]) -> Tensor:
+        """Return the number of labelled tokens of each sample [B]."""
+        return (self._next_labels(samples) != self.ignore_index).sum(dim=1)
 
     def _losses(self, network: nn.Module, samples: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return losses [B, T] and labels [B, T]."""

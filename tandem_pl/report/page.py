@@ -103,7 +103,7 @@ def write_page(
         out: the file.
         form: "html" or "md".
     """
-    pictures = {"weights": draw_mixture(run.mixture.domains, run.steps, run.weights)}
+    pictures = {"weights": _draw_weights(run)}
     if run.signal is not None:
         late = np.array([domain.late for domain in domains], np.float64)
         pictures["signal"] = draw_signal(run.mixture.domains, late[:, 0], late[:, 1])
@@ -115,6 +115,10 @@ def write_page(
         write_atomically(path, picture)
     write_atomically(out, to_markdown(page, [path.name for path in content]).encode())
     return [out, *content]
+
+
+def _draw_weights(run: Run) -> Any:
+    return draw_mixture(run.mixture.domains, run.steps, run.weights, run.mixture.average_array)
 
 
 def to_html(page: Page, pictures: Sequence[bytes]) -> str:

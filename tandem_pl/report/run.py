@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -66,3 +67,27 @@ def read_run(folder: Path) -> Run:
     if list(mixture.domains) != domains:
         raise InputError(f"{folder}: mixture.yaml and trajectory.csv have different domains.")
     return Run(folder, mixture, steps, weights, signal)
+
+
+def read_repetition(folder: str, mixture: Mixture) -> Mixture:
+    """Read the mixture of a run that repeats another one.
+
+    Args:
+        folder: of the run.
+        mixture: of the run that it repeats.
+
+    Raises:
+        InputError: it is no run, or was learned for another target; runs of older versions do not
+            say for which.
+    """
+    other = read_run(Path(folder)).mixture
+    there, here = ((one.about.get("data") or {}).get("target") or {} for one in (other, mixture))
+    names = [*here, *(name for name in there if name not in here)]
+    for name in names if there and here else []:
+        shares = there.get(name, 0.0), here.get(name, 0.0)
+        if not math.isclose(*shares, abs_tol=1e-6):
+            raise InputError(
+                f"--seeds {folder}: that run was learned for another target, in which {name!r} has "
+                f"the share {shares[0]:g}, not {shares[1]:g}: give runs of the same target."
+            )
+    return other

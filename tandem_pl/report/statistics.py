@@ -6,7 +6,6 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import t
 
 from tandem_pl.run_files import Signal
 from tandem_pl.simplex import Array
@@ -54,6 +53,8 @@ def batch_means(values: Array) -> list[Interval]:
     >>> batch_means(np.array([[1.0], [3.0]] * 8))
     [Interval(mean=2.0, half=0.0)]
     """
+    from scipy.stats import t  # takes long to import
+
     means = values.mean(axis=0)
     if len(values) < LEAST_UPDATES:
         return [Interval(mean, math.nan) for mean in means.tolist()]

@@ -82,11 +82,11 @@ class EvaluationByDomain(LightningModule):
     test_step = validation_step
 
     def on_validation_epoch_end(self) -> None:
-        """Log `validation/loss/DOMAIN`, their mean, and the mean of perplexities."""
+        """Log `validation/loss/DOMAIN`, their mean, and of tokens the mean of perplexities."""
         self._log_evaluation("validation", "validate")
 
     def on_test_epoch_end(self) -> None:
-        """Log `test/loss/DOMAIN`, their mean, and the mean of perplexities."""
+        """Log `test/loss/DOMAIN`, their mean, and of tokens the mean of perplexities."""
         self._log_evaluation("test", "test")
 
     def predict_step(self, batch: MixtureBatch, batch_idx: int) -> dict[str, Tensor]:
@@ -114,10 +114,9 @@ class EvaluationByDomain(LightningModule):
                     metrics[f"{stage}/{label}/{name}"] = curves[f"{stage}/{label}/{tag}"] = value
             if seen.any():
                 perplexity = f"{stage}/perplexity" + label.removeprefix("loss")
-                means = {
-                    f"{stage}/{label}": float(mean[seen].mean()),
-                    perplexity: float(np.exp(mean[seen]).mean()),
-                }
+                means = {f"{stage}/{label}": float(mean[seen].mean())}
+                if getattr(self.objective, "of_tokens", False):
+                    means[perplexity] = float(np.exp(mean[seen]).mean())
                 metrics, curves = metrics | means, curves | means
         self._evaluated = {}
         if self.trainer.sanity_checking:

@@ -20,6 +20,7 @@ from tandem_pl.errors import InputError
 
 from .checkpoint_io import AtomicCheckpointIO, refuse_time_interval
 from .connection import find_data
+from .trainer_flags import is_dry_run
 
 NAMES = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
 INTERVAL = 1.0  # seconds of training between two exchanges among ranks
@@ -62,6 +63,7 @@ class LastCheckpoint(Checkpoint):
         self._ended = False  # while the end of the run is saved
         self._step = 0  # global step after the last completed batch
         self._phase = ""  # of the batch at hand
+        self._save_last: dict[ModelCheckpoint, Any] = {}  # settings that a dry run changes
         self._offset = 0  # batches consumed before this run, as far as Lightning counts
         self._exchanged_at = 0.0
         self._batches = self._wait = 0  # since the last exchange, and until the next
@@ -79,6 +81,17 @@ class LastCheckpoint(Checkpoint):
         self._newest = -1
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        if is_dry_run(trainer):  # in which Lightning's callback saves `last.ckpt`
+            others = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
+            self._save_last = {callback: callback.save_last for callback in others}
+            for callback in others:
+                callback.save_last = False
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Undo what a dry run changed."""
+        for callback, value in self._save_last.items():
+            callback.save_last = value
+        self._save_last = {}
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start to listen for signals."""
@@ -126,13 +139,12 @@ class LastCheckpoint(Checkpoint):
         """Save if it is time, and stop after a signal; checkpoint callbacks are called last."""
         self._step = trainer.global_step
         number, due = self._decide(trainer)
-        if number or due:
-            path = self._save(trainer)
+        how = ""
+        if (number or due) and not is_dry_run(trainer):
+            how = f"; resume with --ckpt_path {self._save(trainer)}"
         if number:
-            rank_zero_info(
-                f"\nstopped by {NAMES[signal.Signals(number)]} at step {trainer.global_step}; "
-                f"resume with --ckpt_path {path}"
-            )
+            name = NAMES[signal.Signals(number)]
+            rank_zero_info(f"\nstopped by {name} at step {trainer.global_step}{how}")
             raise SIGTERMException(_exit_code(trainer, number))
 
     def _decide(self, trainer: Trainer) -> tuple[int, bool]:
@@ -156,7 +168,7 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save `last.ckpt` if it is older than the end."""
-        if self._newest < _position(trainer) and not getattr(trainer, "fast_dev_run", False):
+        if self._newest < _position(trainer) and not is_dry_run(trainer):
             self._ended = True
             self._save(trainer)
             self._ended = False
@@ -167,6 +179,8 @@ class LastCheckpoint(Checkpoint):
         """Save after an error at the last completed batch, unless other ranks train on."""
         stopped = isinstance(exception, KeyboardInterrupt | SIGTERMException)
         if stopped or trainer.world_size > 1 or not trainer.training or not self._saved_at:
+            return
+        if is_dry_run(trainer):
             return
         from .mixture_module import MixtureModule  # which imports this file
 

@@ -38,6 +38,7 @@ from .optimizer_settings import keep_settings, trainable
 from .sample_weights import LossBasedWeights, weighted_sum
 from .sharding import check_strategy, data_mesh, is_sharded, loaded_states, reducing, shard
 from .skipped_updates import SkippedUpdates
+from .trainer_flags import check_optimization
 from .updates import ManualUpdates
 
 
@@ -68,7 +69,9 @@ class MixtureModule(ManualUpdates):
             `fallback: false` in the map raises an error instead.
         seed: of dropout, which is a function of seed, step and rank.
 
-    Training outputs (for callbacks): {"losses": [B]}, and their mean "loss" if a step was taken.
+    Outputs of `training_step`, which callbacks read: "loss" in every phase, a scalar without
+    a graph, the mean over this rank's samples; "losses" [B] in every phase except "statistics".
+    Losses are those before the step, if a step is taken.
     """
 
     def __init__(
@@ -97,8 +100,10 @@ class MixtureModule(ManualUpdates):
             raise InputError(
                 f"compile={compile!r} must be true, false, or a map of arguments of torch.compile."
             )
+        if sample_weights is not None:
+            sample_weights.check(objective)
         self.network = network
-        self.objective = objective
+        self.objective: Any = objective
         self.make_optimizer = optimizer
         self.make_scheduler = lr_scheduler
         self.micro_batch_size = micro_batch_size
@@ -130,6 +135,8 @@ class MixtureModule(ManualUpdates):
         The callback that sets the weights is moved to the front: it then has done its part of a
         batch whatever error another callback raises.
         """
+        if self.trainer.state.fn == "fit":  # this hook comes before Lightning's own check
+            check_optimization(self.trainer)
         callbacks_of(self.trainer).sort(key=lambda c: not isinstance(c, EpisodePlanner))
         checkpoints = self.trainer.checkpoint_callbacks
         if not checkpoints or any(isinstance(c, LastCheckpoint) for c in checkpoints):
@@ -185,9 +192,9 @@ class MixtureModule(ManualUpdates):
         self.keep_statistics([] if batch.phase in WITHOUT_STEP else [self.network])
         with private_randomness(self.device):
             outputs = self.phase_step(batch)
-        if batch.phase in WITHOUT_STEP or "losses" not in outputs:
-            return outputs
-        return {"loss": outputs["losses"].mean(), **outputs}  # which callbacks of others read
+        if "losses" in outputs:  # callbacks of other projects read the loss
+            outputs = {"loss": outputs["losses"].detach().mean(), **outputs}
+        return outputs
 
     def phase_step(self, batch: MixtureBatch) -> Outputs:
         """Train or measure; subclasses add phases, and methods bring `handlers` of their own."""
@@ -250,14 +257,14 @@ class MixtureModule(ManualUpdates):
         Weights depend on the whole batch, so several micro-batches need one more forward.
         """
         rule, weights, start = self.sample_weights, None, 0
-        if rule is not None and len(parts) > 1 and step >= rule.burn_in:
+        if rule is not None and len(parts) > 1 and not rule.is_even(step):
             with torch.no_grad(), keeping_buffers(self.network):
                 all_losses = [self.losses(self.network, *p, step, i) for i, p in enumerate(parts)]
-            weights = self._weigh(rule, torch.cat(all_losses), step)
+            weights = self._weigh(rule, torch.cat(all_losses), step, parts)
         for index, (part, size) in enumerate(parts):
             losses = self.losses(self.network, part, size, step, index)
             if rule is not None and len(parts) == 1:
-                weights = self._weigh(rule, losses.detach(), step)
+                weights = self._weigh(rule, losses.detach(), step, parts)
             yield losses, None if weights is None else weights[start : start + size]
             start += size
 
@@ -268,9 +275,14 @@ class MixtureModule(ManualUpdates):
         block = getattr(self.trainer.strategy, "block_backward_sync", None)  # DDP has it
         return nullcontext() if now or block is None else block()
 
-    def _weigh(self, rule: LossBasedWeights, losses: Tensor, step: int) -> Tensor:
+    def _weigh(
+        self, rule: LossBasedWeights, losses: Tensor, step: int, parts: list[tuple[Any, int]]
+    ) -> Tensor:
         gather = self.trainer.strategy.all_gather if self.trainer.world_size > 1 else None
-        return rule(losses, step, gather)
+        tokens = None
+        if rule.per == "token":
+            tokens = torch.cat([self.objective.token_counts(samples) for samples, _ in parts])
+        return rule(losses, step, gather, tokens)
 
     # ---- checkpoints ----
 

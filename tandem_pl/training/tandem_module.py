@@ -34,17 +34,16 @@ class TandemModule(MixtureModule):
 
     An episode, as `callbacks.TandemReweighting` plans it:
 
-    1. free: u takes steps on training batches, u <- u - eta grad L_train(alpha, u);
+    1. free: u takes steps on training batches, u <- u - lr grad L_train(alpha, u);
     2. sync: w <- u with buffers and optimizer moments;
-    3. probe: u takes steps as before; w <- w - eta grad (L_target(w) + gamma L_train(alpha, w)) on
+    3. probe: u takes steps as before; w <- w - lr grad (L_target(w) + gamma L_train(alpha, w)) on
        the same training batch, with the same dropout, plus a target batch;
     4. statistics, if asked for: BatchNorm's of both twins, computed again on the same batches;
     5. measure: per-sample losses under both, in eval mode, without gradient.
 
-    The hyper-gradient of domain m is gamma (L_m(w) - L_m(u)). BatchNorm's running statistics are of
-    training batches in both twins: target batches do not change the reference's, or losses would
-    differ by statistics that no final network will have. Both twins are parameter groups of one
-    optimizer, named "proxy" and "reference".
+    The hyper-gradient of domain m is gamma (L_m(w) - L_m(u)). Only training batches update
+    BatchNorm's statistics, in both twins, so that losses differ through parameters alone. Both
+    twins are parameter groups of one optimizer, named "proxy" and "reference".
 
     Args:
         network: the proxy; the reference is a deep copy that shares frozen parameters, so adapters
@@ -55,8 +54,8 @@ class TandemModule(MixtureModule):
             training samples by the proxy's losses. Each twin's gradient is clipped by itself.
         penalty: gamma, the weight of the training loss in the reference's objective.
 
-    Training outputs: {"losses": [B]} of the proxy before its step; in probe steps also
-    "reference_losses" [B] and "target_losses" [B']; in measure steps "reference_losses".
+    Outputs of `training_step` are those of `MixtureModule`, of the proxy; in probe steps also
+    "reference_losses" [B] and "target_losses" [B'], in measure steps "reference_losses".
     """
 
     def __init__(
@@ -116,7 +115,8 @@ class TandemModule(MixtureModule):
 
         Each loss has its backward right after its forward, so that activations need the memory of
         one forward. In an episode's first probe step w = u, so the training gradient is computed
-        once and the reference gets gamma times the proxy's.
+        once and the reference gets gamma times the proxy's, unless there are micro-batches and
+        buffers, which change between them.
         """
         if batch.target_samples is None or batch.target_domains is None:
             raise InputError(
@@ -133,7 +133,7 @@ class TandemModule(MixtureModule):
         shared = batch.first and (len(parts) == 1 or not has_buffers)
         collected: list[tuple[Tensor, Tensor, Tensor]] = []
         for index, (proxy, weights) in enumerate(self.losses_of_parts(parts, batch.step)):
-            last = index == len(parts) - 1
+            last = index == len(parts) - 1  # gradients of all parts are reduced in one go
             with self.sync_gradients(last):
                 self.manual_backward(weighted_sum(proxy, weights) / size)
             if shared:
@@ -142,7 +142,7 @@ class TandemModule(MixtureModule):
             else:
                 reference = self.losses(self.reference, *parts[index], batch.step, index)
                 self._reference_backward(self.penalty * (weighted_sum(reference, weights) / size))
-            with keeping_buffers(self.reference):  # statistics are of training batches alone
+            with keeping_buffers(self.reference):  # target batches update no statistics
                 target = self.losses(
                     self.reference, *target_parts[index], batch.step, index, TARGET_SALT
                 )
@@ -158,8 +158,8 @@ class TandemModule(MixtureModule):
     def apply_update(self, *losses: Tensor) -> None:
         """Step the optimizer; when sharded, also create the reference's optimizer state.
 
-        A sharded checkpoint can be loaded only if every parameter has optimizer state, and before
-        the first sync the reference has none.
+        Loading a sharded checkpoint needs optimizer state for every parameter, and before the first
+        sync the reference has none.
         """
         super().apply_update(*losses)
         if data_mesh(self.trainer) is not None:
@@ -176,12 +176,13 @@ class TandemModule(MixtureModule):
         statistics of all.
         """
         parts = split_batch(batch.samples, len(batch.domains), self.micro_batch_size)
+        losses = []
         for network in (self.network, self.reference):
             for index, part in enumerate(parts):
                 with accumulating_statistics(network, batch.first and index == 0):
-                    self.losses(network, *part, batch.step, index)
+                    losses.append(self.losses(network, *part, batch.step, index))
         self.average_statistics()
-        return {}
+        return {"loss": torch.cat(losses[: len(parts)]).mean()}  # the proxy's
 
     @torch.no_grad()
     def measure_step(self, batch: MixtureBatch) -> Outputs:
@@ -218,14 +219,14 @@ class TandemModule(MixtureModule):
     def configure_model(self) -> None:
         """Shard both twins, or keep the reference out of DDP's reducer.
 
-        The reducer would wait for the reference in free steps. Sharded twins share no parameter,
-        since each gathers its own: the frozen ones are copied.
+        DDP's reducer would wait for the reference in free steps. Sharded twins share no parameter,
+        because each gathers its own: the frozen ones are copied.
         """
         mesh = data_mesh(self.trainer)
-        shares = {id(p) for p in self.network.parameters()} & {
+        shared = {id(p) for p in self.network.parameters()} & {
             id(p) for p in self.reference.parameters()
         }
-        if mesh is not None and shares:
+        if mesh is not None and shared:
             self.reference = copy.deepcopy(self.network)
         super().configure_model()
         shard(self.reference, mesh)
@@ -252,7 +253,7 @@ class TandemModule(MixtureModule):
 
     def _add_proxy_gradients(self) -> None:
         """Add gamma times the proxy's gradient to the reference's."""
-        theirs, ours = [], []
+        reference_grads, proxy_grads = [], []
         for proxy, reference in zip(
             self.network.parameters(), self.reference.parameters(), strict=True
         ):
@@ -261,6 +262,8 @@ class TandemModule(MixtureModule):
             if reference.grad is None:
                 reference.grad = self.penalty * proxy.grad
                 continue
-            theirs.append(reference.grad)
-            ours.append(proxy.grad)
-        torch._foreach_add_(local_shards(theirs), local_shards(ours), alpha=self.penalty)
+            reference_grads.append(reference.grad)
+            proxy_grads.append(proxy.grad)
+        torch._foreach_add_(
+            local_shards(reference_grads), local_shards(proxy_grads), alpha=self.penalty
+        )

@@ -16,6 +16,7 @@ from tandem_pl.errors import InputError
 from .evaluation import EvaluationByDomain
 from .norm_statistics import StatisticsSnapshot
 from .skipped_updates import SkippedUpdates, step_unless
+from .trainer_flags import is_dry_run
 
 
 class ManualUpdates(EvaluationByDomain):
@@ -78,13 +79,15 @@ class ManualUpdates(EvaluationByDomain):
         in_a_row = self.skips.read()[1]
         if in_a_row < self.max_skipped_updates:
             return
-        folder = Path(self.trainer.log_dir or self.trainer.default_root_dir) / "checkpoints"
-        path = folder / f"stopped-step={self.global_step}.ckpt"
-        self.trainer.save_checkpoint(path)
+        saved = ""
+        if not is_dry_run(self.trainer):
+            folder = Path(self.trainer.log_dir or self.trainer.default_root_dir) / "checkpoints"
+            path = folder / f"stopped-step={self.global_step}.ckpt"
+            self.trainer.save_checkpoint(path)
+            saved = f"; the state is in {path}"
         raise InputError(
             f"the loss was not finite in {in_a_row} batches in a row (max_skipped_updates), up to "
-            f"step {self.global_step}: lower the learning rate or set gradient_clip_val; the state "
-            f"is in {path}."
+            f"step {self.global_step}: lower the learning rate or set gradient_clip_val{saved}."
         )
 
     @property

@@ -107,7 +107,7 @@ def fixed_size(encoding):
 
 
 def write_mds(folder, columns, samples, per_shard=3, compression=None):
-    """By the format that MosaicML Streaming documents: that library is not installed."""
+    """As `MDSWriter` of MosaicML Streaming does, which is not installed; see test_formats."""
     folder.mkdir(parents=True)
     names = sorted(columns)
     sizes = [fixed_size(columns[name]) for name in names]

@@ -148,7 +148,7 @@ def test_runs_write_the_record_and_fixed_mixtures_check_it(tmp_path):
     data = toy_data(batch_size=8)
     fit(tmp_path, toy_module(), data, FixedMixture(episode_steps=2), max_epochs=1)
     path = str(tmp_path / "mixture.yaml")
-    assert Mixture.load(path).about["data"] == data.record
+    assert Mixture.load(path).about["data"] == data.record | {"target": {"t": 1.0}}
     smaller = toy_data(batch_size=8)
     smaller.train_sets["twin"] = Subset(smaller.train_sets["twin"], range(5))
     with pytest.warns(UserWarning, match="was learned on other data: domain 'twin' has"):

@@ -98,6 +98,14 @@ def test_a_hand_written_file_needs_only_weights(tmp_path) -> None:
     assert Mixture.load(tmp_path / "m.yaml").weights == {"web": 0.25, "7": 0.75}
 
 
+def test_facts_about_a_mixture_cannot_replace_its_weights(tmp_path) -> None:
+    about = {"steps": 7, "weights": {"a": 1, "b": 1}}
+    Mixture({"a": 3, "b": 1}, about=about).save(tmp_path / "mixture.yaml")
+    read = Mixture.load(tmp_path / "mixture.yaml")
+    assert read.weights == {"a": 0.75, "b": 0.25}
+    assert read.about == {"steps": 7}
+
+
 def test_no_file_is_left_when_writing_fails(tmp_path, monkeypatch) -> None:
     def fail(*_: object) -> None:
         raise OSError("no space left on device")

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tandem_pl.errors import InputError
-from tandem_pl.simplex import exponentiated_step, project, projected_step
+from tandem_pl.simplex import check_weights, exponentiated_step, project, projected_step
 
 numbers = st.floats(-10, 10, allow_subnormal=False)
 
@@ -203,3 +203,20 @@ def test_exponentiated_step_leaves_a_zero_weight_at_zero() -> None:
 def test_a_steep_gradient_of_a_zero_weight_does_no_harm() -> None:
     result = exponentiated_step([0.0, 0.5, 0.5], [-1000.0, 0.0, 0.0], 1.0)
     assert result.tolist() == [0.0, 0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("weights", "reason"),
+    [
+        ([0.5, 0.25, 0.25], r"shape is \[3\] and must be \[2\]"),
+        ([math.nan, 1.0], "must be finite, and 0 or more"),
+        ([1.5, -0.5], "must be finite, and 0 or more"),
+        ([1.5, 0.96], "sum is 2.46 and must be 1"),
+    ],
+)
+def test_weights_that_are_no_mixture_are_refused(weights, reason) -> None:
+    check_weights(np.array([0.25, 0.75]), 2, "update")
+    with pytest.raises(
+        InputError, match=f"^update returned weights that are no mixture: .*{reason}"
+    ):
+        check_weights(np.array(weights), 2, "update")

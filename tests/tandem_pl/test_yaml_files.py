@@ -30,7 +30,7 @@ def test_every_name_is_the_text_that_was_typed():
     expected = {name: number for number, name in enumerate(TYPED)}
     assert parse_yaml(block) == expected
     flow = ", ".join(f"{name}: {number}" for number, name in enumerate(TYPED))
-    assert parse_yaml(f"domains: {{{flow}}}") == {"domains": expected}
+    assert parse_yaml(f"weights: {{{flow}}}") == {"weights": expected}
     assert parse_yaml("? no\n: {on: [{1e3: 2}]}\n") == {"no": {"on": [{"1e3": 2}]}}
 
 
@@ -51,6 +51,24 @@ def test_values_that_are_names_are_text():
         "classes": 10,
         "hold_out": None,
         "baseline": "uniform",
+    }
+
+
+def test_texts_of_sources_are_text():
+    text = "domains: {a: 010, b: [no, 2024], c: {path: 1e3, quotes: on, split: null}, d: null}"
+    assert parse_yaml(text) == {
+        "domains": {
+            "a": "010",
+            "b": ["no", "2024"],
+            "c": {"path": "1e3", "quotes": True, "split": None},
+            "d": None,
+        }
+    }
+    text = "train: {batch_size: 8, a: {path: 2024, size: 8}}\ntext_column: no\ndataset: null"
+    assert parse_yaml(text) == {
+        "train": {"batch_size": 8, "a": {"path": "2024", "size": 8}},
+        "text_column": "no",
+        "dataset": None,
     }
 
 

@@ -47,11 +47,13 @@ def reference_network(path: Path) -> nn.Module:
     return network
 
 
-def run(tmp_path, method, objective=None, batch_size=12, steps=9, network=None, **options):
+def run(
+    tmp_path, method, objective=None, batch_size=12, steps=9, network=None, weights=None, **options
+):
     module = MixtureModule(network or toy_network(), objective or Classification(), sgd, **options)
     record = Steps(method)
     trainer = quiet_trainer(tmp_path, callbacks=[method, record], max_steps=steps)
-    trainer.fit(module, datamodule=toy_data(batch_size=batch_size))
+    trainer.fit(module, datamodule=toy_data(batch_size=batch_size, weights=weights))
     return module, record
 
 
@@ -125,9 +127,10 @@ def test_sample_weights_make_both_means() -> None:
 # ---- the run, step by step ----
 
 
-def check_steps(record, method, path, eta, c, per="domain", batch=12) -> None:
+def check_steps(record, method, path, eta, c, per="domain", batch=12, drawn=(1, 1, 1)) -> None:
     """Every step's scores, weights and parameters, from its batch and parameters before it."""
-    theirs, alpha, scores = reference_network(path), np.full(3, 1 / 3), np.zeros(3)
+    drawn = np.array(drawn) / np.sum(drawn)
+    theirs, alpha, scores = reference_network(path), drawn, np.zeros(3)
     total, absent = alpha.copy(), 0
     for number, got in enumerate(record.batches):
         network = with_parameters(record.before[number][0])
@@ -149,7 +152,7 @@ def check_steps(record, method, path, eta, c, per="domain", batch=12) -> None:
         if per == "domain":
             loss = sum(weights[m] * means[m] for m in range(3) if (got.domains == m).any())
         else:
-            each = weights[got.domains]
+            each = (weights / torch.from_numpy(drawn))[got.domains]
             loss = (each * losses).sum() / each.sum()
         after = record.before[number][0] - RATE * flat_gradient(loss, network)
         torch.testing.assert_close(record.after[number][0], after, rtol=0, atol=1e-12)
@@ -169,6 +172,42 @@ def test_every_step_is_algorithm_1(loss_mean, batch, micro, reference, tmp_path)
     assert np.array_equal(method.trajectory[2], record.alphas[7])
     signal = np.mean([record.scores[n] for n in range(4, 8)], axis=0)
     np.testing.assert_allclose(method.signals[1][0], signal, rtol=1e-12)
+
+
+RARE = {"twin": 0.6, "other": 0.3, "noise": 0.1}
+
+
+@pytest.mark.parametrize("loss_mean", ["domain", "sample"])
+@pytest.mark.parametrize("micro", [None, 5])
+def test_sampling_by_the_weights_is_the_authors(loss_mean, micro, reference, tmp_path) -> None:
+    """Samples are drawn with s, which is alpha's start, and weigh alpha/s."""
+    method = DoReMiReweighting(
+        str(reference), 2.0, 0.01, loss_mean, episode_steps=5, sampling="weights"
+    )
+    _, record = run(tmp_path, method, steps=10, weights=RARE, micro_batch_size=micro)
+    check_steps(record, method, reference, 2.0, 0.01, loss_mean, drawn=list(RARE.values()))
+    assert np.abs(record.alphas[-1] - list(RARE.values())).max() > 0.05
+    counts = sum(torch.bincount(batch.domains, minlength=3) for batch in record.batches)
+    np.testing.assert_allclose(counts, [72, 36, 12], atol=1)
+
+
+def test_even_weights_are_even_sampling(reference, tmp_path) -> None:
+    """Even sampling is the default."""
+    ends = []
+    for more in ({}, {"sampling": "even"}, {"sampling": "weights"}):
+        method = DoReMiReweighting(str(reference), loss_mean="sample", episode_steps=4, **more)
+        module, record = run(tmp_path, method)
+        ends.append((parameters_of(module.network), np.array(record.alphas)))
+    assert torch.equal(ends[0][0], ends[1][0])
+    assert np.array_equal(ends[0][1], ends[1][1])
+    torch.testing.assert_close(ends[2][0], ends[0][0], rtol=0, atol=1e-12)
+
+
+def test_sampling_by_a_weight_of_0_is_refused(reference, tmp_path) -> None:
+    method = DoReMiReweighting(str(reference), sampling="weights")
+    message = "sampling='weights' never draws 'noise', whose weight is 0: give it a weight"
+    with pytest.raises(InputError, match=message):
+        run(tmp_path, method, weights=RARE | {"noise": 0})
 
 
 def test_domains_are_drawn_alike_whatever_the_weights(reference, tmp_path) -> None:

@@ -9,10 +9,14 @@ import torch
 from helpers import quiet_trainer
 from hypothesis import given
 from hypothesis import strategies as st
-from toy import DOMAINS, ChangedLosses, Losses, toy_data, toy_module
+from lightning.pytorch import Callback
+from torch.nn.functional import cross_entropy
+from toy import DOMAINS, ChangedLosses, Losses, samples, toy_data, toy_module
 
 from tandem_pl.callbacks import ODMReweighting
 from tandem_pl.callbacks.methods.odm import exploration, next_reward, odm_weights
+from tandem_pl.callbacks.methods.table import METHODS, Length
+from tandem_pl.datamodules import MixtureDataModule
 from tandem_pl.errors import InputError
 
 
@@ -147,6 +151,110 @@ def test_a_reward_that_is_not_finite_leaves_all_alone(tmp_path) -> None:
     assert method.skipped_updates == 1
 
 
+# ---- validation losses as reward ----
+
+
+def held_out(*names):
+    """Target data of these domains, and of one that is no training domain; 2 samples a batch."""
+    sets = {name: samples(name, 30 + seed, 50 + seed) for seed, name in enumerate(names)}
+    train = {name: samples(name, 120, seed) for seed, name in enumerate(DOMAINS)}
+    return MixtureDataModule(train, {"extra": samples("t", 9, 4), **sets}, batch_size=2)
+
+
+class Validation(Callback):
+    """Each domain's mean loss over all of its target data, after each batch."""
+
+    def __init__(self) -> None:
+        self.after = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        with torch.no_grad():
+            losses = {
+                name: cross_entropy(pl_module.network(rows.tensors[0]), rows.tensors[1]).item()
+                for name, rows in trainer.datamodule.target_sets.items()
+            }
+        self.after.append({m: losses[name] for m, name in enumerate(DOMAINS)})
+
+
+def validated(folder, rule="official", steps=12, seen=(), data=None, **options):
+    method = ODMReweighting(4, rule, reward="validation", evaluation_samples=None, warmup_steps=4)
+    trainer = quiet_trainer(folder, max_steps=steps, max_epochs=-1, callbacks=[method, *seen])
+    data = data or held_out("noise", "twin", "other")
+    trainer.fit(toy_module(), datamodule=data, **options)
+    return method, trainer
+
+
+class FullInformation(Bandit):
+    """A bandit that sees the losses of all arms, which then need no division by their chance."""
+
+    def step(self, t, losses):
+        self.pi = dict.fromkeys(self.names, 1.0)
+        return super().step(t, losses)
+
+
+@pytest.mark.parametrize("rule", ["official", "paper"])
+def test_the_reward_may_be_the_validation_loss(rule, tmp_path) -> None:
+    """By name, after each period; domains that a period did not draw count too."""
+    seen = Validation()
+    method, _ = validated(tmp_path, rule, seen=[seen])
+    bandit = FullInformation(range(3), rule)
+    assert method.trajectory[1].tolist() == [1 / 3] * 3  # of the warm-up
+    for number in (2, 3):
+        expected = bandit.step(4 * number, seen.after[4 * number - 1])
+        np.testing.assert_allclose(method.trajectory[number], list(expected.values()), rtol=1e-9)
+    np.testing.assert_allclose(method.reward, list(bandit.reward.values()), rtol=1e-9)
+    assert method.settings()["reward"] == "validation"
+    assert method.mixture.about["settings"]["reward"] == "validation"
+    logged = method.metrics["target/evaluation/noise"]
+    assert logged == pytest.approx(seen.after[-1][DOMAINS.index("noise")])
+
+
+def test_training_losses_are_the_default(tmp_path) -> None:
+    plain = run(tmp_path / "a", ODMReweighting(4), Losses(), 12)
+    given_ = run(tmp_path / "b", ODMReweighting(4, reward="train"), Losses(), 12)
+    assert np.array_equal(plain.trajectory, given_.trajectory)
+    assert plain.settings()["reward"] == "train"
+
+
+def test_a_run_on_validation_losses_resumes_exactly(tmp_path) -> None:
+    whole, _ = validated(tmp_path)
+    _, trainer = validated(tmp_path, steps=7)
+    trainer.save_checkpoint(tmp_path / "7.ckpt")
+    again, _ = validated(tmp_path, ckpt_path=tmp_path / "7.ckpt")
+    assert np.array_equal(whole.trajectory, again.trajectory)
+    assert np.array_equal(whole.reward, again.reward)
+
+
+def test_a_validation_loss_that_is_not_finite_leaves_all_alone(tmp_path) -> None:
+    data = held_out(*DOMAINS)
+    data.target_sets["other"].tensors[0][0] = math.nan
+    with pytest.warns(UserWarning, match="a validation loss is not finite"):
+        method, _ = validated(tmp_path, data=data)
+    assert np.array_equal(method.trajectory, np.full((4, 3), 1 / 3))
+    assert method.skipped_updates == 2
+    data = held_out(*DOMAINS)
+    data.target_sets["extra"].tensors[0][0] = math.nan  # which does not count
+    method, _ = validated(tmp_path, data=data)
+    assert method.skipped_updates == 0
+
+
+def test_validation_losses_that_there_are_not_are_said_early(tmp_path) -> None:
+    with pytest.raises(InputError, match="there is none: give the datamodule target="):
+        validated(tmp_path, data=toy_data(False))
+    message = "reward='validation' needs target data of every training domain, and 'other' has none"
+    with pytest.raises(InputError, match=message):
+        validated(tmp_path, data=held_out("twin", "noise"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_evaluation_a_period_is_counted_as_work() -> None:
+    work = METHODS["odm"].work
+    settings = {"period": 10, "evaluation_samples": 24, "reward": "train"}
+    assert work(settings, Length(5, 200, 8)) == 200
+    settings["reward"] = "validation"  # 20 evaluations of 24 x 5 / 8 forwards, a third of a step
+    assert work(settings, Length(5, 200, 8)) == pytest.approx(200 + 20 * 15 / 3)
+
+
 def test_losses_of_a_checkpoint_go_where_the_next_ones_are() -> None:
     """A checkpoint is loaded to the host; torch does not stack tensors of two devices."""
     method = ODMReweighting(4)
@@ -164,6 +272,8 @@ def test_losses_of_a_checkpoint_go_where_the_next_ones_are() -> None:
         ({"smoothing": 1.0}, "smoothing=1.0 must be at least 0 and below 1"),
         ({"smoothing": -0.1}, "smoothing=-0.1 must be at least 0 and below 1"),
         ({"smoothing": math.nan}, "smoothing=nan must be"),
+        ({"reward": "test"}, "reward='test' must be one of 'train', 'validation'"),
+        ({"evaluation_samples": 0}, "evaluation_samples=0 must be at least 1"),
         ({"warmup_steps": -1}, "warmup_steps=-1 must be"),
     ],
 )

@@ -96,6 +96,50 @@ def test_reads_a_graph_from_a_file(name, text, tmp_path):
     assert read_graph(str(tmp_path / name), ["a", "b"], ["t", "s"]).tolist() == GRAPH
 
 
+PUBLISHED = [  # ni_graphs/spanish_qg_normalized.npy, to four digits
+    [0.4453, 0.0769, 0.1212, 0.0258],
+    [0.0, 0.6837, 0.0, 0.4591],
+    [0.0883, 0.0466, 0.5001, 0.0798],
+    [0.0, 0.3610, 0.0, 0.4553],
+]
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int64])
+def test_reads_a_graph_from_a_numpy_file(dtype, tmp_path):
+    rows = np.arange(6).reshape(2, 3).astype(dtype)
+    np.save(tmp_path / "graph.npy", rows)
+    graph = read_graph(str(tmp_path / "graph.npy"), ["a", "b"], ["t", "s", "r"])
+    assert graph.tolist() == rows.tolist()
+    assert graph.dtype == np.float64
+
+
+def test_a_graph_of_all_skills_gives_the_columns_of_the_targets(tmp_path):
+    """By name, as the authors' target mask 0 0 0 1 does for their graph."""
+    np.save(tmp_path / "graph.npy", np.array(PUBLISHED))
+    names, path = ["en qa", "en qg", "es qa", "es qg"], str(tmp_path / "graph.npy")
+    assert read_graph(path, names, ["es qg"]).tolist() == [[row[3]] for row in PUBLISHED]
+    two = read_graph(path, names, ["es qa", "en qg"])
+    assert two.tolist() == [[row[2], row[1]] for row in PUBLISHED]
+    assert read_graph(path, names, names).tolist() == PUBLISHED
+    with pytest.raises(InputError, match="is 4 x 4 and must be 4 x 1"):
+        read_graph(path, names, ["fr qg"])
+
+
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY", b"not an array", "objects"])
+def test_refuses_a_numpy_file_that_is_no_table(content, tmp_path):
+    """Objects are pickles, which could run any code."""
+    path = tmp_path / "graph.npy"
+    if content == "objects":
+        np.save(path, np.array([{"a": 1}], object), allow_pickle=True)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=r"graph='.*graph\.npy' cannot be read \(.+\)") as caught:
+        read_graph(str(path), ["a"], ["t"])
+    assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match=r"graph='absent\.npy' cannot be read"):
+        read_graph("absent.npy", ["a"], ["t"])
+
+
 @pytest.mark.parametrize(
     ("graph", "message"),
     [

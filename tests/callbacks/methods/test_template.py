@@ -21,10 +21,11 @@ README = Path(methods.__file__).with_name("README.md")
 def template(tmp_path, monkeypatch):
     """Its row of the table, when its file is in the folder of methods."""
     (code,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
-    (tmp_path / "highest_loss.py").write_text(code)
+    code = code.replace('"highest_loss"', '"template"')  # a name that no real method has
+    (tmp_path / "template.py").write_text(code)
     monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
-    yield collect_methods()["highest_loss"]
-    del sys.modules[f"{methods.__name__}.highest_loss"]
+    yield collect_methods()["template"]
+    del sys.modules[f"{methods.__name__}.template"]
 
 
 class SaveAfter(Callback):
@@ -43,8 +44,8 @@ def fit(folder, method, *callbacks, ckpt_path=None):
 
 
 def test_the_template_is_a_method(template, tmp_path) -> None:
-    assert "highest_loss" not in METHODS
-    assert template.class_path == "tandem_pl.callbacks.methods.highest_loss.HighestLossReweighting"
+    assert "template" not in METHODS
+    assert template.class_path == "tandem_pl.callbacks.methods.template.HighestLossReweighting"
     method, seen, path = template.load()(period=3), Losses(), tmp_path / "5.ckpt"
     rows = fit(tmp_path, method, seen, SaveAfter(5, path))
     last = [0.0] * len(DOMAINS)
@@ -60,3 +61,10 @@ def test_the_template_is_a_method(template, tmp_path) -> None:
     assert method.settings() == {"period": 3}
     with pytest.raises(InputError, match="period=-1 must be at least 1"):
         template.load()(period=-1)
+
+
+def test_weights_that_do_not_sum_to_one_end_the_run(template, tmp_path) -> None:
+    method = template.load()(period=3)
+    method.next_weights = lambda *_: (np.array([0.9, 0.9, 0.9]), {})
+    with pytest.raises(InputError, match=r"HighestLossReweighting\.update returned .* sum is 2.7"):
+        fit(tmp_path, method)

@@ -27,11 +27,8 @@ ALONE = (
     "train/learning_rate", "mixture/entropy", "mixture/effective_domains", "sampler/largest_gap",
     "twins/distance",
 )
-VALIDATION = (
-    "validation/loss", "validation/loss_reference", "validation/perplexity",
-    "validation/perplexity_reference",
-)
 # fmt: on
+VALIDATION = ("validation/loss", "validation/loss_reference")
 
 
 def make_data(**options):

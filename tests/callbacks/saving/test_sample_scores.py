@@ -118,6 +118,32 @@ def test_the_filter_keeps_the_best() -> None:
         best_samples({"a": [1, 2, 3, 4]}, scores, 0.5)
 
 
+def test_the_filter_of_all_samples_is_the_authors() -> None:
+    """The largest k of all scores, in whatever domain they are."""
+    generator = np.random.default_rng(0)
+    scores = {name: generator.normal(mean, 1, 40) for name, mean in (("a", 0), ("b", 1), ("c", -9))}
+    data = {name: range(100 * m, 100 * m + 40) for m, name in enumerate(scores)}
+    kept = best_samples(data, scores, 0.25, per="all")
+    every = np.concatenate(list(scores.values()))
+    rows = np.concatenate([list(samples) for samples in data.values()])
+    chosen = rows[np.argsort(every)[-30:]].tolist()
+    assert sorted(row for subset in kept.values() for row in subset) == sorted(chosen)
+    assert list(kept) == ["a", "b"]  # no sample of c is good enough
+    for name, subset in kept.items():
+        values = scores[name][subset.indices]
+        assert (np.diff(values) < 0).all()
+        assert len(values) == (scores[name] >= np.sort(every)[-30]).sum()
+    assert len(kept["a"]) < 10 < len(kept["b"])
+    whole = best_samples(data, scores, 1.0, per="all")
+    assert {name: sorted(rows) for name, rows in whole.items()} == {
+        name: list(rows) for name, rows in data.items()
+    }
+    by_domain = best_samples(data, scores, 0.25)
+    assert [len(subset) for subset in by_domain.values()] == [10, 10, 10]
+    with pytest.raises(InputError, match="per='global' must be one of 'domain', 'all'"):
+        best_samples(data, scores, 0.25, per="global")
+
+
 @pytest.mark.parametrize("text", ["", "domain,score\n", "domain,index,score\na,1,0.5\n", "a,b,c\n"])
 def test_other_files_are_refused(text, tmp_path) -> None:
     (tmp_path / "s.csv").write_text(text)

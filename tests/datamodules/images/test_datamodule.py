@@ -45,6 +45,28 @@ def test_a_corrupt_image_is_one_sentence_also_from_a_worker(tmp_path, workers) -
     assert "\n" not in message
 
 
+@pytest.mark.parametrize("split", ["train", "target", "test"])
+def test_broken_images_are_reported_before_training(tmp_path, split) -> None:
+    broken = broken_folder(tmp_path)
+    others = {
+        name: {name: write_folder(tmp_path / name, start=40 * n)}
+        for n, name in enumerate(("train", "target", "test"), 1)
+    }
+    data = make_data(**{**others, split: {"x": broken}}, cache_dir=str(tmp_path / "cache"))
+    for _ in range(2):
+        message = refused(
+            f"{split}['x']: 3 of 12 images cannot be used; the first: ", data.prepare_data
+        )
+        assert f"{tmp_path}/a/cat/002.jpg cannot be decoded (it is no image" in message
+    for name in ("cat/002", "dog/001"):
+        (tmp_path / "a" / f"{name}.jpg").unlink()
+    data = make_data(**{**others, split: {"x": broken}}, cache_dir=str(tmp_path / "cache"))
+    message = refused("cannot be decoded", data.prepare_data)
+    assert message.startswith(f"{tmp_path}/a/dog/003.jpg cannot")
+    (tmp_path / "a" / "dog" / "003.jpg").unlink()
+    make_data(**{**others, split: {"x": broken}}).prepare_data()
+
+
 def test_skipping_looks_once_and_remembers(tmp_path, monkeypatch) -> None:
     folder = broken_folder(tmp_path)
     options = {"corrupt": "skip", "cache_dir": str(tmp_path / "cache"), "num_workers": 2}

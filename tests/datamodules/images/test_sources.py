@@ -43,6 +43,18 @@ def test_a_folder_a_subfolder_for_each_class(tmp_path) -> None:
     assert sample["image"].dtype == torch.float32
 
 
+def test_links_in_a_folder_are_followed_and_loops_broken(tmp_path) -> None:
+    write_folder(tmp_path / "pets")
+    write_folder(tmp_path / "more", classes=["tabby"], start=20)
+    (tmp_path / "pets" / "cat" / "more").symlink_to(tmp_path / "more" / "tabby")
+    (tmp_path / "pets" / "cat" / "loop").symlink_to(tmp_path / "pets" / "cat")
+    (tmp_path / "more" / "tabby" / "up").symlink_to(tmp_path / "pets" / "cat")
+    data = make_data({"pets": str(tmp_path / "pets")})
+    data.setup("fit")
+    values = [(n, 0) for n in [*range(6), *range(20, 26)]]
+    assert contents(data.train_sets["pets"]) == [*values, *((n, 1) for n in range(6, 12))]
+
+
 def test_folders_named_by_numbers_are_in_their_order(tmp_path) -> None:
     data = make_data({"a": write_folder(tmp_path / "a", map(str, range(11)), each=1)})
     assert data.classes == [str(n) for n in range(11)]
@@ -111,6 +123,123 @@ def test_data_sets_have_their_classes_in_another_order(tmp_path, monkeypatch, fo
     assert contents(data.train_sets["web"]) == [(200, 1), (201, 0), (202, 0)]
 
 
+# ---- folders of Parquet ----
+
+
+def write_parquet(place, labels=(0, 1), start: int = 0) -> None:
+    import datasets
+
+    place.parent.mkdir(parents=True, exist_ok=True)
+    columns = {
+        "image": [Image.fromarray(pixels(start + n)) for n in range(len(labels))],
+        "label": list(labels),
+    }
+    names = datasets.ClassLabel(names=["cat", "dog"])
+    features = datasets.Features({"image": datasets.Image(), "label": names})
+    datasets.Dataset.from_dict(columns, features=features).to_parquet(str(place))
+
+
+def test_a_folder_of_parquet_is_read_with_all_files_and_levels(tmp_path, monkeypatch) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    web = tmp_path / "web [2024]"
+    for start, name in ((0, "a.parquet"), (2, "b.pq"), (4, "deep/c.PARQUET"), (6, "deep/er/d.pq")):
+        write_parquet(web / name, start=start)
+    (web / "README.md").write_text("rows")
+    (web / ".old").mkdir()
+    write_parquet(web / ".old" / "x.parquet", start=90)
+    (web / "loop").symlink_to(web)
+    data = make_data({"web": str(web)})
+    data.setup("fit")
+    assert contents(data.train_sets["web"]) == [(n, n % 2) for n in range(8)]
+    one = setup_of({"web": str(web)}, {"t": str(web / "deep" / "er" / "d.pq")})
+    refused("target['t'] and train['web'] share images", one)
+    for key in ("config", "split"):
+        spec = {"path": str(web), key: "train"}
+        words = f"train['web'] is a folder of Parquet files: leave {key} out"
+        refused(words, setup_of({"web": spec}))
+
+
+def test_a_folder_of_parquet_and_images_or_of_several_splits_is_refused(tmp_path) -> None:
+    write_parquet(tmp_path / "a" / "data" / "train-00000-of-00001.parquet")
+    write_parquet(tmp_path / "a" / "data" / "more-test.parquet")
+    make_data({"a": str(tmp_path / "a")}).setup("fit")
+    write_parquet(tmp_path / "a" / "data" / "validation-00000-of-00001.parquet")
+    words = (
+        "whose Parquet files are of several splits (data/train-00000-of-00001.parquet, "
+        "data/validation-00000-of-00001.parquet): give those of one"
+    )
+    message = refused(words, setup_of({"a": str(tmp_path / "a")}))
+    pattern = str(tmp_path / "a" / "**" / "train*.parquet")
+    assert repr(pattern) in message
+    data = make_data({"a": pattern})
+    data.setup("fit")
+    assert len(data.train_sets["a"]) == 2
+    write_folder(tmp_path / "b")
+    write_parquet(tmp_path / "b" / "dog" / "rows.parquet")
+    words = "with Parquet files (dog/rows.parquet) and images ("
+    refused(words, setup_of({"b": str(tmp_path / "b")}))
+
+
+# ---- orientation ----
+
+ORIENTED = {1: [[0, 1], [2, 3]], 2: [[1, 0], [3, 2]], 3: [[3, 2], [1, 0]], 4: [[2, 3], [0, 1]]}
+ORIENTED |= {5: [[0, 2], [1, 3]], 6: [[2, 0], [3, 1]], 7: [[3, 1], [2, 0]], 8: [[1, 3], [0, 2]]}
+
+
+def write_turned(place, orientation: int | None) -> None:
+    """Write four squares of the values 0, 50, 100, 150, in the order of rows."""
+    image = Image.fromarray(np.kron([[0, 50], [100, 150]], np.ones((8, 8))).astype(np.uint8))
+    exif = Image.Exif()
+    if orientation is not None:
+        exif[0x0112] = orientation
+    place.parent.mkdir(parents=True, exist_ok=True)
+    options = {"lossless": True} if place.suffix == ".webp" else {}
+    image.convert("RGB").save(place, exif=exif, **options)
+
+
+def corners(image) -> list[list[int]]:
+    values = np.asarray(image.convert("L"))[4::8, 4::8]
+    return np.round(values / 50).astype(int).tolist()
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tiff"])
+@pytest.mark.parametrize("orientation", [None, *ORIENTED])
+def test_images_are_turned_as_their_exif_orientation_says(tmp_path, suffix, orientation) -> None:
+    write_turned(tmp_path / f"a.{suffix}", orientation)
+    image = read_image(str(tmp_path / f"a.{suffix}"), "a", 3)
+    assert corners(image) == ORIENTED[orientation or 1]
+
+
+@pytest.mark.parametrize("source", ["folder", "table", "parquet", "folder of parquet", "saved"])
+def test_every_source_turns_images(tmp_path, source) -> None:
+    import datasets
+
+    write_turned(tmp_path / "a" / "cat" / "x.jpg", 6)
+    write_turned(tmp_path / "a" / "dog" / "y.jpg", 1)
+    files = [str(tmp_path / "a" / name) for name in ("cat/x.jpg", "dog/y.jpg")]
+    rows = datasets.Dataset.from_dict({"image": files, "label": ["cat", "dog"]})
+    rows = rows.cast_column("image", datasets.Image())
+    options: dict = {"train": {"a": str(tmp_path / "a")}}
+    if source == "table":
+        options = {
+            "table": write_table(tmp_path, [f"{file},{n},a" for n, file in enumerate(files)])
+        }
+    elif "parquet" in source:
+        (tmp_path / "web").mkdir()
+        rows.to_parquet(str(tmp_path / "web" / "rows.parquet"))
+        place = tmp_path / "web" if "folder" in source else tmp_path / "web" / "rows.parquet"
+        options = {"train": {"a": str(place)}}
+    elif source == "saved":
+        rows.save_to_disk(str(tmp_path / "saved"))
+        options = {"train": {"a": {"dataset": str(tmp_path / "saved")}}}
+    data = make_data(**options)
+    data.setup("fit")
+    found = [corners(data.train_sets["a"].image(number)) for number in range(2)]
+    assert found == [ORIENTED[6], ORIENTED[1]]
+
+
 def test_a_hub_name_alone_reaches_for_the_hub(tmp_path, monkeypatch) -> None:
     import datasets
 
@@ -145,6 +274,27 @@ def test_a_table_fills_many_domains(tmp_path) -> None:
     data = make_data(table=table, root=str(tmp_path))
     data.setup("fit")
     assert contents(data.train_sets["even"]) == [(0, 0), (2, 0), (6, 1), (8, 1)]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("suffix", ["csv", "tsv"])
+def test_names_in_a_table_are_as_in_the_file(encoding, suffix, tmp_path) -> None:
+    folder = tmp_path / "photos [2024]"
+    write_folder(folder)
+    domains = ["007", "7", "NA", "None", '"stray' if suffix == "tsv" else "x"]
+    rows = [
+        f"photos [2024]/{pet}/00{n}.png,{pet},{name}"
+        for n, name in enumerate(domains)
+        for pet in PETS
+    ]
+    table = tmp_path / f"images.{suffix}"
+    text = "\n".join(["path,label,domain", *rows]).replace(",", "," if suffix == "csv" else "\t")
+    table.write_bytes(text.encode(encoding))
+    data = make_data(table=str(table))
+    data.setup("fit")
+    assert sorted(data.train_sets) == sorted(domains)
+    for n, name in enumerate(domains):
+        assert contents(data.train_sets[name]) == [(n, 0), (6 + n, 1)]
 
 
 # ---- channels ----

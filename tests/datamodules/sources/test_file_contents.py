@@ -208,6 +208,10 @@ def test_quotes_of_tabs_are_asked_for_and_rows_they_take_are_said(tmp_path):
     path.write_text('id\ttext\n1\t"one"\n2\t"two"\n')
     with pytest.warns(UserWarning, match=r"a\.tsv has 2 rows with fields in quotes"):
         assert read(path) == ['"one"', '"two"']
+    path.write_text('\ufeff"id"\t"text"\n"1"\t"one"\n')
+    with pytest.raises(InputError, match=r"a\.tsv has a header in quotes: set quotes to true"):
+        read(path)
+    assert texts(open_source("d", {"path": str(path), "quotes": True})) == ["one"]
 
 
 def test_quotes_of_commas_can_be_turned_off(tmp_path):

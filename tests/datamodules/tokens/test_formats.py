@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -115,6 +116,15 @@ def test_the_library_reads_the_same_blocks(tmp_path):
     assert [block.tolist() for block in theirs] == [
         ours.read(8 * n, 8 * n + 8).tolist() for n in range(len(STREAM) // 8)
     ]
+
+
+def test_mds_that_mosaicml_streaming_wrote():
+    """By its `MDSWriter`, version 0.13.0: columns tokens: ndarray, id: str, size_limit 400."""
+    tokens = open_tokens("t", str(Path(__file__).parent / "mds_by_streaming"))
+    documents = [range(100 * n, 100 * n + 5 + n) for n in range(12)]
+    assert stream_of(tokens) == [token for document in documents for token in document]
+    assert tokens.kinds == ("mds",)
+    assert is_mapped(tokens)
 
 
 def test_megatron_by_any_of_its_names(tmp_path):

@@ -119,6 +119,7 @@ def test_two_stages_then_test_and_predict(place, capsys):
     assert (run / "predictions.csv").read_text().startswith("domain,loss\n")
     assert main(["validate", *map(str, data)]) == 0
     assert sorted(p.name for p in (place / "runs/train").iterdir()) == ["version_0"]
+    assert sorted(p.name for p in place.iterdir()) == ["configs", "runs"]
 
 
 def test_a_reference_follows_the_command_line(place):

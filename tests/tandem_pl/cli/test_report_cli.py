@@ -1,5 +1,6 @@
 """`tandem report RUN`, on a real run."""
 
+import shutil
 import subprocess
 import sys
 
@@ -60,6 +61,26 @@ def test_a_learned_run(learned, tmp_path, capsys):
     code, said, _ = report(capsys, learned, "--seeds", learned, learned, "--out", out)
     assert code == 0
     assert "The averages of 3 runs have standard deviations of 0.0 points" in said
+
+
+def test_repetitions_for_another_target_are_refused(learned, tmp_path, capsys):
+    """Runs that do not say their target, as those of older versions, are taken."""
+    content = yaml.safe_load((learned / "mixture.yaml").read_text())
+    assert content["data"]["target"] == {"t": 1.0}
+    shutil.copytree(learned, tmp_path / "other")
+    out = tmp_path / "page.html"
+    said = {}
+    for target in ("none", "another"):
+        content["data"]["target"] = {"t": 0.25, "u": 0.75} if target == "another" else None
+        (tmp_path / "other/mixture.yaml").write_text(yaml.safe_dump(content))
+        code, _, error = report(capsys, learned, "--seeds", tmp_path / "other", "--out", out)
+        said[target] = code, error
+    assert said["none"] == (0, "")
+    assert said["another"] == (
+        2,
+        f"tandem: error: --seeds {tmp_path}/other: that run was learned for another target, "
+        "in which 't' has the share 0.25, not 1: give runs of the same target.\n",
+    )
 
 
 def test_a_run_on_given_weights(fixed, tmp_path, capsys):

@@ -93,6 +93,54 @@ def test_maps_on_the_command_line(place, capsys):
     assert data["target_weights"] == {"off": 2.0}
 
 
+def test_paths_and_columns_are_text_too(place, capsys):
+    (place / "mine.yaml").write_text(
+        f"data:\n  class_path: {MODULE}\n  init_args:\n"
+        "    text_column: on\n"
+        "    domains: {a: 010, b: [2024, no, x], c: {path: 12:30, quotes: true, column: null},"
+        " d: {dataset: '007', split: 1e3}}\n"
+    )
+    data = parsed(capsys, "--config", "mine.yaml")["data"]["init_args"]
+    sources = {
+        "a": "010",
+        "b": ["2024", "no", "x"],
+        "c": {"path": "12:30", "quotes": True, "column": None},
+        "d": {"dataset": "007", "split": "1e3"},
+    }
+    assert data["domains"] == sources
+    assert data["text_column"] == "on"
+    text = "{a: 010, b: [2024, no, x], c: {path: 12:30, quotes: true, column: null},"
+    text += " d: {dataset: '007', split: 1e3}}"
+    data = parsed(capsys, "--data", MODULE, "--data.domains", text)["data"]["init_args"]
+    assert data["domains"] == sources
+    single = ["--data.domains.a", "010", "--data.domains.b=[2024, no, x]"]
+    single += ["--data.domains.c", "{path: 12:30, quotes: true}"]
+    single += ["--data.domains.d", "{dataset: '007', split: 1e3}"]
+    data = parsed(capsys, "--data", MODULE, *single)["data"]["init_args"]
+    assert data["domains"] == {**sources, "c": {"path": "12:30", "quotes": True}}
+    images = "tandem_pl.datamodules.ImageMixtureDataModule"
+    train = ["--data.train", "{a: {path: 2024, label: no}, b: {dataset: '007', split: null}}"]
+    data = parsed(capsys, "--data", images, *train)["data"]["init_args"]
+    assert data["train"] == {
+        "a": {"path": "2024", "label": "no"},
+        "b": {"dataset": "007", "split": None},
+    }
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["prepare", "--domains.web", "a", "--out", "o", "--domains.web=b"],
+        ["fit", "--config", CONFIG, "--data.weights.web", "a", "--data.weights.web", "b"],
+        ["fit", "--config", CONFIG, "--data.init_args.train.web=a", "--data.init_args.train.web=b"],
+        ["export", "run", "--to", "json", "--paths.web", "a", "--paths.web", "b"],
+    ],
+)
+def test_an_entry_twice_on_the_command_line(arguments, place, capsys):
+    error = refused(capsys, *arguments)
+    assert re.fullmatch(r"tandem: error: --\S+\.web is given twice, as 'a' and 'b'; .*\n", error)
+
+
 def test_lists_of_names(place, capsys):
     images = "tandem_pl.datamodules.ImageMixtureDataModule"
     given = ["--data", images, "--data.train", "{no: a, 1e3: b}"]

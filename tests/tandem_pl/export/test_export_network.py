@@ -1,9 +1,13 @@
 """`tandem export RUN --network FOLDER`: the same network in transformers, peft and safetensors."""
 
+import json
+import math
 import os
 import random
+import re
 import shutil
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,9 +16,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
+import tandem_pl.export
 from tandem_pl import InputError, TandemModule
 from tandem_pl.cli import main
-from tandem_pl.export.checkpoint import load_network
+from tandem_pl.datamodules.text.tokenization import load_tokenizer
+from tandem_pl.export.checkpoint import build_module, load_network
 from tandem_pl.export.network import adapter_notes, export_network
 from tandem_pl.networks import causal_language_model
 
@@ -138,7 +144,8 @@ def test_transformers_gives_identical_logits(trained, tmp_path, capsys):
         assert "with the tokenizer of" in said.out
     else:
         assert network.generation_config.eos_token_id == 256
-        assert "tokens are bytes" in said.out
+        assert "with a tokenizer of bytes, in which 256 ends a text" in said.out
+        assert AutoTokenizer.from_pretrained(tmp_path / "net").eos_token_id == 256
 
 
 def test_the_reference_is_another_network(trained, tmp_path):
@@ -312,3 +319,66 @@ def test_a_folder_that_cannot_be_replaced_is_put_back(tmp_path, monkeypatch):
 def test_a_module_without_a_network_is_refused(tmp_path):
     with pytest.raises(InputError, match="Identity has no network"):
         load_network(nn.Identity(), tmp_path / "a.ckpt")
+
+
+# ---- downstream tasks ----
+
+TEXTS = {"gpt_neox": ["3 a b h c é", "漢 <|endoftext|>"], "llama": ["a b h c", "d d"]}
+LM_EVAL_YAML = re.compile(r"```yaml\n(task: held_out\n.*?)```", re.DOTALL)
+
+
+def log_likelihood(network, tokenizer, text):
+    """Return the sum of log p(token | all before) after the token that ends texts, in float64."""
+    ids = torch.tensor([[tokenizer.eos_token_id, *tokenizer(text).input_ids]])
+    with torch.no_grad():
+        table = network(input_ids=ids).logits.double().log_softmax(-1)
+    return float(table[0, :-1].gather(1, ids[0, 1:, None]).sum())
+
+
+def test_log_likelihoods_of_the_folder_are_the_losses_of_our_module(trained, tmp_path, capsys):
+    run, kind = trained
+    assert main(["export", str(run), "--network", str(tmp_path / "net")]) == 0
+    if kind == "gpt_neox":
+        assert "with a tokenizer of bytes, in which 256 ends a text" in capsys.readouterr().out
+    network = AutoModelForCausalLM.from_pretrained(tmp_path / "net").eval()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "net")
+    ours = load_tokenizer("bytes" if kind == "gpt_neox" else str(run.parents[1] / "tokens"))
+    module = build_module(yaml.safe_load((run / "config.yaml").read_text()), "config.yaml")
+    trained_network = load_network(module, run / "checkpoints" / "last.ckpt", "proxy").eval()
+    for text in TEXTS[kind]:
+        [ids] = ours.encode_batch([text])
+        assert tokenizer(text).input_ids == ids.tolist()
+        tokens = torch.tensor([[ours.eos_token_id, *ids.tolist()]])
+        with torch.no_grad():
+            [loss] = module.objective(trained_network, {"input_ids": tokens}).tolist()
+        found = log_likelihood(network, tokenizer, text)
+        assert found == pytest.approx(-loss * len(ids), rel=1e-5)
+
+
+def test_lm_eval_reads_the_folder_without_a_network(trained, tmp_path, monkeypatch):
+    lm_eval = pytest.importorskip("lm_eval")
+    run, kind = trained
+    page = Path(tandem_pl.export.__path__[0], "README.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    Path("tasks").mkdir()
+    [task] = LM_EVAL_YAML.findall(page)
+    Path("tasks", "held_out.yaml").write_text(task)
+    texts = [text for text in TEXTS[kind] if "<|" not in text]
+    Path("held_out.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
+    assert main(["export", str(run), "--network", "exported"]) == 0
+    found = lm_eval.simple_evaluate(
+        model="hf",
+        model_args="pretrained=exported,dtype=float32",
+        tasks=["held_out"],
+        task_manager=lm_eval.tasks.TaskManager(include_path="tasks"),
+        device="cpu",
+        batch_size=1,
+    )
+    network = AutoModelForCausalLM.from_pretrained("exported").eval()
+    tokenizer = AutoTokenizer.from_pretrained("exported")
+    total = sum(log_likelihood(network, tokenizer, text) for text in texts)
+    expected = -total / sum(len(text.encode()) for text in texts) / math.log(2)
+    result = found["results"]["held_out"]["bits_per_byte,none"]
+    assert result == pytest.approx(expected, rel=1e-4)

@@ -7,9 +7,13 @@ from helpers import Recorder, Rows, parameters_of, predict_last, small_network
 from hypothesis import given
 from hypothesis import strategies as st
 from module_helpers import WIDTH, adamw, fit, make_data, make_reweighting, sgd
+from torch import nn
+from torch.utils.data import Dataset
 
 from tandem_pl import MixtureModule, TandemModule
+from tandem_pl.datamodules import MixtureDataModule
 from tandem_pl.errors import InputError
+from tandem_pl.objectives import CausalLanguageModeling
 from tandem_pl.training.sample_weights import STRATEGIES, LossBasedWeights, sample_weights
 
 SHAPES = {
@@ -90,6 +94,7 @@ def test_two_ranks_weigh_as_one(monkeypatch) -> None:
         ({"strategy": "lower"}, "strategy='lower' must be one of"),
         ({"temperature": 0.0}, "temperature=0.0 must be a positive number"),
         ({"temperature": float("nan")}, "temperature=nan must be"),
+        ({"per": "word"}, "per='word' must be one of 'sample', 'token'"),
         ({"burn_in": -1}, "burn_in=-1 must be 0 or more"),
         ({"burn_in": float("nan")}, "burn_in=nan must be"),
     ],
@@ -151,3 +156,126 @@ def test_both_twins_weigh_by_the_proxys_losses(tmp_path):
     module = TandemModule(small_network(WIDTH), no_pull, sgd, sample_weights=rule)
     fit(tmp_path, module, make_data(target=target), make_reweighting(0, 4), max_steps=4)
     assert torch.equal(parameters_of(module.network), parameters_of(module.reference))
+
+
+# ---- shares of tokens, as the authors weigh ----
+
+LENGTH, VOCABULARY = 6, 5
+
+
+class Bigrams(nn.Module):
+    """The next token by the last one, from a table."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.table = nn.Embedding(VOCABULARY, VOCABULARY, dtype=torch.float64)
+
+    def forward(self, input_ids, attention_mask=None):
+        return self.table(input_ids)
+
+
+class Texts(Dataset):
+    """Samples of 1 to 5 labelled tokens: some tokens are prompts, others padding."""
+
+    def __init__(self, seed: int, size: int = 12) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.tokens = torch.randint(VOCABULARY, (size, LENGTH), generator=generator)
+        prompts = torch.randint(1, 4, (size, 1), generator=generator)
+        lengths = torch.randint(4, LENGTH + 1, (size, 1), generator=generator)
+        places = torch.arange(LENGTH)[None]
+        self.labels = self.tokens.masked_fill(places < prompts, -100)
+        self.mask = (places < lengths).long()
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, index):
+        part = self.tokens[index], self.labels[index], self.mask[index]
+        return dict(zip(("input_ids", "labels", "attention_mask"), part, strict=True))
+
+
+def in_words(samples):
+    """Each sample's labelled next tokens: [(last, next), ...]."""
+    found = []
+    for row, labels, mask in zip(*(v.tolist() for v in samples.values()), strict=True):
+        pairs = zip(row[:-1], labels[1:], mask[1:], strict=True)
+        found.append([(last, label) for last, label, seen in pairs if seen and label != -100])
+    return found
+
+
+def token_trained(folder, rule, **options):
+    network = Bigrams()
+    module = MixtureModule(network, CausalLanguageModeling(), sgd, sample_weights=rule, **options)
+    data = MixtureDataModule({"a": Texts(0), "b": Texts(1)}, batch_size=8, epoch_batches=1)
+    recorder = Recorder()
+    fit(folder, module, data, recorder, max_steps=1)
+    return module.network.table.weight, recorder.batches[0].samples
+
+
+def by_the_authors(table, samples, rule, burning):
+    """N sum_i w_i l_i n_i / sum n, with w that sum to 1; they are equal in the burn-in."""
+    words = in_words(samples)
+    logs = table.log_softmax(dim=1)
+    losses = torch.stack([-sum(logs[pair] for pair in pairs) / len(pairs) for pairs in words])
+    counts = torch.tensor([len(pairs) for pairs in words])
+    weights = torch.full((len(words),), 1 / len(words), dtype=torch.float64)
+    if not burning:
+        found = by_the_paper(losses.detach().numpy(), rule.strategy, rule.temperature)
+        weights = torch.from_numpy(found)
+    return (weights * counts / counts.sum() * losses).sum() * len(words), counts
+
+
+@pytest.mark.parametrize("burn_in", [0, 9])
+@pytest.mark.parametrize("micro", [None, 3])
+def test_a_step_weighs_by_the_share_of_tokens(burn_in, micro, tmp_path) -> None:
+    rule = LossBasedWeights("extremes", 0.5, burn_in, per="token")
+    after, samples = token_trained(tmp_path, rule, micro_batch_size=micro)
+    by_hand = Bigrams()
+    loss, counts = by_the_authors(by_hand.table.weight, samples, rule, burn_in > 0)
+    assert len(set(counts.tolist())) > 2
+    assert torch.equal(CausalLanguageModeling().token_counts(samples), counts)
+    optimizer = sgd(by_hand.parameters())
+    loss.backward()
+    optimizer.step()
+    torch.testing.assert_close(after, by_hand.table.weight, rtol=0, atol=1e-12)
+    plain, _ = token_trained(tmp_path, LossBasedWeights("extremes", 0.5, burn_in))
+    assert not torch.allclose(after, plain)
+
+
+def test_in_the_burn_in_the_loss_is_the_mean_over_tokens() -> None:
+    tokens, losses = torch.tensor([1, 3]), torch.tensor([4.0, 2.0])
+    weights = LossBasedWeights(burn_in=9, per="token")(losses, 0, tokens=tokens)
+    assert (weights * losses).mean() == pytest.approx((4.0 + 3 * 2.0) / 4)
+    empty = LossBasedWeights(burn_in=9, per="token")(losses, 0, tokens=torch.zeros(2).long())
+    assert empty.tolist() == [0.0, 0.0]
+
+
+def test_samples_of_one_length_weigh_the_same_by_token() -> None:
+    losses, tokens = torch.tensor([0.5, 3.0, 1.0]), torch.tensor([7, 7, 7])
+    mine = LossBasedWeights(burn_in=0)(losses, 0)
+    by_token = LossBasedWeights(burn_in=0, per="token")(losses, 0, tokens=tokens)
+    torch.testing.assert_close(by_token, mine)
+
+
+def test_two_ranks_weigh_tokens_as_one(monkeypatch) -> None:
+    losses, tokens = torch.tensor([0.5, 3.0, 1.0, 2.0]), torch.tensor([1, 2, 3, 9])
+    rule = LossBasedWeights(burn_in=0, per="token")
+    expected = rule(losses, 0, tokens=tokens)
+    for rank in range(2):
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
+
+        def gather(part, rank=rank):
+            whole = losses if part.is_floating_point() else tokens
+            assert torch.equal(part, whole[2 * rank : 2 * rank + 2])
+            return torch.stack(whole.split(2))
+
+        mine = slice(2 * rank, 2 * rank + 2)
+        got = rule(losses[mine], 0, gather, tokens[mine])
+        torch.testing.assert_close(got, expected[mine])
+
+
+def test_an_objective_that_counts_no_tokens_is_refused() -> None:
+    rule = LossBasedWeights(per="token")
+    with pytest.raises(InputError, match=r"per='token' of sample_weights needs .*token_counts"):
+        MixtureModule(small_network(WIDTH), predict_last, adamw, sample_weights=rule)

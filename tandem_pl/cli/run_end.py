@@ -1,0 +1,95 @@
+"""What a run says after its last step."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+
+from tandem_pl.report.run import Run
+from tandem_pl.report.sentences import verdict
+from tandem_pl.report.statistics import LEAST_UPDATES, driving_means, stability
+from tandem_pl.simplex import Array
+from tandem_pl.text_tables import text_table
+
+MOST_ROWS = 20  # target domains in the table
+
+
+def losses_table(
+    names: Sequence[str], steps: tuple[int, int], losses: tuple[Array, Array], of_tokens: bool
+) -> str:
+    """Return a table of losses, and of perplexities if they are of tokens, at two steps.
+
+    Args:
+        names: [M'] target domains; of more than 20, the first 20 have rows.
+        steps: of the first and the last losses.
+        losses: two arrays [M'] in nats.
+        of_tokens: whether exp(loss) is a perplexity.
+
+    >>> print(losses_table(["web"], (0, 90), (np.array([5.5]), np.array([2.0])), False))
+    target  loss at step 0  at step 90
+    web             5.5000      2.0000
+    mean            5.5000      2.0000
+    """
+    header = ["target", f"loss at step {steps[0]}", f"at step {steps[1]}"]
+    columns = [[f"{value:.4f}" for value in (*values, values.mean())] for values in losses]
+    if of_tokens:
+        header += [f"perplexity at step {steps[0]}", f"at step {steps[1]}"]
+        with np.errstate(over="ignore"):  # inf is right
+            exps = [np.exp(values) for values in losses]
+        columns += [[f"{value:.3f}" for value in (*values, values.mean())] for values in exps]
+    rows = list(zip([*names, "mean"], *columns, strict=True))
+    if len(names) > MOST_ROWS:
+        rows = [*rows[:MOST_ROWS], (f"... {len(names) - MOST_ROWS} more", *rows[-1][1:])]
+    return text_table(header, rows)
+
+
+def mixture_lines(run: Run) -> list[str]:
+    """Return whether learned weights are significant and settled, and how to use them.
+
+    A domain's move is significant if the 95 % interval of the hyper-gradients that moved its
+    weight, less their mean over the domains, is without 0 (see `driving_means`).
+    """
+    if not run.learned:
+        return []
+    lines = [verdict(stability(run), run)]
+    if not run.updates:
+        return lines
+    if run.signal is not None and len(run.signal.steps) >= LEAST_UPDATES:
+        means = dict(zip(run.mixture.domains, driving_means(run), strict=True))
+        beyond = [name for name, interval in means.items() if interval.distinct]
+        intervals = "95 % intervals of the hyper-gradient"
+        lines.append(
+            f"Significant ({intervals}): the moves of {len(beyond)} of {len(means)} weights, "
+            f"{names(beyond)}."
+            if beyond
+            else f"Not significant: no weight moved beyond chance ({intervals}); a longer run or "
+            "more measured samples may show which do."
+        )
+    lines.append(
+        f"Train with the average: tandem fit --config CONFIG --data.weights "
+        f"{run.folder / 'mixture.yaml'}"
+    )
+    lines.append(f"See why the weights moved: tandem report {run.folder}")
+    return lines
+
+
+def names(domains: Sequence[str], most: int = 8) -> str:
+    """Write names, of more than `most` the first ones.
+
+    >>> names(["a", "b", "c"], 2)
+    'a, b and 1 more'
+    """
+    more = f" and {len(domains) - most} more" if len(domains) > most else ""
+    return ", ".join(domains[:most]) + more
+
+
+def sample_line(prompt: str, text: str) -> str:
+    r"""Return a line with a text that the network wrote; line ends are \n.
+
+    >>> print(sample_line("import", " os\n"))
+    A sample: after "import" the network writes " os\n"
+    """
+    given, written = (json.dumps(part, ensure_ascii=False) for part in (prompt, text))
+    return f"A sample: after {given} the network writes {written}"

@@ -1,0 +1,147 @@
+"""What a run says before its first step."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from lightning.pytorch import Trainer
+
+from tandem_pl.callbacks.methods.method import Length
+from tandem_pl.callbacks.monitoring.progress import total_steps
+from tandem_pl.callbacks.monitoring.trainer_parts import reweighting_of
+from tandem_pl.episode import MEASURE, WITHOUT_STEP
+from tandem_pl.report.statistics import LEAST_JUDGED
+from tandem_pl.training.connection import mixture_data
+
+ENOUGH_UPDATES = 2 * LEAST_JUDGED - 2  # fewer are too short to judge, see `stability`
+ENOUGH_SAMPLES = 32  # of a domain, measured for an update
+MOST_NAMES = 8  # domains in a line
+
+
+class Start(NamedTuple):
+    """A run that is about to start.
+
+    `step` is 0, or that of the checkpoint; `steps` are those of the whole run, None without a
+    limit; `episode` are the steps between updates; `measured` are the samples of a domain that an
+    update measures, None for a method that measures otherwise; `cost` is in plain runs, None if the
+    method does not state it; `passes` are those over each domain in the whole run, at the weights
+    of the start.
+    """
+
+    method: str
+    learned: bool
+    domains: int
+    batch_size: int
+    step: int
+    steps: int | None
+    episode: int
+    measured: float | None
+    cost: float | None
+    passes: dict[str, float]
+
+
+def read_start(trainer: Trainer) -> Start:
+    """Return the run that the trainer is about to start; its data must be a mixture."""
+    data, planner = mixture_data(trainer, "the summary counts domains"), reweighting_of(trainer)
+    sizes, batch_size, steps = data.domain_sizes(), data.batch_size, total_steps(trainer)
+    episode = sum(part.batches for part in data.planned if part.phase not in WITHOUT_STEP)
+    measured = sum(part.batches for part in data.planned if part.phase == MEASURE)
+    weights = data.mixture.array if planner is None else planner.weights
+    works = [row.work for row in getattr(planner, "rows", ()) if row.work is not None]
+    cost = None
+    if planner is not None and works:
+        length = Length(len(sizes), steps or episode, batch_size)
+        cost = works[0](planner.settings(), length) / length.steps
+    drawn = (steps or 0) * batch_size
+    return Start(
+        method="" if planner is None else planner.method,
+        learned=planner is not None and planner.learns,
+        domains=len(sizes),
+        batch_size=batch_size,
+        step=trainer.global_step,
+        steps=steps,
+        episode=episode,
+        measured=measured * batch_size / len(sizes) if measured else None,
+        cost=None if cost is None or math.isnan(cost) else cost,
+        passes={
+            name: drawn * float(share) / size
+            for (name, size), share in zip(sizes.items(), weights, strict=True)
+        },
+    )
+
+
+def start_lines(start: Start) -> list[str]:
+    """Return what the run will do, what it costs, and what of it is too little to learn from."""
+    steps, episode = start.steps, start.episode
+    head = "training at given weights"
+    if start.learned:
+        head = f"learning the weights of {start.domains} domains by {start.method}"
+    length = f"{'no limit of' if steps is None else steps} steps of {start.batch_size} samples"
+    if start.step:
+        length += f", from step {start.step} on"
+    if steps is not None and start.learned:
+        length += f"; {counted(-(-steps // episode), 'episode')} of {episode} steps"
+        length += f", {counted(steps // episode, 'update')}"
+    lines = [f"{head}: {length}"]
+    parts = []
+    if start.learned and start.measured is not None:
+        parts.append(f"an update measures {short(start.measured)} samples of each domain")
+    if start.cost is not None:
+        parts.append(
+            f"the run costs {short(start.cost)} times as much as plain training (forward and "
+            "backward passes)"
+        )
+    if parts:
+        lines.append("; ".join(parts))
+    if steps is not None:
+        lines.append(f"passes over each domain at these weights: {listed(start.passes)}")
+    return lines + warnings_of(start) if start.learned else lines
+
+
+def warnings_of(start: Start) -> list[str]:
+    """Return a sentence for each number that is too small to learn from."""
+    lines = []
+    if start.steps is not None and start.steps // start.episode < ENOUGH_UPDATES:
+        lines.append(
+            f"{counted(start.steps // start.episode, 'update')} in {start.steps} steps "
+            f"{'is' if start.steps // start.episode == 1 else 'are'} too few to learn weights "
+            f"from: raise max_steps to {ENOUGH_UPDATES * start.episode} "
+            f"({ENOUGH_UPDATES} updates) or more."
+        )
+    if start.measured is not None and start.measured < ENOUGH_SAMPLES:
+        lines.append(
+            f"{short(start.measured)} measured samples of each domain make noisy updates: raise "
+            f"measure_batches for {ENOUGH_SAMPLES} or more."
+        )
+    return lines
+
+
+def listed(passes: dict[str, float]) -> str:
+    """Write the passes over each domain; of more than 8 domains the fewest and the most.
+
+    >>> listed({"web": 0.314, "books": 22.9})
+    'web 0.31, books 23'
+    """
+    if len(passes) <= MOST_NAMES:
+        return ", ".join(f"{name} {short(value)}" for name, value in passes.items())
+    least, most = min(passes, key=passes.__getitem__), max(passes, key=passes.__getitem__)
+    return f"{short(passes[least])} ({least}) to {short(passes[most])} ({most})"
+
+
+def counted(number: int, noun: str) -> str:
+    """Write a number of things.
+
+    >>> counted(1, "update"), counted(0, "update")
+    ('1 update', '0 updates')
+    """
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def short(value: float) -> str:
+    """Write two digits, or all digits of a larger whole number.
+
+    >>> short(0.0314), short(1.0), short(1.97), short(128.4)
+    ('0.031', '1', '2', '128')
+    """
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
