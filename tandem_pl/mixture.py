@@ -154,10 +154,7 @@ class Mixture:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], key: str = "weights") -> Mixture:
-        """Read a run's folder, a file that `save` wrote, or any map of weights under `weights`.
-
-        A file with the suffix .json may be DoReMi's, with `train_domain_weights`.
-        """
+        """Read a run's folder, a file that `save` wrote, a map under `weights`, or DoReMi's JSON."""
         if os.path.isdir(path):
             folder, path = path, os.path.join(path, "mixture.yaml")
             if not os.path.exists(path):

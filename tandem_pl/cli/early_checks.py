@@ -172,9 +172,10 @@ def check_classes(value: Any, where: str) -> None:
     if isinstance(path, str):
         check_class(path, where)
         known = signature(PATHS.get(path, path))
-        for name in options if isinstance(options, dict) and known else []:
-            check_option(known, name, where)
         value = options if isinstance(options, dict) else {}
+        if known is not None:
+            for name in value:
+                check_option(known, name, where)
     for name, item in value.items():
         check_classes(item, f"{where}.{name}")
 
