@@ -13,12 +13,14 @@ import numpy as np
 import yaml
 
 from .domain_names import check_domains, check_known, check_texts
-from .errors import InputError
+from .errors import InputError, did_you_mean
 from .files import write_atomically
 from .mixture_files import read_json_mixture
 from .simplex import Array, project, sum_to_one
 from .static_mixtures import epoch_capped, unimax
 from .yaml_files import dump_yaml, read_yaml
+
+NAMED = ("uniform", "proportional", "temperature:2", "unimax:4", "epoch_capped:4")  # examples
 
 
 class Mixture:
@@ -152,20 +154,24 @@ class Mixture:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], key: str = "weights") -> Mixture:
-        """Read a file that `save` wrote, or any YAML map of domain -> weight under `weights`.
-
-        A file with the suffix .json may be DoReMi's, with `train_domain_weights`.
-        """
+        """Read a run's folder, a file that `save` wrote, a map under `weights`, or DoReMi's JSON."""
+        if os.path.isdir(path):
+            folder, path = path, os.path.join(path, "mixture.yaml")
+            if not os.path.exists(path):
+                raise InputError(
+                    f"{key}={str(folder)!r} is a folder without mixture.yaml: give the folder of a "
+                    "run that has written it."
+                )
         try:
             is_json = Path(path).suffix.lower() == ".json"
             content = read_json_mixture(path) if is_json else read_yaml(path)
         except FileNotFoundError:
             raise InputError(
-                f"{key}={str(path)!r} is neither a file nor one of 'uniform', 'proportional', "
-                "'temperature:2': give one of these, a map of domain to weight, or the path of a "
-                "mixture.yaml."
+                f"{key}={str(path)!r} is neither a file nor one of {', '.join(map(repr, NAMED))}: "
+                f"{did_you_mean(path, NAMED)}give one of these, a map of domain to weight, a run's "
+                "folder or mixture.yaml for its average weights, or last:PATH for its last ones."
             ) from None
-        except (yaml.YAMLError, JSONDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
+        except (yaml.YAMLError, JSONDecodeError, UnicodeDecodeError) as error:
             reason = str(error).splitlines()[0]
             raise InputError(
                 f"{path} is not a mixture file ({reason}): give a YAML file, or DoReMi's JSON."
@@ -212,8 +218,8 @@ def resolve_weights(
         spec: None or "uniform"; "proportional"; "temperature:TAU"; "unimax:EPOCHS:SAMPLES" for
             uniform, capping each domain at EPOCHS passes in a run of so many samples;
             "epoch_capped:EPOCHS:SAMPLES:SPEC" for another spec with the same caps (SPEC defaults to
-            temperature:2); a map; a `Mixture` or the path of a mixture file (their average), which
-            may be DoReMi's JSON; "last:PATH" for a file's last weights.
+            temperature:2); a map; a `Mixture`, or the path of a mixture file, which may be DoReMi's
+            JSON, or of the folder of a run (their average); "last:PATH" for a file's last weights.
         sizes: domain -> number of samples, in the order of the data set.
         key: name of the setting, for error messages.
         budget: samples of the run, for a spec without SAMPLES ("unimax:4").

@@ -43,7 +43,7 @@ def smaller(command):
         return FEW
     sizes = [f"--model.network.config.{key}" for key in NETWORK[::2]]
     options = [*FEW, sizes[0], NETWORK[1], sizes[1], NETWORK[3]]
-    if "PreparedTextDataModule" not in command:
+    if "configs/" in command:
         options += ["--data.target_bytes", "3000", "--data.test_bytes", "3000"]
     return options + (["--data.epoch_batches", "30"] if "train.yaml" in command else [])
 
@@ -121,13 +121,24 @@ def test_the_ways_to_choose_a_target_on_the_first_screen(place):
 FILES = README[README.index("The run's folder has") : README.index("The two domains")]
 
 
-def test_the_configuration_for_fine_tuning_runs(place):
-    pytest.importorskip("peft")
+QWEN2 = {"num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 32}
+GPT2 = {"n_head": 2, "n_positions": 256}
+
+
+@pytest.mark.parametrize(
+    ("adapters", "kind", "heads"),
+    [(True, "qwen2", QWEN2), (False, "qwen2", QWEN2), (False, "gpt2", GPT2)],
+)
+def test_the_configuration_for_fine_tuning_runs(adapters, kind, heads, place):
     (block,) = [block for block in blocks("yaml", DATA) if "InstructionMixture" in block]
+    if adapters:
+        pytest.importorskip("peft")
+    else:
+        (model,) = [block for block in blocks("yaml", DATA) if "config: null" in block]
+        block = model + block[block.index("data:") :]
     (place / "mine.yaml").write_text(block)
     sizes = {"vocab_size": 257, "hidden_size": 16, "num_hidden_layers": 1}
-    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 32}
-    causal_language_model("qwen2", sizes | heads).save_pretrained("models/mine")
+    causal_language_model(kind, sizes | heads).save_pretrained("models/mine")
     for name in ("maths", "poems"):
         rows = [{"prompt": f"{name} {n}?", "response": f"{n} " * 3} for n in range(60)]
         (place / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
@@ -136,7 +147,7 @@ def test_the_configuration_for_fine_tuning_runs(place):
     run = next(place.glob("runs/*/version_0"))
     names = torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
     assert names
-    assert all("lora" in name or "inv_freq" in name for name in names)
+    assert all("lora" in name or "inv_freq" in name for name in names) == adapters
 
 
 def test_the_configuration_for_tokens_runs(place):

@@ -4,12 +4,13 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-LIGHTNING = "lightning_cli"
+TRAINING = "training_verbs"
 VERBS = {  # verb -> module with main(arguments), and what the verb does
-    "fit": (LIGHTNING, "learn a mixture, or train a network on a given one"),
-    "validate": (LIGHTNING, "losses by domain on the target data"),
-    "test": (LIGHTNING, "losses and perplexities by domain on held-out data"),
-    "predict": (LIGHTNING, "the loss of each held-out sample, as a CSV file"),
+    "init": ("init", "write a configuration for your own data, to edit"),
+    "fit": (TRAINING, "learn a mixture, or train a network on a given one"),
+    "validate": (TRAINING, "losses by domain on the target data"),
+    "test": (TRAINING, "losses and perplexities by domain on held-out data"),
+    "predict": (TRAINING, "the loss of each held-out sample, as a CSV file"),
     "prepare": ("prepare", "tokenize and split your own text into a corpus that fit takes"),
     "compare": ("compare", "methods and seeds under one budget, with tables and pictures"),
     "export": ("export", "a mixture for another trainer, or the trained network"),
@@ -22,10 +23,10 @@ def usage() -> str:
     width = max(map(len, VERBS))
     verbs = "\n".join(f"  {verb:{width}}  {about}" for verb, (_, about) in VERBS.items())
     return (
-        "usage: tandem VERB --config FILE [--KEY VALUE ...]\n\n"
+        "usage: tandem VERB [ARGUMENTS]\n\n"
         f"Learn how much of each kind of data to train on.\n\nverbs:\n{verbs}\n\n"
-        "Start with: tandem fit --config configs/quickstart.yaml\n"
-        "All keys of a verb: tandem VERB --help\n"
+        "Start with: tandem init text, and tandem fit --config text.yaml\n"
+        "Options of a verb: tandem VERB --help\n"
     )
 
 

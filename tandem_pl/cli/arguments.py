@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
+import math
 import re
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
+import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from tandem_pl.errors import InputError, did_you_mean
 
 from .yaml_options import quote_named_values  # whose import sets the reader of YAML
-
-# Lines in jsonargparse's errors that do not help a user.
-NOISE = re.compile(
-    "Does not validate|Subtypes:|Errors:|Given value type:|Given value: NestedArg|"
-    "Expected (a )?(<class ')?NoneType"
-)
 
 
 class Parser(ArgumentParser):
@@ -29,6 +26,16 @@ class Parser(ArgumentParser):
     ...
     tandem_pl.errors.InputError: unknown option --nope: see `tandem report --help`.
     """
+
+    def parse_args(self, args: Sequence[str] | None = None, *more: Any, **options: Any) -> Any:
+        """Parse; in parsers of nested values, read None as null.
+
+        jsonargparse reads `--model.network.pretrained null` as None and hands it to the parser of
+        `network` as the text "None"; of a map or a list likewise.
+        """
+        if args is not None and not self.exit_on_error:
+            args = [f"{key}{equals}{as_yaml(value)}" for key, equals, value in map(_split, args)]
+        return super().parse_args(args, *more, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise the error; parsers of nested values leave it to the outer parser."""
@@ -47,18 +54,60 @@ class Help(DefaultHelpFormatter, RawDescriptionHelpFormatter):
     """Help with types and defaults; the lines of an epilog stay as they are."""
 
 
+def _split(argument: str) -> tuple[str, str, str]:
+    return argument.partition("=")
+
+
+def as_yaml(value: str) -> str:
+    """Return the YAML of what Python prints for a value; other texts stay.
+
+    >>> as_yaml("None"), as_yaml("{'a': None, 'no': [1e-05, 'x y']}"), as_yaml("[web, code]")
+    ('null', "{a: null, 'no': [1.0e-05, x y]}", '[web, code]')
+    """
+    if value == "None":
+        return "null"
+    if value[:1] not in ("{", "["):
+        return value
+    try:
+        content = ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return value
+    options: dict[str, Any] = {"default_flow_style": True, "sort_keys": False, "width": math.inf}
+    return yaml.safe_dump(content, allow_unicode=True, **options).strip()
+
+
 def one_sentence(message: str) -> str:
-    r"""Shorten what jsonargparse says of a value.
+    r"""Shorten what jsonargparse says of a value: its key, what was expected, what was given.
 
     >>> one_sentence('Parser key "tokens":\n  Errors:\n    - Expected a <class \'float\'>\n'
     ...              "  Given value type: <class 'str'>\n  Given value: many")
     '--tokens: expected float, given: many'
     """
-    lines = (line.strip(" -") for line in message.splitlines())
-    text = " ".join(line for line in lines if line and not NOISE.match(line))
-    text = re.sub(r"Expected (?:an? )?(?:<class '|typing\.)?([\w.]+)'?>?", r"expected \1", text)
-    text = re.sub(r"\.? (?:Given|Got) value:", ", given:", text)
+    keys: list[str] = []
+    owner, expected = "", []
+    for line in (line.strip(" -") for line in message.splitlines()):
+        keys += re.findall(r'Parser key "([^"]+)"', line)
+        where = f"--{'.'.join(keys)}"
+        if found := re.search(r"Problem with given class_path '([^']+)'", line):
+            owner = found[1]
+        elif found := re.search(r"Option '([^']+)' is not accepted", line):
+            return f"{where}: {owner} has no option {found[1]!r}"
+        elif found := re.search(r"Expected (?:an? )?(.+?)(?:[.,] Got value: (.*))?$", line):
+            if not re.match("path but|dot import|<class 'NoneType'|.*Subclass types", found[1]):
+                expected.append(_type_name(found[1]))
+                if found[2]:
+                    return f"{where}: expected {expected[-1]}, given: {found[2]}"
+        elif (found := re.match(r"Given value: (.*)", line)) and expected:
+            return f"{where}: expected {' or '.join(dict.fromkeys(expected))}, given: {found[1]}"
+        elif re.search("has no attribute|No module|does not correspond|No known", line):
+            return f"{where}: {line}".rstrip(".")
+    text = " ".join(line.strip(" -") for line in message.splitlines())
     return re.sub(r'Parser key "([^"]+)":', r"--\1:", text).rstrip(".")
+
+
+def _type_name(text: str) -> str:
+    text = re.sub(r"(?:typing\.)?Literal\[(.*?)\]", r"\1", text)
+    return re.sub(r"<class '(?:.*\.)?(\w+)'>|typing\.", r"\1", text)
 
 
 def make_parser(

@@ -13,6 +13,7 @@ from tandem_pl.export.mixture import export_mixture
 from tandem_pl.files import write_atomically
 
 from .arguments import run_verb
+from .run_folder import read_config
 from .yaml_options import quote_named_values
 
 FORMAT_LINES = "\n".join(f"  {name:11}  {form.about}" for name, form in FORMATS.items())
@@ -65,6 +66,7 @@ def export(
             use = ("--network FOLDER", f"--to {to}") if to else ("--to FORMAT", "--network")
             raise InputError(f"--{key} is for {use[0]}, not for {use[1]}.")
     if network:
+        read_config(Path(run))  # before the imports
         from transformers.utils.logging import disable_progress_bar
 
         from tandem_pl.export.checkpoint import export_run

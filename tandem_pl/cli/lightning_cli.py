@@ -12,10 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from tandem_pl.errors import InputError
@@ -53,9 +55,14 @@ class TandemCLI(LightningCLI):
     """LightningCLI with references between keys, and without its `--optimizer`.
 
     The optimizer belongs to the module, which holds two networks; see `model.init_args`.
+
+    Args:
+        arguments: of the command line, the verb first.
+        run: folder of the run to evaluate, which results are written to.
     """
 
-    def __init__(self, arguments: Sequence[str]) -> None:
+    def __init__(self, arguments: Sequence[str], run: str | None = None) -> None:
+        self.run = run
         super().__init__(
             LightningModule,
             LightningDataModule,
@@ -85,16 +92,21 @@ class TandemCLI(LightningCLI):
         return parser
 
     def before_instantiate_classes(self) -> None:
-        """Fail early if ckpt_path does not exist; write results to the folder of its run."""
+        """Send the results of an evaluation to the folder of its run; say which step it is of."""
         config = self.config[self.subcommand]
         check_strategy_name(config.trainer.strategy)
         path = config.get("ckpt_path")
-        special = ("last", "best", "hpc", "registry")
-        if path and not str(path).startswith(special) and not Path(path).exists():
-            raise InputError(f"ckpt_path={str(path)!r} does not exist: give a checkpoint's path.")
-        if self.subcommand != "fit" and path and Path(path).parent.name == "checkpoints":
+        if self.subcommand == "fit":
+            return
+        run = self.run
+        if path and Path(path).parent.name == "checkpoints":
+            run = run or str(Path(path).parent.parent)
+        if run:
             config.trainer.logger = False  # not a new folder for each evaluation of a run
-            config.trainer.default_root_dir = str(Path(path).parent.parent)
+            config.trainer.default_root_dir = run
+        step = read_step(Path(path)) if path else None
+        if step is not None:
+            say(f"{self.subcommand}: {path}, after {step} steps")
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run the verb; delete the new folder of a run that fails before its first step.
@@ -107,6 +119,8 @@ class TandemCLI(LightningCLI):
         new = folder is not None and not run.exists()
         try:
             with one_error_for_all_ranks(self.trainer):
+                if subcommand == "fit" and self.config.fit.get("ckpt_path") == "last":
+                    self._resume_last(run)
                 super()._run_subcommand(subcommand)
         except (InputError, OSError) as error:
             if new and self.trainer.global_step == 0 and self.trainer.is_global_zero:
@@ -117,6 +131,17 @@ class TandemCLI(LightningCLI):
             if sentence is None:
                 raise
             raise InputError(sentence) from error
+
+    def _resume_last(self, run: Path) -> None:
+        """Resolve `--ckpt_path last`; without it Lightning starts from step 0 without a word."""
+        path = find_last(self.trainer, run)
+        logger = self.config.fit.trainer.logger
+        version = getattr(getattr(logger, "init_args", None), "version", None)
+        if path is None and version is None:
+            raise InputError(nothing_to_resume(run))
+        if path is None:  # a folder that the user named: the same command starts and continues it
+            say(f"ckpt_path=last: {run} has no checkpoint yet; starting at step 0")
+        self.config_init.fit.ckpt_path = str(path) if path else None
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         """Add a summary, a table of results, a bar for the run, and `last.ckpt` at every end."""
@@ -139,6 +164,39 @@ class TandemCLI(LightningCLI):
         if checkpoints and not any(isinstance(callback, LastCheckpoint) for callback in given):
             callbacks_of(trainer).append(LastCheckpoint())  # also for modules of other projects
         return trainer
+
+
+@rank_zero_only
+def say(line: str) -> None:
+    """Print a line, by one process."""
+    print(line)
+
+
+def read_step(path: Path) -> int | None:
+    """Return the steps of a checkpoint; None if the file says none."""
+    file = path / "meta.pt" if path.is_dir() else path  # a sharded checkpoint is a folder
+    try:
+        return int(
+            torch.load(file, mmap=True, weights_only=True, map_location="cpu")["global_step"]
+        )
+    except Exception:  # damaged files raise many kinds; Lightning will say
+        return None
+
+
+def find_last(trainer: Trainer, run: Path) -> Path | None:
+    """Return the newest `last.ckpt` of a run, for `--ckpt_path last`."""
+    saving = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
+    folders = {run / "checkpoints", *(Path(c.dirpath) for c in saving if c.dirpath)}
+    found = [path for folder in folders for path in folder.glob("last*.ckpt")]
+    return max(found, key=lambda path: path.stat().st_mtime, default=None)
+
+
+def nothing_to_resume(run: Path) -> str:
+    """Return what to do about `--ckpt_path last` in a new folder."""
+    earlier = run.parent.glob("version_*/checkpoints/last.ckpt")
+    newest = max(earlier, key=lambda path: path.stat().st_mtime, default=None)
+    advice = f"give its path, such as --ckpt_path {newest}" if newest else "leave it out to start"
+    return f"ckpt_path=last: there is nothing to resume from in {run}, a new folder: {advice}."
 
 
 def unwritable(error: OSError, run: Path) -> str | None:
@@ -174,8 +232,8 @@ def is_no_advert(record: logging.LogRecord) -> bool:
     return "litlogger" not in str(record.msg) and "litmodels" not in str(record.msg)
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Run the verb `arguments[0]`."""
+def main(arguments: Sequence[str], run: str | None = None) -> None:
+    """Run the verb `arguments[0]`; `run` is the folder of the run that is evaluated."""
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
@@ -188,4 +246,4 @@ def main(arguments: Sequence[str]) -> None:
     warnings.filterwarnings("ignore", message=".*exists and is not empty")
     warnings.filterwarnings("ignore", message=".*no pre-optimization state was saved")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(is_no_advert)
-    TandemCLI(arguments)
+    TandemCLI(arguments, run)

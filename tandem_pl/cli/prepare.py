@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from tandem_pl.datamodules.text.prepare import prepare_corpus, read_as_table
 from tandem_pl.errors import InputError
+from tandem_pl.files import write_atomically
 from tandem_pl.text_tables import text_table
 
 from .arguments import run_verb
+from .init import fill
 
 
 def prepare(budget: int | None = None, **corpus: Any) -> None:
@@ -28,7 +33,7 @@ def prepare(budget: int | None = None, **corpus: Any) -> None:
     if "target_sources" in manifest:
         print(f"\n{target_table(manifest)}\n")
     print(*remarks(manifest), sep="\n")
-    print(f"written to {out}/manifest.yaml\nnext: {next_command(out, manifest)}")
+    print(f"written to {out}/manifest.yaml\nnext: {write_configuration(out, manifest)}")
 
 
 def table(manifest: Mapping[str, Any], budget: int | None = None) -> str:
@@ -103,15 +108,19 @@ def remarks(manifest: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def next_command(out: str, manifest: Mapping[str, Any]) -> str:
-    """Return the command that learns a mixture on the corpus."""
-    return (
-        "tandem fit --config configs/quickstart.yaml "
-        "--data tandem_pl.datamodules.PreparedTextDataModule "
-        f"--data.manifest {shlex.quote(f'{out}/manifest.yaml')} --data.batch_size 16 "
-        f"--model.network.config.vocab_size {manifest['vocab_size']} "
-        f"--model.network.config.max_position_embeddings {manifest['block_size']}"
+def write_configuration(out: str, manifest: Mapping[str, Any]) -> str:
+    """Write OUT/fit.yaml, which learns a mixture on the corpus, and return the command."""
+    text = fill(
+        ("run", "language_model", "data_prepared"),
+        name=Path(out).name,
+        manifest=json.dumps(os.path.abspath(f"{out}/manifest.yaml"), ensure_ascii=False),
+        vocab_size=str(manifest["vocab_size"]),
+        length=str(manifest["block_size"]),
     )
+    command = f"tandem fit --config {shlex.quote(f'{out}/fit.yaml')}"
+    title = f"# Learn a mixture on the corpus of this folder:\n#   {command}\n\n"
+    write_atomically(f"{out}/fit.yaml", (title + text).encode())
+    return command
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ import yaml
 from jsonargparse import get_loader, set_dumper, set_loader
 
 from tandem_pl.errors import InputError
+from tandem_pl.public_names import with_whole_paths
 from tandem_pl.yaml_files import NAME_LISTS, NAME_VALUES, SOURCE_MAPS, dump_yaml, quote_names
 
 MODE = "omegaconf+"  # the parsers' mode: references between keys follow the command line
@@ -32,7 +33,7 @@ def keep_names(mode: str, load: Callable[[str], Any]) -> None:
             quoted = quote_names(text, str(path) if path else repr(text))
         except InputError as error:
             raise OptionError from error
-        value = load(quoted)
+        value = with_whole_paths(load(quoted))
         # A sentence such as "{no, on}" or "no:" is text, as jsonargparse takes "{a, b}" and "a:".
         names_alone = isinstance(value, dict) and all(v is None for v in value.values())
         return text if names_alone and quoted != text and ":" not in text.rstrip(": \n") else value

@@ -14,6 +14,7 @@ import yaml
 
 from tandem_pl.errors import InputError, did_you_mean
 from tandem_pl.machine import count_cores
+from tandem_pl.public_names import with_whole_paths
 from tandem_pl.yaml_files import read_yaml
 
 if TYPE_CHECKING:
@@ -283,4 +284,4 @@ def _read_map(path: Path, key: str) -> dict[str, Any]:
         raise InputError(f"{key}={str(path)!r} cannot be read: {reason}.") from None
     if not isinstance(content, dict):
         raise InputError(f"{key}={str(path)!r} is not a YAML map of keys.")
-    return content
+    return dict(with_whole_paths(content))

@@ -1,5 +1,6 @@
 """`causal_language_model`: networks of `transformers`, from a configuration or a folder."""
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +27,7 @@ def causal_language_model(
         model_type: an architecture that `transformers` knows: "gpt_neox", "llama", "qwen2", ...
             Ignored with `pretrained`: the folder says it.
         config: fields of its configuration, hidden_size and num_hidden_layers at least; with
-            `pretrained`, fields to change, such as attention_dropout.
+            `pretrained`, fields to change that leave its shape alone, such as attention_dropout.
         pretrained: a local folder with config.json and safetensors weights. Nothing is downloaded.
         dtype: of the parameters; "auto" takes that of the folder. Keep float32 for training with
             `trainer.precision: bf16-mixed`, since small updates vanish in 16-bit parameters.
@@ -39,7 +40,8 @@ def causal_language_model(
         seed: of the random initialisation; the global generator does not change.
 
     Raises:
-        InputError: for an unknown model type or field, or a folder without a model.
+        InputError: for an unknown model type or field, a folder without a model, or a field that
+            changes the shape of a pretrained network.
     """
     more: dict[str, Any] = {"dtype": dtype}
     if attention is not None:
@@ -61,14 +63,25 @@ def causal_language_model(
 def _initialised(model_type: str, config: dict[str, Any], more: dict[str, Any]) -> Any:
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig, AutoModelForCausalLM
+
+    if more["dtype"] == "auto":
+        raise InputError("dtype='auto' takes the dtype of a folder: give pretrained, or a dtype.")
+    check_fields(model_type, config)
+    try:
+        return AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **config), **more)
+    except (ValueError, ImportError, StrictDataclassError) as error:
+        raise InputError(f"{model_type} cannot be built: {_reason(error)}") from error
+
+
+def check_fields(model_type: str, config: dict[str, Any]) -> None:
+    """Raise an error if a network with random weights cannot be of this type, or have a field."""
+    from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     known = sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
     if model_type not in known:
         hint = did_you_mean(model_type, known).strip() or "see transformers' model types."
         raise InputError(f"model_type={model_type!r} is not a causal language model: {hint}")
-    if more["dtype"] == "auto":
-        raise InputError("dtype='auto' takes the dtype of a folder: give pretrained, or a dtype.")
     plain = AutoConfig.for_model(model_type)
     _check_fields(config, plain, model_type)
     for key in ("hidden_size", "num_hidden_layers"):
@@ -78,10 +91,6 @@ def _initialised(model_type: str, config: dict[str, Any], more: dict[str, Any]) 
                 f"config gives no {own}, and {model_type}'s default, {getattr(plain, own)}, is "
                 "hardly meant: set it (a second configuration file replaces the whole map)."
             )
-    try:
-        return AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **config), **more)
-    except (ValueError, ImportError, StrictDataclassError) as error:
-        raise InputError(f"{model_type} cannot be built: {_reason(error)}") from error
 
 
 def _pretrained(
@@ -99,7 +108,7 @@ def _pretrained(
     options = {"local_files_only": True, "trust_remote_code": trust}
     try:
         settings = AutoConfig.from_pretrained(folder, **options)
-        _check_fields(config, settings, str(folder / "config.json"))
+        _check_changes(config, settings, folder / "config.json", trust)
         for key, value in config.items():
             setattr(settings, key, value)
         network, info = AutoModelForCausalLM.from_pretrained(
@@ -124,6 +133,41 @@ def _pretrained(
             f"architecture, such as {missing[0]!r}: give a folder with a whole language model."
         )
     return network
+
+
+def _check_changes(config: dict[str, Any], settings: Any, path: Path, trust: bool) -> None:
+    """Raise an error if the folder's network does not know a field, or would have another shape."""
+    shape = None
+    for key, value in config.items():
+        given = f"config.{key}={value!r}"
+        rest = "leave it out, or set config: null to take the folder's own configuration."
+        if not hasattr(settings, key):
+            hint = did_you_mean(key, settings.to_dict())
+            kind = settings.model_type
+            raise InputError(f"{given} is unknown to {path}, of a {kind} network: {hint}{rest}")
+        own = getattr(settings, key)
+        if own != value:
+            shape = shape or _shape(settings, trust)
+            if _shape(settings, trust, **{key: value}) != shape:
+                raise InputError(
+                    f"{given} does not fit the pretrained network, whose {path} has {own!r}: {rest}"
+                )
+
+
+def _shape(settings: Any, trust: bool, **changes: Any) -> Any:
+    """Return the shapes of a network's parameters and its heads; None if it cannot be built."""
+    from transformers import AutoModelForCausalLM
+
+    changed, heads = deepcopy(settings), ("num_attention_heads", "num_key_value_heads", "head_dim")
+    try:
+        for key, value in changes.items():
+            setattr(changed, key, value)
+        with torch.device("meta"):
+            network = AutoModelForCausalLM.from_config(changed, trust_remote_code=trust)
+    except Exception:  # sizes that do not fit together raise many kinds of exception
+        return None
+    shapes = {name: tuple(value.shape) for name, value in network.named_parameters()}
+    return shapes, [getattr(changed, name, None) for name in heads]
 
 
 def _check_fields(config: dict[str, Any], settings: Any, where: str) -> None:

@@ -44,13 +44,9 @@ class EvaluationByDomain(LightningModule):
             losses = with_fallback(self.networks(), self.compile_options, call)
         else:
             losses = call()
-        shape = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
-        if shape != (size,):
+        if not isinstance(losses, Tensor) or losses.shape != (size,):
             name = getattr(self.objective, "__name__", type(self.objective).__name__)
-            raise InputError(
-                f"objective={name} gave {shape} for {size} samples, not one loss a sample: return "
-                "a tensor of shape [B], for example by reduction='none'."
-            )
+            raise InputError(f"objective={name} gave {not_one_a_sample(losses, size)}")
         return losses
 
     def evaluated_networks(self) -> dict[str, nn.Module]:
@@ -131,3 +127,30 @@ class EvaluationByDomain(LightningModule):
             self.log(key, value, logger=False, prog_bar=key == headline, rank_zero_only=False)
         for logger in self.loggers:  # on the axis of batches, like every other curve
             logger.log_metrics(curves, step=self.global_step)
+
+
+def not_one_a_sample(losses: Any, size: int) -> str:
+    """Return what an objective gave in place of `size` losses, and what to do about its shape.
+
+    >>> not_one_a_sample(torch.zeros(16, 64), 16).partition(": ")[2]
+    'take the mean over the other dimensions, by .mean(1).'
+    """
+    if not isinstance(losses, Tensor):
+        got, advice = f"a {type(losses).__name__}", f"return a tensor of shape [{size}]"
+    elif losses.ndim == 0:
+        got, advice = "one number", "leave out its mean or sum, for example by reduction='none'"
+    elif losses.shape[0] == size:
+        mean = ".mean(1)" if losses.ndim == 2 else ".flatten(1).mean(1)"
+        got, advice = (
+            f"shape {list(losses.shape)}",
+            f"take the mean over the other dimensions, by {mean}",
+        )
+    elif losses.ndim == 1:
+        got, advice = f"{len(losses)} losses", f"return a tensor of shape [{size}], in their order"
+        if size and len(losses) % size == 0:
+            each = len(losses) // size
+            advice = f"if each has {each} in a row, take their mean by .view({size}, -1).mean(1)"
+    else:
+        got = f"shape {list(losses.shape)}"
+        advice = f"return a tensor of shape [{size}], one loss for each sample in their order"
+    return f"{got} for {size} samples, not one loss a sample: {advice}."

@@ -310,6 +310,24 @@ def test_a_file_of_other_domains_is_refused(tmp_path) -> None:
         resolve_weights(tmp_path / "m.yaml", SIZES)
 
 
+def test_every_way_to_write_weights_is_listed() -> None:
+    with pytest.raises(InputError) as refusal:
+        resolve_weights("proportionnal", SIZES)
+    assert str(refusal.value) == (
+        "weights='proportionnal' is neither a file nor one of 'uniform', 'proportional', "
+        "'temperature:2', 'unimax:4', 'epoch_capped:4': did you mean 'proportional'? give one of "
+        "these, a map of domain to weight, a run's folder or mixture.yaml for its average weights, "
+        "or last:PATH for its last ones."
+    )
+
+
+def test_a_runs_folder_stands_for_its_mixture(tmp_path) -> None:
+    mixture = Mixture({"web": 3, "code": 1, "books": 1}, average={"web": 1, "code": 1, "books": 2})
+    mixture.save(tmp_path / "mixture.yaml")
+    assert shares(tmp_path) == shares(str(tmp_path)) == mixture.average
+    assert shares(f"last:{tmp_path}") == mixture.weights
+
+
 def test_a_missing_file_is_named(tmp_path) -> None:
     with pytest.raises(InputError, match=r"mixture\.yaml' is neither a file nor one of"):
         resolve_weights(tmp_path / "mixture.yaml", SIZES)
@@ -333,6 +351,6 @@ def test_a_file_that_is_no_mixture_is_refused(tmp_path, content, message) -> Non
         Mixture.load(tmp_path / "m.yaml")
 
 
-def test_a_folder_is_no_mixture(tmp_path) -> None:
-    with pytest.raises(InputError, match="is not a mixture file"):
+def test_a_folder_without_mixture_is_refused(tmp_path) -> None:
+    with pytest.raises(InputError, match=r"is a folder without mixture\.yaml: give the folder of"):
         Mixture.load(tmp_path)

@@ -45,18 +45,25 @@ def test_the_table():
     assert "epochs" not in table(MANIFEST)
 
 
-def test_a_corpus_is_prepared_and_the_printed_command_trains_on_it(corpus, capsys):
+def test_the_printed_command_trains_on_the_corpus_from_any_folder(
+    corpus, capsys, tmp_path, monkeypatch
+):
+    corpus_folder = Path.cwd()
     assert main(["prepare", *corpus, "--out", "o", "--train-bpe", "300", "--block-size=16"]) == 0
     printed = capsys.readouterr().out
     assert "written to o/manifest.yaml" in printed
     (command,) = (line[6:] for line in printed.splitlines() if line.startswith("next: "))
     words = shlex.split(command)
     assert words[0] == "tandem"
-    words[words.index("configs/quickstart.yaml")] = str(ROOT / "configs" / "quickstart.yaml")
     small = ["--trainer.max_steps", "20", "--trainer.limit_val_batches", "1"]
+    small += ["--model.network.config.num_hidden_layers", "1"]
     small += ["--model.network.config.hidden_size", "16"]
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    words = [str(corpus_folder / word) if word.startswith("o/") else word for word in words]
     assert main([*words[1:], *small]) == 0
-    assert yaml.safe_load(Path("runs/quickstart/version_0/mixture.yaml").read_text())
+    assert yaml.safe_load((elsewhere / "runs/o/version_0/mixture.yaml").read_text())
 
 
 def test_errors_are_one_line(corpus, capsys):

@@ -123,9 +123,58 @@ def test_bad_settings_are_one_sentence(options, message):
     assert "\n" not in str(caught.value)
 
 
-def test_sizes_other_than_the_folders_are_refused(folder):
-    with pytest.raises(InputError, match="cannot be loaded"):
-        causal_language_model(pretrained=str(folder), config={"hidden_size": 64})
+GPT2 = {"vocab_size": 61, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 32}
+NULL = "leave it out, or set config: null to take the folder's own configuration."
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "message"),
+    [
+        ("qwen2", QWEN | {"hidden_size": 64}, "config.hidden_size=64 does not fit {}has 16: {}"),
+        ("qwen2", {"vocab_size": 257}, "config.vocab_size=257 does not fit {}has 61: {}"),
+        ("qwen2", {"num_hidden_layers": 1}, "config.num_hidden_layers=1 does not fit {}has 2: {}"),
+        (
+            "qwen2",  # no parameter has another shape
+            {"num_attention_heads": 8},
+            "config.num_attention_heads=8 does not fit {}has 4: {}",
+        ),
+        (
+            "qwen2",
+            {"tie_word_embeddings": False},
+            "config.tie_word_embeddings=False does not fit {}has True: {}",
+        ),
+        ("qwen2", {"hidden_act": "nope"}, "config.hidden_act='nope' does not fit {}has 'silu': {}"),
+        (
+            "qwen2",
+            {"attention_dropout": "x"},
+            "config.attention_dropout='x' does not fit {}has 0.0: {}",
+        ),
+        ("gpt2", QWEN, "config.intermediate_size=32 is unknown to {1}, of a gpt2 network: {2}"),
+        (
+            "gpt2",
+            {"n_embed": 16},
+            "config.n_embed=16 is unknown to {1}, of a gpt2 network: did you mean 'n_embd'? {2}",
+        ),
+        ("gpt2", {"hidden_size": 32}, "config.hidden_size=32 does not fit {}has 16: {}"),
+        ("gpt2", {"n_head": 4}, "config.n_head=4 does not fit {}has 2: {}"),
+    ],
+)
+def test_fields_that_do_not_fit_a_folder_are_refused_by_name(tmp_path, kind, config, message):
+    causal_language_model(kind, {"qwen2": QWEN, "gpt2": GPT2}[kind]).save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    start = f"the pretrained network, whose {path} "
+    text = message.format(start, path, NULL) if "{1}" in message else message.format(start, NULL)
+    with pytest.raises(InputError) as refusal:
+        causal_language_model(pretrained=str(tmp_path), config=config)
+    assert str(refusal.value) == text
+
+
+def test_fields_that_agree_or_keep_the_shape_are_taken(folder):
+    changed = {"attention_dropout": 0.3, "max_position_embeddings": 77}
+    network = causal_language_model(pretrained=str(folder), config=QWEN | changed)
+    assert network.config.attention_dropout == 0.3
+    assert network.config.max_position_embeddings == 77
+    assert torch.equal(logits(network), logits(causal_language_model("qwen2", QWEN, seed=3)))
 
 
 def test_the_vocabulary_must_fit():

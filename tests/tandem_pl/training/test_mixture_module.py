@@ -267,18 +267,49 @@ def test_dropout_of_the_twins_is_shared_and_repeatable(tmp_path) -> None:
     [
         (
             lambda network, samples: predict_last(network, samples).mean(),
-            r"gave \(\) for 8 samples, not one loss",
+            "gave one number for 8 samples, not one loss a sample: leave out its mean or sum, for "
+            "example by reduction='none'.",
         ),
-        (lambda network, samples: predict_last(network, samples)[:, None], r"gave \(8, 1\)"),
-        (lambda network, samples: 1.0, "gave float"),
+        (
+            lambda network, samples: predict_last(network, samples)[:, None],
+            "gave shape [8, 1] for 8 samples, not one loss a sample: take the mean over the other "
+            "dimensions, by .mean(1).",
+        ),
+        (
+            lambda network, samples: (
+                predict_last(network, samples).repeat(3, 5, 1).permute(2, 1, 0)
+            ),
+            "gave shape [8, 5, 3] for 8 samples, not one loss a sample: take the mean over the "
+            "other dimensions, by .flatten(1).mean(1).",
+        ),
+        (
+            lambda network, samples: predict_last(network, samples).repeat(3, 1),
+            "gave shape [3, 8] for 8 samples, not one loss a sample: return a tensor of shape [8], "
+            "one loss for each sample in their order.",
+        ),
+        (
+            lambda network, samples: predict_last(network, samples).repeat_interleave(4),
+            "gave 32 losses for 8 samples, not one loss a sample: if each has 4 in a row, take "
+            "their mean by .view(8, -1).mean(1).",
+        ),
+        (
+            lambda network, samples: predict_last(network, samples)[:7],
+            "gave 7 losses for 8 samples, not one loss a sample: return a tensor of shape [8], in "
+            "their order.",
+        ),
+        (
+            lambda network, samples: 1.0,
+            "gave a float for 8 samples, not one loss a sample: return a tensor of shape [8].",
+        ),
     ],
 )
 @pytest.mark.parametrize("ours", [MixtureModule, TandemModule])
 def test_an_objective_without_one_loss_a_sample_is_refused(tmp_path, ours, objective, got) -> None:
     callbacks = [make_reweighting()] if ours is TandemModule else []
     module = ours(small_network(WIDTH), objective, sgd)
-    with pytest.raises(InputError, match=got):
+    with pytest.raises(InputError) as refusal:
         fit(tmp_path, module, make_data(), *callbacks, max_epochs=1)
+    assert str(refusal.value) == f"objective=<lambda> {got}"
 
 
 def test_an_objective_with_another_number_of_losses_is_refused(tmp_path) -> None:
