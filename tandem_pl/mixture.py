@@ -5,22 +5,17 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Mapping
-from json import JSONDecodeError
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from .domain_names import check_domains, check_known, check_texts
-from .errors import InputError, did_you_mean
+from .errors import InputError
 from .files import write_atomically
-from .mixture_files import read_json_mixture
+from .mixture_files import read_mixture
 from .simplex import Array, project, sum_to_one
 from .static_mixtures import epoch_capped, unimax
-from .yaml_files import dump_yaml, read_yaml
-
-NAMED = ("uniform", "proportional", "temperature:2", "unimax:4", "epoch_capped:4")  # examples
+from .yaml_files import dump_yaml
 
 
 class Mixture:
@@ -154,34 +149,8 @@ class Mixture:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], key: str = "weights") -> Mixture:
-        """Read a run's folder, a file that `save` wrote, a map under `weights`, or DoReMi's JSON."""
-        if os.path.isdir(path):
-            folder, path = path, os.path.join(path, "mixture.yaml")
-            if not os.path.exists(path):
-                raise InputError(
-                    f"{key}={str(folder)!r} is a folder without mixture.yaml: give the folder of a "
-                    "run that has written it."
-                )
-        try:
-            is_json = Path(path).suffix.lower() == ".json"
-            content = read_json_mixture(path) if is_json else read_yaml(path)
-        except FileNotFoundError:
-            raise InputError(
-                f"{key}={str(path)!r} is neither a file nor one of {', '.join(map(repr, NAMED))}: "
-                f"{did_you_mean(path, NAMED)}give one of these, a map of domain to weight, a run's "
-                "folder or mixture.yaml for its average weights, or last:PATH for its last ones."
-            ) from None
-        except (yaml.YAMLError, JSONDecodeError, UnicodeDecodeError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(
-                f"{path} is not a mixture file ({reason}): give a YAML file, or DoReMi's JSON."
-            ) from None
-        for part in ("weights", "average"):
-            needed = part == "weights" or (isinstance(content, dict) and part in content)
-            if needed and not (isinstance(content, dict) and isinstance(content.get(part), dict)):
-                raise InputError(
-                    f"{path} is not a mixture file: it needs a map of domains at {part!r}."
-                )
+        """Read a run's folder, a file that `save` wrote, or another one; see `read_mixture`."""
+        content = read_mixture(path, key)
         weights, average = content.pop("weights"), content.pop("average", None)
         return cls(weights, average, content)
 
