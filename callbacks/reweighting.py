@@ -21,6 +21,7 @@ from tandem_pl.run_files import Signal, mixture_table, versions, write_run_files
 from tandem_pl.simplex import Array, check_weights
 from tandem_pl.training.connection import check_parts, connect
 from tandem_pl.training.mixture_module import MixtureModule
+from tandem_pl.training.run_folder import run_folder
 from tandem_pl.training.trainer_flags import is_dry_run
 
 from .declared_state import DeclaredState
@@ -200,7 +201,7 @@ class ReweightingCallback(DeclaredState, Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check the parts of the run, connect them, and plan the first episode."""
-        self._folder = Path(trainer.log_dir or trainer.default_root_dir)
+        self._folder = run_folder(trainer)
         if stage != "fit":
             return
         module, self.data = check_parts(trainer, pl_module, self)

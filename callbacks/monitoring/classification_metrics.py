@@ -21,12 +21,13 @@ from tandem_pl.objectives.packed_forward import logits_of
 from tandem_pl.objectives.samples import at_least_float32, inputs_and_labels
 from tandem_pl.training.connection import find_data, mixture_data
 from tandem_pl.training.domain_losses import mean_over_domains
+from tandem_pl.training.run_folder import run_folder
 from tandem_pl.training.trainer_flags import is_dry_run
 
 from .classification_scores import Predictions, predict, scores_by_domain
 from .confusion_matrix import draw_confusion
 from .logger_outputs import log_figure
-from .trainer_parts import gather_columns, run_folder
+from .trainer_parts import gather_columns
 
 MOST_CLASSES = 2000  # with a confusion matrix
 

@@ -15,9 +15,10 @@ from tandem_pl.files import csv_bytes, write_atomically
 from tandem_pl.text_tables import text_table
 from tandem_pl.training.connection import mixture_data
 from tandem_pl.training.domain_losses import DomainLosses, mean_over_domains
+from tandem_pl.training.run_folder import run_folder
 from tandem_pl.training.trainer_flags import is_dry_run
 
-from .trainer_parts import gather_columns, run_folder
+from .trainer_parts import gather_columns
 
 Columns = dict[str, list[float | None]]  # metric -> values; None for what is not known
 AVERAGES = ("mean", "exp(mean loss)")  # names of the last lines; the second is of perplexities

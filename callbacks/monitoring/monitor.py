@@ -14,11 +14,12 @@ from tandem_pl.episode import MEASURE, PROBE, TRAIN, TRIAL, MixtureBatch
 from tandem_pl.plots import draw_mixture
 from tandem_pl.training.connection import mixture_data
 from tandem_pl.training.domain_losses import DomainLosses
+from tandem_pl.training.run_folder import run_folder
 
 from .chart_layout import chart_layout
 from .logger_outputs import experiments, log_figure, log_files, log_histograms, log_table
 from .mixture_scalars import band_scalars, histograms, sampler_scalars, weight_scalars
-from .trainer_parts import reweighting_of, run_folder
+from .trainer_parts import reweighting_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -1,9 +1,8 @@
-"""What the callbacks of this folder need from a trainer: its folder, other ranks."""
+"""What the callbacks of this folder need from a trainer: its reweighting callback, other ranks."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,11 +17,6 @@ from tandem_pl.training.connection import callbacks_of
 def reweighting_of(trainer: Trainer) -> ReweightingCallback | None:
     """Return the callback that learns or sets the domain weights, or None."""
     return next((c for c in callbacks_of(trainer) if isinstance(c, ReweightingCallback)), None)
-
-
-def run_folder(trainer: Trainer) -> Path:
-    """Return the folder of the run's files. All ranks must call it: `log_dir` is broadcast."""
-    return Path(trainer.log_dir or trainer.default_root_dir)
 
 
 def gather_columns(trainer: Trainer, parts: Iterable[tuple[Tensor, ...]]) -> list[np.ndarray]:

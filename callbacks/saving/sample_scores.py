@@ -26,6 +26,7 @@ from tandem_pl.errors import InputError
 from tandem_pl.files import csv_bytes, write_atomically
 from tandem_pl.modes import evaluating
 from tandem_pl.simplex import Array
+from tandem_pl.training.run_folder import run_folder
 from tandem_pl.training.trainer_flags import is_dry_run
 
 HEADER = ["domain", "index", "score"]
@@ -188,7 +189,7 @@ class SampleScores(Callback):
         with trainer.precision_plugin.forward_context():
             scores = color_scores(module, getattr(trainer, "datamodule", None))
         if trainer.is_global_zero and not is_dry_run(trainer):
-            folder = Path(trainer.log_dir or trainer.default_root_dir)
+            folder = run_folder(trainer)
             path = Path(self.path or folder / "sample_scores.csv")
             write_scores(path, scores)
             rank_zero_info(f"scores of {sum(map(len, scores.values()))} samples: {path}")

@@ -26,6 +26,7 @@ from tandem_pl.training.checkpoint_io import AtomicCheckpointIO
 from tandem_pl.training.connection import callbacks_of
 from tandem_pl.training.last_checkpoint import LastCheckpoint
 from tandem_pl.training.rank_errors import one_error_for_all_ranks
+from tandem_pl.training.run_folder import run_folder
 from tandem_pl.training.sharding import check_strategy_name
 
 from .arguments import Parser
@@ -36,8 +37,8 @@ class SaveConfig(SaveConfigCallback):
     """Save the parsed configuration as `config.yaml` of the run."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Read the folder on every rank, since `log_dir` is a broadcast; save on one."""
-        self.folder = Path(trainer.log_dir or trainer.default_root_dir)
+        """Read the folder on every rank, since it is broadcast; save on one."""
+        self.folder = run_folder(trainer)
         super().setup(trainer, pl_module, stage)
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

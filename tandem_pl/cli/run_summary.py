@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from tandem_pl.report.run import read_run
 from tandem_pl.simplex import Array
 from tandem_pl.training.connection import find_data
 from tandem_pl.training.mixture_module import MixtureModule
+from tandem_pl.training.run_folder import run_folder
 
 from .run_end import losses_table, mixture_lines, sample_line
 from .run_start import counted, read_start, start_lines
@@ -98,7 +98,7 @@ class RunSummary(Callback):
             table = losses_table(self._evaluation.names, steps, (first, last), tokens)
             samples = counted(self._evaluation.samples or 0, "sample")
             lines += ["", table, f"(means of at most {samples} of each target domain)"]
-        folder = Path(trainer.log_dir or trainer.default_root_dir)
+        folder = run_folder(trainer)
         if not trainer.is_global_zero:
             return
         if reweighting_of(trainer) is not None:

@@ -20,6 +20,7 @@ from tandem_pl.errors import InputError
 
 from .checkpoint_io import AtomicCheckpointIO, refuse_time_interval
 from .connection import find_data
+from .run_folder import run_address
 from .trainer_flags import is_dry_run
 
 NAMES = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
@@ -76,7 +77,7 @@ class LastCheckpoint(Checkpoint):
             return
         if not pl_module.automatic_optimization:
             refuse_time_interval(trainer)
-        root = str(trainer.log_dir or trainer.default_root_dir)  # a path, or a remote address
+        root = run_address(trainer)
         self._folder = f"{root.rstrip('/')}/checkpoints"
         self._newest = -1
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:

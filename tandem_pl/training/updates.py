@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from tandem_pl.errors import InputError
 
 from .evaluation import EvaluationByDomain
 from .norm_statistics import StatisticsSnapshot
+from .run_folder import run_folder
 from .skipped_updates import SkippedUpdates, step_unless
 from .trainer_flags import is_dry_run
 
@@ -81,7 +81,7 @@ class ManualUpdates(EvaluationByDomain):
             return
         saved = ""
         if not is_dry_run(self.trainer):
-            folder = Path(self.trainer.log_dir or self.trainer.default_root_dir) / "checkpoints"
+            folder = run_folder(self.trainer) / "checkpoints"
             path = folder / f"stopped-step={self.global_step}.ckpt"
             self.trainer.save_checkpoint(path)
             saved = f"; the state is in {path}"

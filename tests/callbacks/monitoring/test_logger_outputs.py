@@ -38,7 +38,7 @@ class Recording(WandbLogger):
         self.logged, self.saved = [], []
         self._prefix, self._save_dir, self._project, self._id = "", str(folder), "p", "id"
         self._checkpoint_callbacks, self._log_model, self._sync_tensorboard = {}, False, False
-        self._wandb_init = {}
+        self._wandb_init, self._experiment = {}, None
 
     @property
     def experiment(self):
@@ -184,6 +184,12 @@ def test_other_loggers_and_dry_runs_get_nothing(tmp_path, wandb):
     assert (weights.logged, weights.saved, vars(flow.client)) == ([], [], vars(Client()))
     run(tmp_path, CSVLogger(tmp_path))
     assert not any("image" in str(path) for path in tmp_path.rglob("*"))
+
+
+def test_runs_of_these_loggers_have_folders_of_their_own(tmp_path, wandb):
+    run(tmp_path, Recording(tmp_path))  # of project "p" and id "id", as ModelCheckpoint saves
+    assert {path.name for path in (tmp_path / "p" / "id").iterdir()} >= set(FILES)
+    assert not (tmp_path / "mixture.yaml").exists()
 
 
 def test_other_ranks_log_nothing(tmp_path, wandb):
