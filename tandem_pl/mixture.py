@@ -154,7 +154,7 @@ class Mixture:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], key: str = "weights") -> Mixture:
-        """Read a run's folder, a file that `save` wrote, a map under `weights`, or DoReMi's JSON."""
+        """Read a run's folder, a file of `save`, a map under `weights`, or DoReMi's JSON."""
         if os.path.isdir(path):
             folder, path = path, os.path.join(path, "mixture.yaml")
             if not os.path.exists(path):
