@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import ast
 import inspect
-import math
+import json
 import re
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
-import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from tandem_pl.errors import InputError, did_you_mean
@@ -62,7 +61,7 @@ def as_yaml(value: str) -> str:
     """Return the YAML of what Python prints for a value; other texts stay.
 
     >>> as_yaml("None"), as_yaml("{'a': None, 'no': [1e-05, 'x y']}"), as_yaml("[web, code]")
-    ('null', "{a: null, 'no': [1.0e-05, x y]}", '[web, code]')
+    ('null', '{"a": null, "no": [1e-05, "x y"]}', '[web, code]')
     """
     if value == "None":
         return "null"
@@ -72,8 +71,7 @@ def as_yaml(value: str) -> str:
         content = ast.literal_eval(value)
     except (ValueError, SyntaxError):
         return value
-    options: dict[str, Any] = {"default_flow_style": True, "sort_keys": False, "width": math.inf}
-    return yaml.safe_dump(content, allow_unicode=True, **options).strip()
+    return json.dumps(content, ensure_ascii=False)  # whose texts are in quotes
 
 
 def one_sentence(message: str) -> str:

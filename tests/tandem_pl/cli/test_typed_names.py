@@ -132,7 +132,13 @@ def test_paths_and_columns_are_text_too(place, capsys):
     [
         ["prepare", "--domains.web", "a", "--out", "o", "--domains.web=b"],
         ["fit", "--config", CONFIG, "--data.weights.web", "a", "--data.weights.web", "b"],
-        ["fit", "--config", CONFIG, "--data.init_args.train.web=a", "--data.init_args.train.web=b"],
+        [
+            "fit",
+            "--config",
+            CONFIG,
+            "--data.init_args.weights.web=a",
+            "--data.init_args.weights.web=b",
+        ],
         ["export", "run", "--to", "json", "--paths.web", "a", "--paths.web", "b"],
     ],
 )
