@@ -160,7 +160,8 @@ def test_the_configuration_for_tokens_runs(place):
     write_nanogpt(place / "data/wide.bin", tokens[0], "uint32")
     write_litdata(place / "data/books", [torch.tensor(row) for row in tokens], chunk_size=5000)
     (command,) = re.findall(r"`tandem (fit --config configs/quick[^`]+ 50257)`", DATA)
-    assert main([*shlex.split(command), *FEW, "--model.network.config.hidden_size", "16"]) == 0
+    small = ["--model.network.config.hidden_size", "16", "--data.batch_size", "4"]
+    assert main([*shlex.split(command), *FEW, *small, "--data.block_size", "8"]) == 0
     weights = Mixture.load(place / "runs/quickstart/version_0/mixture.yaml").weights
     assert list(weights) == ["web", "code", "wide", "books"]
 

@@ -6,6 +6,7 @@ The importing takes seconds. What is not found here, jsonargparse or a construct
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -192,7 +193,7 @@ def check_class(path: str, where: str, sure: bool = True) -> None:
     top = path.partition(".")[0]
     if signature(path) is not None:
         return
-    others = not module or (top != OURS and find_spec(top))  # Lightning's, or a user's own
+    others = not module or (top != OURS and _exists(top))  # Lightning's, or a user's own
     near = next((known for known in PATHS if known.lower() == name.lower()), name)
     hint = did_you_mean(near, PATHS, 0.85 if others else 0.6)
     if others and not hint:  # made in a way that the source does not show
@@ -276,3 +277,8 @@ def check_file(text: str, where: str) -> None:
 
         Mixture.load(path)
     raise InputError(f"{where}={text!r} does not exist: {nearest(path)}")
+
+
+def _exists(module: str) -> bool:
+    """Return whether Python has a module of this name, also one that was made by hand."""
+    return module in sys.modules or find_spec(module) is not None

@@ -10,6 +10,7 @@ import yaml
 
 from tandem_pl.errors import InputError
 from tandem_pl.public_names import PATHS
+from tandem_pl.yaml_files import read_yaml
 
 from .signatures import signature
 
@@ -35,7 +36,7 @@ def expand(run: str, rest: Sequence[str]) -> list[str]:
 def read_config(run: Path) -> dict[str, Any]:
     """Return the configuration of a run."""
     try:
-        return dict(yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")))
+        return dict(read_yaml(run / "config.yaml"))
     except (OSError, TypeError, ValueError, yaml.YAMLError):
         pass
     newest = max(run.glob("version_*/config.yaml"), key=lambda f: f.stat().st_mtime, default=None)
@@ -70,7 +71,7 @@ def _takes_like(data: Mapping[str, Any]) -> bool:
 def _has_corpus(run: Path) -> bool:
     """Return whether the corpus that the run was trained on is still there."""
     try:
-        content = yaml.safe_load((run / "mixture.yaml").read_text(encoding="utf-8"))
+        content = read_yaml(run / "mixture.yaml")
         return Path(content["data"]["folder"]).is_dir()
     except (OSError, yaml.YAMLError, KeyError, TypeError):
         return False

@@ -1,5 +1,6 @@
 import json
-import multiprocessing
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -97,15 +98,24 @@ def test_a_half_written_build_is_not_used(corpus, tmp_path):
     assert again.summary() == first.summary()
 
 
-def _summary(corpus, tmp_path):
-    return module(corpus, tmp_path).summary()
+BUILD = """
+import json, sys
+from tandem_pl.datamodules import TextMixtureDataModule
+corpus, cache, options = map(json.loads, sys.argv[1:])
+print(json.dumps(TextMixtureDataModule(corpus, cache_dir=cache, **options).summary()))
+"""
 
 
 def test_builders_at_once(corpus, tmp_path):
-    with multiprocessing.get_context("fork").Pool(3) as pool:
-        rows = pool.starmap(_summary, [(corpus, tmp_path)] * 3)
+    # Processes of their own: forks of one that has threads, as torch and pyarrow do, may hang.
+    cache = tmp_path / "cache"
+    arguments = [json.dumps(value) for value in (corpus, str(cache), OPTIONS)]
+    command = [sys.executable, "-c", BUILD, *arguments]
+    builders = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    rows = [builder.communicate()[0].splitlines()[-1] for builder in builders]
     assert rows[0] == rows[1] == rows[2]
-    assert len(list((tmp_path / "cache").iterdir())) == 1
+    assert json.loads(rows[0]) == module(corpus, tmp_path).summary()
+    assert len(list(cache.iterdir())) == 1
 
 
 def test_a_saved_dataset(tmp_path):

@@ -89,7 +89,14 @@ def command(
         },
     }
     (place / "config.yaml").write_text(yaml.safe_dump(config))
-    return [sys.executable, "-m", "tandem_pl", verb, "--config", str(place / "config.yaml")]
+    return [
+        sys.executable,
+        "-m",
+        "tandem_pl",
+        *verb.split(),
+        "--config",
+        str(place / "config.yaml"),
+    ]
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -141,7 +148,7 @@ def test_a_bad_image_in_a_loader_worker(tmp_path) -> None:
     ("verb", "rank", "hook", "sleeps"),
     [
         ("fit", 0, "on_validation_batch_start", 0.0),
-        ("test", 1, "on_test_batch_end", 0.0),
+        ("test --untrained", 1, "on_test_batch_end", 0.0),
         ("fit", 1, "on_train_batch_start", 1000.0),  # rank 0 would wait for its peer for ever
         ("fit", 0, "setup", 1000.0),
     ],
