@@ -51,7 +51,7 @@ GROUPS = {
 EXAMPLES = """examples:
   tandem init text                                  write text.yaml, a configuration to edit
   tandem fit --config text.yaml --trainer.max_steps 500
-  tandem fit --config text.yaml --data.weights runs/text/version_0     train on learned weights
+  tandem init train --run runs/text/version_0       write train.yaml: a fresh network at its weights
 """
 MORE = """more:
   tandem {verb} --help NAME    options of one of these names, such as TandemReweighting

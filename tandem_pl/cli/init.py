@@ -11,6 +11,7 @@ from tandem_pl.errors import InputError, did_you_mean
 from tandem_pl.files import write_atomically
 
 from .arguments import run_verb
+from .second_stage import second_stage
 
 TEMPLATES = Path(__file__).parent / "templates"
 LANGUAGE = ("run", "language_model")
@@ -21,28 +22,42 @@ KINDS = {  # kind -> what it is for, and the files it is made of
     "images": ("labelled images", ("run", "image_model", "data_images")),
     "compare": ("methods and seeds under one budget", ("compare",)),
 }
+TRAIN = "train"  # the kind that needs a run
 VALUES = {  # of placeholders, if they are not 257 and 128
     "tokens": {"vocab_size": "50257"},
     "instructions": {"length": "256"},
 }
 EPILOG = "kinds:\n" + "\n".join(f"  {kind:14}{about}" for kind, (about, _) in KINDS.items())
+EPILOG += f"\n  {TRAIN:14}a fresh network at the weights that a run has learned: --run RUN"
 
 
-def init(kind: str, out: str | None = None, overwrite: bool = False) -> None:
-    """Write a configuration for your own data into the current folder, to edit.
+def init(
+    kind: str, run: str | None = None, out: str | None = None, overwrite: bool = False
+) -> None:
+    """Write a configuration into the current folder: for your own data, to edit, or of a run.
 
     Args:
-        kind: text (the default), tokens, instructions, images or compare.
+        kind: text (the default), tokens, instructions, images, compare or train.
+        run: folder of a run that learned weights, for the kind train.
         out: file to write; by default KIND.yaml.
         overwrite: replace a file that exists.
     """
-    if kind not in KINDS:
-        hint = did_you_mean(kind, KINDS)
-        raise InputError(f"tandem init {kind}: {hint}use one of {', '.join(KINDS)}.")
-    about, parts = KINDS[kind]
+    kinds = [*KINDS, TRAIN]
+    if kind not in kinds:
+        hint = did_you_mean(kind, kinds)
+        raise InputError(f"tandem init {kind}: {hint}use one of {', '.join(kinds)}.")
+    if (kind == TRAIN) != (run is not None):
+        raise InputError(f"--run RUN goes with `tandem init {TRAIN}`, which needs it.")
     path = Path(out or f"{kind}.yaml")
     if path.exists() and not overwrite:
         raise InputError(f"{path} exists: give --out FILE for another, or --overwrite.")
+    if run is not None:
+        text = second_stage(Path(run), path.stem)
+        write_atomically(path, text.encode())
+        command = f"tandem fit --config {shlex.quote(str(path))}"
+        print(f"written to {path}: a fresh network at the average of {run}\nnext: {command}")
+        return
+    about, parts = KINDS[kind]
     verb, key = ("compare", "base") if kind == "compare" else ("fit", "data")
     command = f"tandem {verb} --config {shlex.quote(str(path))}"
     title = f"# {about.capitalize()}: edit what {key!r} says, then type\n#   {command}\n\n"

@@ -67,10 +67,8 @@ def mixture_lines(run: Run) -> list[str]:
             else f"Not significant: no weight moved beyond chance ({intervals}); a longer run or "
             "more measured samples may show which do."
         )
-    lines.append(
-        f"Train with the average: tandem fit --config CONFIG --data.weights "
-        f"{run.folder / 'mixture.yaml'}"
-    )
+    if run.updates >= LEAST_UPDATES:
+        lines.append(f"Train a fresh network at the average: tandem init train --run {run.folder}")
     lines.append(f"See why the weights moved: tandem report {run.folder}")
     return lines
 

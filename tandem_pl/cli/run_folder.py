@@ -26,9 +26,8 @@ def expand(run: str, rest: Sequence[str]) -> list[str]:
     options = ["--config", str(folder / "config.yaml")]
     if "--ckpt_path" not in keys and "--untrained" not in keys:
         options += ["--ckpt_path", str(last_checkpoint(folder, config))]
-    data = config.get("data") or {}
     given = {"--data.like", "--data.init_args.like"} & set(keys)
-    if isinstance(data, dict) and not given and _takes_like(data) and _has_corpus(folder):
+    if not given and takes_corpus_of(folder, config.get("data")):
         options += ["--data.init_args.like", str(folder)]
     return [*options, *rest]
 
@@ -59,6 +58,11 @@ def last_checkpoint(run: Path, config: Mapping[str, Any]) -> Path:
         f"run {str(run)!r} has no last.ckpt; in its folder checkpoints: {there}; give --ckpt_path "
         "FILE, or --untrained for random weights."
     )
+
+
+def takes_corpus_of(run: Path, data: Any) -> bool:
+    """Return whether a data module of a configuration can take the corpus of a run by `like`."""
+    return isinstance(data, dict) and _takes_like(data) and _has_corpus(run)
 
 
 def _takes_like(data: Mapping[str, Any]) -> bool:

@@ -16,6 +16,7 @@ from tandem_pl.training.connection import mixture_data
 
 ENOUGH_UPDATES = 2 * LEAST_JUDGED - 2  # fewer are too short to judge, see `stability`
 ENOUGH_SAMPLES = 32  # of a domain, measured for an update
+MOST_PASSES = 100  # over a domain
 MOST_NAMES = 8  # domains in a line
 
 
@@ -113,6 +114,12 @@ def warnings_of(start: Start) -> list[str]:
         lines.append(
             f"{short(start.measured)} measured samples of each domain make noisy updates: raise "
             f"measure_batches for {ENOUGH_SAMPLES} or more."
+        )
+    if start.steps is not None and max(start.passes.values()) > MOST_PASSES:
+        most = max(start.passes, key=start.passes.__getitem__)
+        lines.append(
+            f"domain {most!r} is passed over {short(start.passes[most])} times at these weights: "
+            "lower max_steps or batch_size, or give it more data."
         )
     return lines
 

@@ -8,6 +8,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from tandem_pl import Mixture
 from tandem_pl.cli import main
 from tandem_pl.cli.init import KINDS
 from tandem_pl.compare.config import read_comparison
@@ -95,3 +96,31 @@ def test_compare_takes_the_configuration_for_text(place):
     assert {entry.label for entry in comparison.entries} == {
         *("uniform", "proportional", "temperature", "tandem")
     }
+
+
+def test_a_fresh_network_at_learned_weights(place, capsys):
+    for name, text in (("books", "once upon a time "), ("code", "import os; ")):
+        folder = place / name
+        folder.mkdir()
+        for number in range(30):
+            (folder / f"{number}.txt").write_text(f"{number} {text * 40}")
+    assert main(["init", "text"]) == 0
+    data = ["--data.domains", "{books: books, code: code}", "--data.batch_size", "4"]
+    assert main(["fit", "--config", "text.yaml", *FEW, *SMALL, *data]) == 0
+    assert main(["init", "train"]) == 2
+    assert "--run RUN goes with `tandem init train`" in capsys.readouterr().err
+    assert main(["init", "train", "--run", "runs/text/version_0"]) == 0
+    assert capsys.readouterr().out.endswith(
+        "written to train.yaml: a fresh network at the average of runs/text/version_0\n"
+        "next: tandem fit --config train.yaml\n"
+    )
+    assert main(["fit", "--config", "train.yaml", "--trainer.max_steps", "12"]) == 0
+    learned, given = (Mixture.load(f"runs/{name}/version_0") for name in ("text", "train"))
+    assert given.weights == learned.average
+    assert given.about["method"] == "fixed"
+    config = yaml.safe_load(Path("runs/train/version_0/config.yaml").read_text())
+    assert config["model"]["class_path"] == "tandem_pl.MixtureModule"
+    assert config["model"]["init_args"]["lr_scheduler"]["init_args"]["total_steps"] == 12
+    assert config["data"]["init_args"]["like"] == "runs/text/version_0"
+    assert main(["init", "train", "--run", "runs/train/version_0", "--overwrite"]) == 2
+    assert "was trained at given weights" in capsys.readouterr().err
