@@ -21,7 +21,7 @@ def check_share(key: str, value: float) -> None:
 
 
 def check_fractions(target_fraction: float, test_fraction: float) -> None:
-    """Raises unless target, test and the rest, for training, all get a part of the data."""
+    """Raise an error unless target, test and the rest (for training) all get some data."""
     for key, fraction in (
         ("target_fraction", target_fraction),
         ("test_fraction", test_fraction),

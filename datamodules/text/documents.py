@@ -173,14 +173,3 @@ def select_documents(domain: str, texts: Iterable[str], wanted: np.ndarray) -> I
             f"domain {domain!r} had {len(wanted)} documents when it was read first and {count} "
             "afterwards; leave its files alone while they are read, and start again."
         )
-
-
-def check_fractions(target_fraction: float, test_fraction: float) -> None:
-    """Raise `InputError` if the splits' shares leave nothing for one of them."""
-    for key, fraction in (
-        ("target_fraction", target_fraction),
-        ("test_fraction", test_fraction),
-        ("target_fraction + test_fraction", target_fraction + test_fraction),
-    ):
-        if not 0 < fraction < 1:
-            raise InputError(f"{key} is {fraction}; it must lie between 0 and 1, both excluded.")

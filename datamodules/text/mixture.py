@@ -4,6 +4,7 @@ import warnings
 from functools import partial
 from typing import Any, Literal
 
+from tandem_pl.checks import check_fractions
 from tandem_pl.datamodules.sources.domains import (
     Source,
     SourceMap,
@@ -16,7 +17,7 @@ from tandem_pl.machine import count_cores
 from .block_folder import Documents
 from .cached import CachedTextDataModule
 from .corpus import Corpus
-from .documents import Part, check_fractions, digest_texts, parts_of
+from .documents import Part, digest_texts, parts_of
 
 
 class TextMixtureDataModule(CachedTextDataModule):

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
-from tandem_pl.checks import check_at_least
+from tandem_pl.checks import check_at_least, check_fractions
 from tandem_pl.datamodules.sources.domains import (
     SourceMap,
     check_given,
@@ -30,7 +30,7 @@ from .block_folder import MANIFEST, read_manifest, write_manifest, write_splits
 from .byte_level_bpe import LEAST_TOKENS
 from .byte_level_bpe import train_bpe as train_byte_level_bpe
 from .corpus import Corpus
-from .documents import SPLITS, TRAIN, check_fractions, digest_texts, parts_of
+from .documents import SPLITS, TRAIN, digest_texts, parts_of
 from .near_duplicates import drop_near_duplicates
 from .tokenization import HuggingFaceTokenizer, Tokenizer, load_tokenizer
 

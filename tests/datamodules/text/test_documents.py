@@ -3,13 +3,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tandem_pl.checks import check_fractions
 from tandem_pl.datamodules.sources.domains import open_source
 from tandem_pl.datamodules.text.documents import (
     DROPPED,
     SPLIT_CODES,
     Part,
     assign_splits,
-    check_fractions,
     document_key,
     document_keys,
     read_texts,
@@ -86,5 +86,5 @@ def test_a_source_that_changes_between_passes():
 
 @pytest.mark.parametrize("fractions", [(0.0, 0.1), (0.1, 1.0), (0.5, 0.5)])
 def test_fractions_that_leave_nothing(fractions):
-    with pytest.raises(InputError, match="must lie between 0 and 1"):
+    with pytest.raises(InputError, match="must be above 0 and below 1"):
         check_fractions(*fractions)
