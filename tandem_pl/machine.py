@@ -3,6 +3,8 @@
 import os
 import sys
 
+MOSTLY_BUSY = 0.75  # share of the cores
+
 
 def count_cores() -> int:
     """Return the number of cores that this process may use."""
@@ -13,7 +15,8 @@ def choose_threads(threads: int, cores: int, busy: float) -> int:
     """Return how many threads to use: fewer than `threads` if most of the cores are busy.
 
     Threads wait for each other after each operation, so that more threads than idle cores make
-    small networks many times slower.
+    small networks many times slower: the quickstart on two busy cores takes 1.1 steps a second
+    with two threads and 8.8 with one.
 
     Args:
         threads: that torch would use.
@@ -21,10 +24,10 @@ def choose_threads(threads: int, cores: int, busy: float) -> int:
         busy: share of the machine's cores that other processes use.
 
     >>> choose_threads(64, 64, 0.9), choose_threads(64, 64, 0.3), choose_threads(2, 2, 1.5)
-    (6, 64, 2)
+    (6, 64, 1)
     """
     idle = max(int(cores * (1 - busy)), 1)
-    return idle if threads > 2 * idle else threads
+    return min(idle, threads) if busy >= MOSTLY_BUSY else threads
 
 
 def share_of_busy_cores() -> float:
