@@ -7,7 +7,7 @@ as it is named, before brackets, stars and question marks make a pattern of it.
 import codecs
 import glob
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -65,6 +65,8 @@ def find_files(domain: str, source: str | Sequence[str]) -> FileList:
                 else:
                     matches.append(file)
         if not matches:
+            if path.is_dir():
+                raise InputError(f"domain {domain!r}: {_no_text(path, str(entry))}")
             raise InputError(
                 f"domain {domain!r}: {str(entry)!r} matches no file; "
                 f"give an existing file, folder or glob pattern (looked from {os.getcwd()})."
@@ -73,6 +75,14 @@ def find_files(domain: str, source: str | Sequence[str]) -> FileList:
     if not found:
         raise InputError(f"domain {domain!r} has an empty list of sources; give at least one path.")
     return FileList(once(found), left_out)
+
+
+def _no_text(folder: Path, name: str) -> str:
+    """Return what a folder without text has instead, by suffix, and what to do."""
+    suffixes = Counter(file.suffix or "no suffix" for file in walk_files(folder))
+    kinds = ", ".join(f"{suffix} ({count})" for suffix, count in suffixes.most_common(5))
+    others = f" that can be read as text; those in it end with {kinds}" if kinds else ""
+    return f"the folder {name!r} has no files{others}; give a file, folder or glob pattern of text."
 
 
 def expand_user(path: str | os.PathLike[str]) -> Path:

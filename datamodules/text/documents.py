@@ -134,6 +134,11 @@ def assign_splits(
         splits = splits_of(part, has_target)
         distinct = "distinct documents" if "target" in splits else "documents not in the target"
         read = f"{distinct} ({len(part_keys)} read)"
+        if len(part_keys) and not len(kept) and not has_target:
+            raise InputError(
+                f"domain {part.domain!r}: all {len(part_keys)} documents are also in an earlier "
+                "domain; give it other text, or leave it out."
+            )
         check_enough(part, splits, len(kept), read, "add documents, split its file into several,")
         ranked = kept[np.lexsort((part_keys[kept, 1], part_keys[kept, 0]))]
         tests = max(1, min(round(test_fraction * len(kept)), len(kept) - len(splits) + 1))

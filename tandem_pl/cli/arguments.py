@@ -95,7 +95,7 @@ def one_sentence(message: str) -> str:
                 expected.append(_type_name(found[1]))
                 if found[2]:
                     return f"{where}: expected {expected[-1]}, given: {found[2]}"
-        elif (found := re.match(r"Given value: (.*)", line)) and expected:
+        elif (found := re.match(r"Given value: (.*?)(\. Got value: .*)?$", line)) and expected:
             return f"{where}: expected {' or '.join(dict.fromkeys(expected))}, given: {found[1]}"
         elif re.search("has no attribute|No module|does not correspond|No known", line):
             return f"{where}: {line}".rstrip(".")

@@ -6,14 +6,11 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from tandem_pl.errors import InputError
-
 from .arguments import run_verb
-from .early_checks import nearest
+from .early_checks import check_is_file
 
 
 def compare(
@@ -40,8 +37,7 @@ def compare(
     Raises:
         SystemExit: 130 if stopped; 1 if a cell failed.
     """
-    if not Path(config).is_file():
-        raise InputError(f"--config {config} does not exist: {nearest(Path(config))}")
+    check_is_file(config)
     from tandem_pl.compare.cells import build_cells
     from tandem_pl.compare.config import read_comparison
     from tandem_pl.compare.run import locked, pending_cells, run_cells, try_out

@@ -18,6 +18,7 @@ from tandem_pl.errors import InputError, did_you_mean
 from tandem_pl.public_names import KEYS, PATHS
 from tandem_pl.yaml_files import parse_yaml, read_yaml
 
+from .run_folder import check_checkpoint_path
 from .signatures import OURS, Signature, signature
 
 TRAINER = "lightning.pytorch.Trainer"
@@ -26,6 +27,7 @@ MORE = {"validate": ["verbose"], "test": ["verbose"], "predict": ["return_predic
 FLAGS = ("print_config", "help", "untrained", "print_shtab")
 SPECIAL = ("last", "best", "hpc", "registry")  # values of ckpt_path that Lightning resolves
 DOMAIN_MAPS = ("domains", "train", "target", "test")  # options: domain -> path
+MAPS = (*DOMAIN_MAPS, "weights", "target_weights", "caps", "config")  # replaced as a whole
 #: a file of data by its name, and no pattern or address
 DATA_FILE = re.compile(
     r"(last:)?(?!\w+://)[^*?\[\]{}$]+\.(txt|md|jsonl?|csv|tsv|parquet|ya?ml|npz|bin)(\.(gz|zst))?"
@@ -69,11 +71,9 @@ def read(path: str) -> dict[str, Any]:
     """Return the content of a configuration file, or of YAML in place of a file's name."""
     if path.lstrip().startswith("{") or "\n" in path:
         return dict(parse_yaml(path) or {})
-    file = Path(path)
-    if not file.is_file():
-        raise InputError(f"--config {path} does not exist: {nearest(file)}")
+    check_is_file(path)
     try:
-        content = read_yaml(file)
+        content = read_yaml(path)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}: {getattr(error, 'problem', '')}" if mark else ""
@@ -81,6 +81,15 @@ def read(path: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"--config {path} is not a map of options, such as trainer: and data:.")
     return content
+
+
+def check_is_file(path: str) -> None:
+    """Raise an error if a configuration file does not exist or is a folder."""
+    file = Path(path)
+    if file.is_dir():
+        raise InputError(f"--config {path} is a folder: give a YAML file.")
+    if not file.is_file():
+        raise InputError(f"--config {path} does not exist: {nearest(file)}")
 
 
 def nearest(file: Path) -> str:
@@ -97,7 +106,8 @@ def merge(old: Any, new: Any) -> Any:
         return new
     if new.get("class_path", old.get("class_path")) != old.get("class_path"):
         return new
-    return {**old, **{key: merge(old.get(key), value) for key, value in new.items()}}
+    merged = {k: v if k in MAPS else merge(old.get(k), v) for k, v in new.items()}
+    return {**old, **merged}
 
 
 def assign(content: dict[str, Any], key: str, value: str) -> None:
@@ -121,7 +131,7 @@ def assign(content: dict[str, Any], key: str, value: str) -> None:
         loaded = [*before, *(loaded if isinstance(loaded, list) else [loaded])]
     elif last == "callbacks" and isinstance(loaded, dict):
         loaded = [loaded]
-    node[last] = loaded if isinstance(loaded, list) else merge(node.get(last), loaded)
+    node[last] = loaded if last in MAPS else merge(node.get(last), loaded)
 
 
 def _child(node: dict[str, Any], name: str) -> Any:
@@ -152,18 +162,19 @@ def check_tree(verb: str, content: Mapping[str, Any]) -> None:
     for key in ("trainer", "model", "data"):
         check_classes(content.get(key), key)
     path = content.get("ckpt_path")
-    if isinstance(path, str) and not path.startswith(SPECIAL) and not Path(path).exists():
-        raise InputError(f"ckpt_path={path!r} does not exist: give a checkpoint's path.")
+    if isinstance(path, str) and not path.startswith(SPECIAL):
+        check_checkpoint_path(path, "model" in content)
     if "print_config" not in content:
         check_files(content.get("data"))
     check_language_models(content.get("model"))
 
 
-def check_classes(value: Any, where: str) -> None:
-    """Check the names of the classes in a part of a configuration, and of their options."""
+def check_classes(value: Any, where: str, listed: Sequence[str] = ()) -> None:
+    """Check the names of classes, beside `listed` ones of a list, and of their options."""
     if isinstance(value, list):
+        listed = [str(item.get("class_path")) for item in value if isinstance(item, dict)]
         for item in value:
-            check_classes(item, where)
+            check_classes(item, where, listed)
         return
     if isinstance(value, str) and where.rpartition(".")[2] in KEYS:
         check_class(value, where, sure=False)
@@ -176,7 +187,7 @@ def check_classes(value: Any, where: str) -> None:
         value = options if isinstance(options, dict) else {}
         if known is not None:
             for name in value:
-                check_option(known, name, where)
+                check_option(known, name, where, listed)
     for name, item in value.items():
         check_classes(item, f"{where}.{name}")
 
@@ -210,28 +221,31 @@ def check_class(path: str, where: str, sure: bool = True) -> None:
     raise InputError(f"{where}={path!r}: Python finds no module {top!r}: {advice}")
 
 
-def check_option(known: Signature, name: str, where: str) -> None:
+def check_option(known: Signature, name: str, where: str, listed: Sequence[str] = ()) -> None:
     """Raise an error if a class or function has no such option, with the nearest."""
     if name in known.options or not known.complete or not isinstance(name, str):
         return
     owner = known.path.rpartition(".")[2]
     hint = did_you_mean(name, known.options)
     if not hint and where == "trainer.callbacks":
-        hint = other_callback(name)
+        hint = other_callback(name, listed)
     if not hint:
         hint = f"it has {', '.join(known.options)}." if known.options else "it has none."
     raise InputError(f"{where}.{name}: {owner} has no option {name!r}: {hint.strip()}")
 
 
-def other_callback(name: str) -> str:
-    """Return a hint at an option of nearly this name of one of our callbacks."""
-    paths = [path for path in PATHS.values() if path.startswith(f"{OURS}.callbacks.")]
-    options = {name: path for path in paths if (s := signature(path)) for name in s.options}
-    hint = did_you_mean(name, options, 0.8)
-    if not hint:
-        return ""
-    owner = options[hint.split("'")[1]].rpartition(".")[2]
-    return f"{hint[:-2]} of {owner}? An option on the command line is of the last callback."
+def other_callback(name: str, listed: Sequence[str]) -> str:
+    """Return a hint at an option of nearly this name: of a listed callback, or of one of ours."""
+    ours = [path for path in PATHS.values() if path.startswith(f"{OURS}.callbacks.")]
+    for paths in ([PATHS.get(path, path) for path in listed], ours):
+        options = {key: path for path in paths if (s := signature(path)) for key in s.options}
+        if hint := did_you_mean(name, options, 0.8):
+            owner = options[hint.split("'")[1]].rpartition(".")[2]
+            return (
+                f"{hint[:-2]} of {owner}? Set it in the YAML file: an option on the command line "
+                "is of the last callback of the list."
+            )
+    return ""
 
 
 def check_language_models(value: Any) -> None:

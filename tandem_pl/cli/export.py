@@ -47,8 +47,8 @@ def export(
         which: weights: average (over the second half of the run, the default), last or trajectory;
             network: proxy (the default), reference or average.
         out: file to write; by default standard output.
-        paths: data of each domain: a template such as 's3://bucket/{domain}', or a YAML map;
-            --paths.DOMAIN PATH gives that of one domain.
+        paths: data of each domain, for mosaicml, megatron and nemo: a template such as
+            's3://bucket/{domain}', or a YAML map; --paths.DOMAIN PATH gives that of one domain.
         network: folder to write the network to, instead of a mixture.
         checkpoint: checkpoint of the network; by default last.ckpt of the run.
         overwrite: replace a network that was exported before.

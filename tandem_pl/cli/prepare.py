@@ -18,15 +18,15 @@ from .arguments import run_verb
 from .init import fill
 
 
-def prepare(budget: int | None = None, **corpus: Any) -> None:
+def prepare(budget: float | None = None, **corpus: Any) -> None:
     """Tokenize and split your own text into a corpus that fit takes.
 
     Args:
-        budget: training tokens of a planned run, for the epochs in the table.
+        budget: training tokens of a planned run, such as 1e9, for the epochs in the table.
         corpus: see `prepare_corpus`.
     """
-    if budget is not None and budget < 1:
-        raise InputError(f"budget is {budget}; give the training tokens of a run, at least 1.")
+    if budget is not None and not budget >= 1:
+        raise InputError(f"budget is {budget:g}; give the training tokens of a run, at least 1.")
     manifest = prepare_corpus(**corpus)
     out = corpus["out"].rstrip("/")
     print(f"\n{read_as_table(manifest)}\n\n{table(manifest, budget)}")
@@ -36,7 +36,7 @@ def prepare(budget: int | None = None, **corpus: Any) -> None:
     print(f"written to {out}/manifest.yaml\nnext: {write_configuration(out, manifest)}")
 
 
-def table(manifest: Mapping[str, Any], budget: int | None = None) -> str:
+def table(manifest: Mapping[str, Any], budget: float | None = None) -> str:
     """Return the corpus as a table with a row for each domain and a row of sums.
 
     Columns are training documents and tokens, the share of the training tokens, the longest

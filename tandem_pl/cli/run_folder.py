@@ -65,6 +65,27 @@ def takes_corpus_of(run: Path, data: Any) -> bool:
     return isinstance(data, dict) and _takes_like(data) and _has_corpus(run)
 
 
+def check_checkpoint_path(path: str, has_model: bool) -> None:
+    """Raise an error if a checkpoint cannot be used, with the path or option that can.
+
+    Args:
+        path: the value of the option `ckpt_path`.
+        has_model: whether the command has a configuration of a model.
+    """
+    given = Path(path)
+    if not given.exists():
+        raise InputError(f"ckpt_path={path!r} does not exist: give a checkpoint's path.")
+    for last in (given / "checkpoints" / "last.ckpt", given / "last.ckpt"):
+        if last.exists():
+            raise InputError(f"ckpt_path={path!r} is a run's folder: did you mean {str(last)!r}?")
+    if (given / "config.yaml").is_file():
+        raise InputError(f"ckpt_path={path!r} is a run's folder: give one of its checkpoints.")
+    if not has_model:
+        config = given.parent.parent / "config.yaml"
+        file = config if config.is_file() else "RUN/config.yaml"
+        raise InputError(f"ckpt_path={path!r}: give the run's configuration: --config {file}")
+
+
 def _takes_like(data: Mapping[str, Any]) -> bool:
     path = str(data.get("class_path"))
     known = signature(PATHS.get(path, path))

@@ -35,13 +35,17 @@ def export_mixture(
         domain_paths: domain -> path; they win over `paths`.
 
     Raises:
-        InputError: a name is unknown, there is no mixture, or the format takes no trajectory.
+        InputError: a name is unknown, there is no mixture, or the format takes no trajectory or no
+            paths.
     """
     if to not in FORMATS:
         hint = did_you_mean(to, FORMATS)
         raise InputError(f"--to {to} is unknown: {hint}it must be one of {', '.join(FORMATS)}.")
     check_choice("--which", which, WEIGHTS)
     form = FORMATS[to]
+    if (paths or domain_paths) and not form.paths:
+        able = ", ".join(name for name, row in FORMATS.items() if row.paths)
+        raise InputError(f"--paths is for {able}: {to} has only names and weights; leave it out.")
     file = Path(source) / "mixture.yaml" if Path(source).is_dir() else Path(source)
     if not file.is_file():
         problem = "has no mixture.yaml" if Path(source).is_dir() else "does not exist"

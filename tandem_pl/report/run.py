@@ -54,7 +54,11 @@ def read_run(folder: Path) -> Run:
     """
     path = folder / "mixture.yaml"
     if not path.is_file():
-        raise InputError(f"{folder} has no mixture.yaml: give the folder of a run.")
+        if (folder / "config.yaml").is_file():
+            when = "it is written at the first checkpoint and at the end of the run"
+            raise InputError(f"{folder} has no mixture.yaml yet: {when}.")
+        problem = "has no mixture.yaml" if folder.exists() else "does not exist"
+        raise InputError(f"{folder} {problem}: give the folder of a run.")
     mixture = Mixture.load(path)
     domains, steps, weights = read_trajectory(folder / "trajectory.csv")
     signal = None

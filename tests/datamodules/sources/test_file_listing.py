@@ -165,6 +165,21 @@ def test_patterns_still_match_and_hide_what_is_hidden(tmp_path):
         list_files("d", "~nobody/x")
 
 
+def test_a_folder_without_text_is_named_with_what_it_has(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("1.png", "2.png", "deep/3.jpg"):
+        write(tmp_path / "photos" / name, "\0")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError) as refusal:
+        list_files("a", "photos")
+    assert str(refusal.value) == (
+        "domain 'a': the folder 'photos' has no files that can be read as text; those in it end "
+        "with .png (2), .jpg (1); give a file, folder or glob pattern of text."
+    )
+    with pytest.raises(InputError, match="domain 'a': the folder 'empty' has no files; give a"):
+        list_files("a", "empty")
+
+
 def test_parquet_with_brackets_in_its_name(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
     path = tmp_path / "part [1]*.parquet"

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tandem_pl.cli.arguments import run_verb
+from tandem_pl.cli.arguments import one_sentence, run_verb
 from tandem_pl.errors import InputError
 
 
@@ -58,6 +58,16 @@ def test_mistakes(arguments, message):
     assert message in str(refusal.value)
     assert "\n" not in str(refusal.value)
     assert not seen
+
+
+def test_the_value_of_a_nested_option_is_given_alone():
+    """jsonargparse adds the whole optimizer to the value."""
+    message = """Parser key "model":
+      Parser key "optimizer":
+          Type Callable expects a function or a callable class: Parser key "lr":
+            - Expected a <class 'float'>
+            Given value: nan. Got value: Namespace(class_path='A', init_args=Namespace(lr='nan'))"""
+    assert one_sentence(message) == "--model.optimizer.lr: expected float, given: nan"
 
 
 @pytest.mark.parametrize("name", ["prepare", "compare", "export", "report"])

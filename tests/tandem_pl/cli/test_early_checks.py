@@ -20,6 +20,11 @@ MESSAGES = {
         "--config configs/quickstrat.yaml does not exist: did you mean 'quickstart.yaml'?"
     ),
     "--config configs/README.md": "--config configs/README.md is not",
+    "--config configs": "--config configs is a folder: give a YAML file.",
+    "--ckpt_path configs/quickstart.yaml": (
+        "ckpt_path='configs/quickstart.yaml': give the run's configuration: --config "
+        "RUN/config.yaml"
+    ),
     "configs/quickstart.yaml": (
         "unexpected argument 'configs/quickstart.yaml': did you mean --config "
         "configs/quickstart.yaml?"
@@ -35,7 +40,16 @@ MESSAGES = {
     ),
     QUICKSTART + "--trainer.callbacks.free_step 3": (
         "trainer.callbacks.free_step: ModelCheckpoint has no option 'free_step': did you mean "
-        "'free_steps' of TandemReweighting? An option on the command line is of the last callback."
+        "'free_steps' of TandemReweighting? Set it in the YAML file: an option on the command line "
+        "is of the last callback of the list."
+    ),
+    QUICKSTART + "--trainer.callbacks.measure_batches 1": (
+        "trainer.callbacks.measure_batches: ModelCheckpoint has no option 'measure_batches': did "
+        "you mean 'measure_batches' of TandemReweighting? Set it in the YAML file: an option on "
+        "the command line is of the last callback of the list."
+    ),
+    QUICKSTART + "--trainer.callbacks.group_size 1": (
+        "trainer.callbacks.group_size: ModelCheckpoint has no option 'group_size': "
     ),
     QUICKSTART + "--trainer.callbacks+=callbacks.DogeReweighting": (
         "trainer.callbacks='callbacks.DogeReweighting' is unknown: did you mean 'DoGEReweighting'?"
@@ -93,6 +107,44 @@ def test_the_sentence_on_a_file(content, message, tmp_path):
     with pytest.raises(InputError) as refusal:
         check_arguments("fit", ["--config", str(file)])
     assert message in str(refusal.value)
+
+
+@pytest.mark.parametrize("key", ["domains", "train", "target", "test"])
+def test_a_map_given_again_replaces_the_paths_of_the_first(key, tmp_path, monkeypatch):
+    """As jsonargparse reads it: a whole map replaces a map, an entry is added to it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.bin").touch()
+    path = "TextMixtureDataModule" if key == "domains" else "TokenMixtureDataModule"
+    start = f"{{data: {{class_path: {path}, init_args: {{{key}: {{web: gone}}}}}}}}"
+    again = f"{{data: {{init_args: {{{key}: {{a: a.bin}}}}}}}}"
+    entry = [f"--data.{key}.b", "a.bin"]
+    for whole in ([f"--data.{key}", "{a: a.bin}"], ["--config", again]):
+        content = check_arguments("fit", ["--config", start, *whole, *entry])
+        assert content["data"]["init_args"][key] == {"a": "a.bin", "b": "a.bin"}
+    with pytest.raises(InputError, match=rf"data\.{key}\.web='gone' does not exist"):
+        check_arguments("fit", ["--config", start, *entry])
+
+
+def test_a_checkpoint_of_a_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = Path("runs/a")
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "config.yaml").touch()
+    with pytest.raises(InputError, match="'runs/a' is a run's folder: give one of its checkpoints"):
+        check_arguments("fit", ["--ckpt_path", "runs/a"])
+    (run / "checkpoints/last.ckpt").touch()
+    for folder in ("runs/a", "runs/a/checkpoints"):
+        with pytest.raises(InputError) as refusal:
+            check_arguments("fit", ["--ckpt_path", folder])
+        assert str(refusal.value) == (
+            f"ckpt_path={folder!r} is a run's folder: did you mean 'runs/a/checkpoints/last.ckpt'?"
+        )
+    with pytest.raises(InputError) as refusal:
+        check_arguments("fit", ["--ckpt_path", "runs/a/checkpoints/last.ckpt"])
+    assert str(refusal.value) == (
+        "ckpt_path='runs/a/checkpoints/last.ckpt': give the run's configuration: --config "
+        "runs/a/config.yaml"
+    )
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("configs/**/*.yaml")), ids=lambda p: p.name)

@@ -33,12 +33,13 @@ def export(capsys, *arguments):
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_format_from_a_run_and_from_its_file(name, run, capsys):
-    code, text, notes = export(capsys, run, "--to", name, "--paths", "data/{domain}")
+    paths = ["--paths", "data/{domain}"] if FORMATS[name].paths else []
+    code, text, notes = export(capsys, run, "--to", name, *paths)
     assert code == 0
     assert "0.75" in text
     assert ("left out for their weight of 0: empty." in notes) != FORMATS[name].zeros
     assert ("data/code" in text) == FORMATS[name].paths
-    code, again, _ = export(capsys, run / "mixture.yaml", "--to", name, "--paths", "data/{domain}")
+    code, again, _ = export(capsys, run / "mixture.yaml", "--to", name, *paths)
     assert code == 0
     assert text.splitlines()[1:] == again.splitlines()[1:]  # the first may say where from
 
@@ -109,6 +110,11 @@ MISTAKES = {
     "trajectory": (["--to", "litdata", "--which", "trajectory"], "one of levanter, json, csv"),
     "domain": (["--to", "nemo", "--paths.wbe", "x"], "unknown domain 'wbe': did you mean 'web'"),
     "no value": (["--to", "nemo", "--paths.web"], "--paths.web needs the path"),
+    "no paths": (
+        ["--to", "huggingface", "--paths.web", "x"],
+        "--paths is for mosaicml, megatron, nemo: huggingface has only names and weights; leave it",
+    ),
+    "no template": (["--to", "csv", "--paths", "{domain}"], "csv has only names and weights"),
     "no map": (["--to", "nemo", "--paths", "gone.yaml"], "--paths='gone.yaml' is neither"),
     "option": (["--to", "json", "--too"], "unknown option --too: did you mean '--to'?"),
     "network's": (["--to", "json", "--checkpoint", "x"], "--checkpoint is for --network"),

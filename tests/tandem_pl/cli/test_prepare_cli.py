@@ -73,6 +73,12 @@ def test_errors_are_one_line(corpus, capsys):
     assert error.startswith("tandem: error: domain 'my-news' has ")
     assert main([*arguments, "--budget", "0"]) == 2
     assert "budget is 0" in capsys.readouterr().err
+    assert main([*arguments, "--domains.copy", "code.jsonl", "--budget", "1e6"]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error == (
+        "tandem: error: domain 'copy': all 40 documents are also in an earlier domain; give it "
+        "other text, or leave it out."
+    )
     assert main([*arguments, "--blocksize", "16"]) == 2
     error = capsys.readouterr().err
     assert error.startswith(

@@ -153,5 +153,11 @@ def test_a_mistake_is_one_sentence(mistake, learned, tmp_path, capsys, monkeypat
 
 
 def test_no_run_there(tmp_path, capsys):
-    assert "has no mixture.yaml" in report(capsys, tmp_path)[2]
+    gone = tmp_path / "gone"
+    assert f"{gone} does not exist: give the folder of a run." in report(capsys, gone)[2]
+    assert "has no mixture.yaml: give the folder of a run." in report(capsys, tmp_path)[2]
+    (tmp_path / "config.yaml").touch()
+    assert (
+        "has no mixture.yaml yet: it is written at the first checkpoint and at the end of the run."
+    ) in report(capsys, tmp_path)[2]
     assert "RUN" not in report(capsys, tmp_path)[1]
