@@ -18,6 +18,7 @@ from tandem_pl.simplex import Array, exponentiated_step, projected_step, sum_to_
 from tandem_pl.training.micro_batches import split_batch
 from tandem_pl.training.mixture_module import MixtureModule
 
+from .bad_domains import bad_domains
 from .reweighting import ReweightingCallback, Update
 
 UPDATES = {"exponentiated": exponentiated_step, "projected": projected_step}
@@ -155,7 +156,8 @@ class LossWeighting(ReweightingCallback):
             self._scores_total = self._scores_total + self.scores
             self._scores_counted += 1
         else:
-            self.keep_weights(module.trainer, f"a domain's {self.unit} is not finite")
+            bad = bad_domains(self.domains, np.where(present, scores, 0.0))
+            self.keep_weights(module.trainer, f"a domain's {self.unit} is not finite", bad)
         self._weights_total = self._weights_total + self.alpha
         self._weights_counted += 1
 
@@ -193,6 +195,10 @@ class LossWeighting(ReweightingCallback):
             metrics |= self.by_domain(self.unit, mean)
         self._scores_total, self._scores_counted = self._zeros(), 0
         return self.alpha, metrics
+
+    def tried(self) -> int:
+        """Return the number of steps: each updates the weights."""
+        return self._weights_counted - int(self.counts_start)
 
     def averaged(self) -> Array:
         """Return the mean over all steps."""

@@ -125,12 +125,12 @@ class ReweightingCallback(DeclaredState, Callback):
         """Keep what this update measured: one [M] array for each of `signal_columns`."""
         self.record.add_signal(trainer.global_step, columns)
 
-    def keep_weights(self, trainer: Trainer, reason: str) -> Update:
-        """Warn, count, and return the weights unchanged."""
+    def keep_weights(self, trainer: Trainer, reason: str, domains: str = "") -> Update:
+        """Warn, count, and return the weights unchanged; `domains` is text of `bad_domains`."""
         self.skipped_updates += 1
         rank_zero_warn(
             f"step {trainer.global_step}: {reason}, so the weights do not change "
-            f"({self.skipped_updates} updates skipped so far)."
+            f"({domains}{self.skipped_updates} updates skipped so far)."
         )
         return self.weights, {"mixture/skipped_updates": float(self.skipped_updates)}
 
@@ -169,6 +169,10 @@ class ReweightingCallback(DeclaredState, Callback):
     def episodes(self) -> int:
         """Updates so far."""
         return self.record.updates
+
+    def tried(self) -> int:
+        """Return how many updates there were, with those that were skipped."""
+        return self.episodes
 
     @property
     def curves(self) -> Places:
@@ -249,6 +253,8 @@ class ReweightingCallback(DeclaredState, Callback):
         self._write(trainer)
         if self._folder is not None:
             table = mixture_table(self.mixture, self.trajectory[0]) + "\n" if self.learns else ""
+            if self.skipped_updates:
+                table += f"{self.skipped_updates} of {self.tried()} updates were skipped\n"
             path = None if is_dry_run(trainer) else self._folder / "mixture.yaml"
             rank_zero_info(f"\n{table}" + (f"written to {path}" if path else "nothing written"))
 
@@ -268,8 +274,7 @@ class ReweightingCallback(DeclaredState, Callback):
         """Return tensors and plain Python."""
         if not self.domains:
             return {}
-        own = {"domains": list(self.domains)} | self.record.state_dict()
-        return own | self.declared_values()
+        return {"domains": list(self.domains)} | self.record.state_dict() | self.declared_values()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore weights, record and declared state, to the bit."""

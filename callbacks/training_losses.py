@@ -16,6 +16,7 @@ from tandem_pl.episode import TRAIN, MixtureBatch, Plan, Segment
 from tandem_pl.objectives.samples import at_least_float32
 from tandem_pl.simplex import Array
 
+from .bad_domains import list_domains
 from .measures.gathering import gather_columns
 from .reweighting import ReweightingCallback, Update
 
@@ -70,7 +71,8 @@ class TrainingLossReweighting(ReweightingCallback):
         if np.isfinite(losses).all():
             return self.next_weights(trainer, domains, losses)
         self.skip_period(domains)
-        return self.keep_weights(trainer, "a training loss is not finite")
+        bad = list_domains(self.domains, domains[~np.isfinite(losses)])
+        return self.keep_weights(trainer, "a training loss is not finite", bad)
 
 
 def domain_means(domains: Ints, losses: Array, size: int) -> tuple[Array, Array]:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from lightning.pytorch import Trainer
 
+from tandem_pl.callbacks.bad_domains import bad_domains
 from tandem_pl.callbacks.measures.target_evaluation import TargetEvaluation
 from tandem_pl.callbacks.reweighting import ReweightingCallback, Update
 from tandem_pl.checks import check_at_least, check_below_one, check_positive
@@ -228,7 +229,8 @@ class AioliReweighting(ReweightingCallback):
         self._losses, self._counts, self.round = [], [], self.round + 1
         metrics = self.evaluation.metrics(losses[-1])
         if not np.isfinite(losses).all():
-            weights, more = self.keep_weights(trainer, "a target loss is not finite")
+            bad = bad_domains(self.evaluation.names, losses)
+            weights, more = self.keep_weights(trainer, "a target loss is not finite", bad)
             return weights, metrics | more
         matrix = normalise(mixing_matrix(order, losses, counts))
         if self.ema is not None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from lightning.pytorch import Trainer
 
+from tandem_pl.callbacks.bad_domains import bad_domains
 from tandem_pl.callbacks.measures.alignment import align
 from tandem_pl.callbacks.measures.influence import means_or_row_mean
 from tandem_pl.callbacks.reweighting import ReweightingCallback, Update
@@ -153,7 +154,8 @@ class DGAReweighting(ReweightingCallback):
         products, counts = np.stack(self._products, axis=1)
         self._products = []
         if not np.isfinite(products).all():
-            return self.keep_weights(trainer, "a product of gradients is not finite")
+            bad = bad_domains(self.domains, products)
+            return self.keep_weights(trainer, "a product of gradients is not finite", bad)
         present = counts > 0
         total = np.where(present, products, 0.0).sum(axis=0)
         mean = means_or_row_mean(total[None], present.sum(axis=0)[None])[0]

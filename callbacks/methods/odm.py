@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from lightning.pytorch import Trainer
 
+from tandem_pl.callbacks.bad_domains import bad_domains
 from tandem_pl.callbacks.measures.target_evaluation import TargetEvaluation
 from tandem_pl.callbacks.reweighting import Update
 from tandem_pl.callbacks.training_losses import Ints, TrainingLossReweighting, domain_means
@@ -174,11 +175,15 @@ class ODMReweighting(TrainingLossReweighting):
             means = found[[self.evaluation.names.index(name) for name in self.domains]]
             chances = np.ones(len(means))
             if not np.isfinite(means).all():
-                weights, more = self.keep_weights(trainer, "a validation loss is not finite")
+                bad = bad_domains(self.domains, means)
+                weights, more = self.keep_weights(trainer, "a validation loss is not finite", bad)
                 return weights, metrics | more
         reward = next_reward(self.reward, means, chances, self.smoothing, self.rule)
         if not np.isfinite(reward).all():
-            return self.keep_weights(trainer, "a reward, the exponential of a loss, is not finite")
+            bad = bad_domains(self.domains, reward)
+            return self.keep_weights(
+                trainer, "a reward, the exponential of a loss, is not finite", bad
+            )
         epsilon = exploration(len(self.domains), steps)
         weights = odm_weights(reward, self.epsilon, epsilon, self.rule)
         self.reward, self.epsilon = reward, epsilon

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
+from tandem_pl.callbacks.bad_domains import bad_domains
 from tandem_pl.callbacks.measures.skill_graph import (
     LEARN,
     damped_graph,
@@ -163,7 +164,8 @@ class SkillItReweighting(ReweightingCallback):
         losses = self.evaluation.losses(trainer, self.data, module)
         metrics = self.evaluation.metrics(losses)
         if not np.isfinite(losses).all():
-            weights, more = self.keep_weights(trainer, "a target loss is not finite")
+            bad = bad_domains(self.evaluation.names, losses)
+            weights, more = self.keep_weights(trainer, "a target loss is not finite", bad)
             return weights, metrics | more
         self._losses = [*self._losses, losses][-self.window :]
         window = np.stack(self._losses)

@@ -12,6 +12,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
+from tandem_pl.callbacks.bad_domains import list_domains
 from tandem_pl.callbacks.measures.gathering import gather_columns
 from tandem_pl.callbacks.reweighting import ReweightingCallback, Update
 from tandem_pl.checks import check_at_least, check_choice, check_positive
@@ -195,7 +196,8 @@ class TandemReweighting(ReweightingCallback):
         rows = torch.cat(self._rows, dim=1).cpu().double().numpy()
         self._rows = []
         if not np.isfinite(rows).all():
-            return self.keep_weights(trainer, "a measured loss is not finite")
+            bad = list_domains(self.domains, rows[0, ~np.isfinite(rows).all(axis=0)])
+            return self.keep_weights(trainer, "a measured loss is not finite", bad)
         domains = rows[0].astype(np.int64)
         self.signal = hyper_gradient(domains, rows[1], rows[2], len(self.domains))
         self.keep_signal(trainer, *self.signal)

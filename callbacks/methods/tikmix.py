@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from numpy.typing import NDArray
 
+from tandem_pl.callbacks.bad_domains import bad_domains
 from tandem_pl.callbacks.measures.influence import (
     means_or_row_mean,
     scaled_influence,
@@ -198,7 +199,8 @@ class TiKMiXReweighting(ReweightingCallback):
         (total, count), self._sums = self._sums, np.zeros_like(self._sums)
         influence = means_or_row_mean(total, count)
         if not np.isfinite(influence).all():
-            return self.keep_weights(trainer, "an influence is not finite")
+            bad = bad_domains(self.domains, influence)
+            return self.keep_weights(trainer, "an influence is not finite", bad)
         if self.ema and self._mean is not None:
             influence = (1 - self.ema) * influence + self.ema * self._mean
         self._mean = influence

@@ -124,7 +124,10 @@ class TandemCLI(LightningCLI):
                     self._resume_last(run)
                 super()._run_subcommand(subcommand)
         except (InputError, OSError) as error:
-            if new and self.trainer.global_step == 0 and self.trainer.is_global_zero:
+            path = self.config_init[subcommand].get("ckpt_path")
+            start = read_step(Path(path)) if path else 0
+            unchanged = self.trainer.global_step in (0, start) and not any(run.rglob("*.ckpt"))
+            if new and unchanged and self.trainer.is_global_zero:
                 shutil.rmtree(run, ignore_errors=True)
                 with contextlib.suppress(OSError):  # also the parents that are empty now
                     os.removedirs(run.parent)

@@ -65,6 +65,7 @@ class LastCheckpoint(Checkpoint):
         self._step = 0  # global step after the last completed batch
         self._phase = ""  # of the batch at hand
         self._save_last: dict[ModelCheckpoint, Any] = {}  # settings that a dry run changes
+        self._start = 0  # position at which this run started
         self._offset = 0  # batches consumed before this run, as far as Lightning counts
         self._exchanged_at = 0.0
         self._batches = self._wait = 0  # since the last exchange, and until the next
@@ -104,7 +105,8 @@ class LastCheckpoint(Checkpoint):
         self._saved_at = self._exchanged_at = monotonic()
         self._batches, self._wait = 0, 1
         self._step = trainer.global_step
-        self._offset = _position(trainer) - _processed(trainer)
+        self._start = _position(trainer)
+        self._offset = self._start - _processed(trainer)
 
     def _listen(self) -> None:
         """Replace Lightning's handler of SIGTERM, which hangs unless only rank zero is signalled.
@@ -194,7 +196,8 @@ class LastCheckpoint(Checkpoint):
                 return
             data.rewind()
             pl_module.restore_statistics()
-        if trainer.global_step > 0 and self._newest < _position(trainer):
+        # a resumed run that did nothing has its checkpoint already
+        if trainer.global_step > 0 and max(self._newest, self._start) < _position(trainer):
             path = self._save(trainer)
             rank_zero_info(
                 f"\nan error ended the run at step {trainer.global_step}; "

@@ -287,14 +287,14 @@ class MixtureModule(ManualUpdates):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the skip counters; take the frozen parameters out if asked to."""
-        checkpoint["skipped_updates"] = list(self.skips.read())
+        super().on_save_checkpoint(checkpoint)
         if not self.checkpoint_frozen:
             drop_frozen(self, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the skip counters; keep the optimizer settings of this run."""
+        super().on_load_checkpoint(checkpoint)
         restore_frozen(self, checkpoint)
-        self.skips.restore(*checkpoint.get("skipped_updates", [0, 0]))
         states = loaded_states(self, checkpoint)
         if states.get("optimizer_states"):
             keep_settings(self.make_optimizer(self.parameter_groups()), states)

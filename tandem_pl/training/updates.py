@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tandem_pl.errors import InputError
 
 from .evaluation import EvaluationByDomain
+from .loading import check_steps_left, load_state
 from .norm_statistics import StatisticsSnapshot
 from .run_folder import run_folder
 from .skipped_updates import SkippedUpdates, step_unless
@@ -89,6 +91,22 @@ class ManualUpdates(EvaluationByDomain):
             f"the loss was not finite in {in_a_row} batches in a row (max_skipped_updates), up to "
             f"step {self.global_step}: lower the learning rate or set gradient_clip_val{saved}."
         )
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Load as PyTorch does; say in one sentence what does not fit."""
+        load = partial(super().load_state_dict, state_dict, strict, assign)
+        return load_state(self, load, state_dict)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the skip counters."""
+        checkpoint["skipped_updates"] = list(self.skips.read())
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore the skip counters; raise an error if no step is left."""
+        check_steps_left(self._trainer, checkpoint)
+        self.skips.restore(*checkpoint.get("skipped_updates", [0, 0]))
 
     @property
     def skipped_updates(self) -> int:

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from tandem_pl import Mixture
+from tandem_pl import InputError, Mixture
 from tandem_pl.cli import VERBS, main
 
 ROOT = Path(__file__).parents[3]
@@ -195,3 +195,36 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing(mistake, place, capsys):
     assert "Traceback" not in output.err
     assert "usage:" not in output.err
     assert not (place / "runs").exists()
+
+
+def test_a_resume_that_cannot_be_is_one_sentence_and_leaves_nothing(place, capsys):
+    few = ["--trainer.limit_val_batches", 0, "--data.epoch_batches", 5, "--trainer.max_steps"]
+    assert fit("train.yaml", *few, 5) == 0
+    last = "runs/train/version_0/checkpoints/last.ckpt"
+    wide = ["--model.network.config.hidden_size", 24]
+    fitted = [fit("train.yaml", *few, steps, "--ckpt_path", last) for steps in (3, 5)]
+    fitted.append(fit("train.yaml", *few, 9, "--ckpt_path", last, *wide))
+    config = ["--config", "configs/train.yaml", *SMALL, *map(str, wide)]
+    tested = main(["test", *config, "--ckpt_path", last])
+    error = capsys.readouterr().err
+    assert [*fitted, tested] == [2, 2, 2, 2]
+    assert "ckpt_path is at step 5 and max_steps=3 ends before it: raise max_steps" in error
+    assert "max_steps=5 is reached, so the run is finished" in error
+    assert error.count("the checkpoint is of another network: network.") == 2
+    assert "Traceback" not in error
+    assert [folder.name for folder in (place / "runs/train").iterdir()] == ["version_0"]
+
+
+def test_a_resume_that_fails_after_loading_leaves_no_folder(place, capsys, monkeypatch):
+    few = ["--trainer.limit_val_batches", 0, "--data.epoch_batches", 5, "--trainer.max_steps"]
+    assert fit("train.yaml", *few, 5) == 0
+    last = "runs/train/version_0/checkpoints/last.ckpt"
+
+    def refuse(self):
+        assert self.trainer.global_step == 5
+        raise InputError("no.")
+
+    monkeypatch.setattr("tandem_pl.MixtureModule.on_train_start", refuse)
+    assert fit("train.yaml", *few, 9, "--ckpt_path", last) == 2
+    assert "tandem: error: no." in capsys.readouterr().err
+    assert [folder.name for folder in (place / "runs/train").iterdir()] == ["version_0"]

@@ -1,0 +1,29 @@
+"""Names of the domains whose numbers are not finite, for warnings."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from tandem_pl.simplex import Array
+
+MOST = 5  # named
+
+
+def bad_domains(names: Sequence[str], values: Array) -> str:
+    """Return the names of the columns of `values` [..., M] that are not finite, as `list_domains`.
+
+    >>> bad_domains(["web", "code"], np.array([[1.0, 2.0], [3.0, np.nan]]))
+    'domains: code; '
+    """
+    return list_domains(names, np.nonzero(~np.isfinite(values))[-1])
+
+
+def list_domains(names: Sequence[str], numbers: Iterable[float]) -> str:
+    """Return the names of domains, given by number in any order and repeated; "" for none.
+
+    >>> list_domains("abcdefg", [6, 0, 1, 2, 3, 4, 1])
+    'domains: a, b, c, d, e and 1 more; '
+    """
+    found = [names[number] for number in sorted({int(n) for n in numbers})]
+    more = f" and {len(found) - MOST} more" if len(found) > MOST else ""
+    return f"domains: {', '.join(found[:MOST])}{more}; " if found else ""
