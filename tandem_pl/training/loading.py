@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from tandem_pl.errors import InputError
 
+from .run_folder import run_folder
 from .trainer_flags import is_dry_run
 
 ADVICE = "use the configuration of the run that made it, RUN/config.yaml."
@@ -57,6 +60,8 @@ def load_state(module: nn.Module, load: Any, state: Mapping[str, Any]) -> Any:
 def check_steps_left(trainer: Trainer | None, checkpoint: Mapping[str, Any]) -> None:
     """Raise an error for a checkpoint that a fit cannot continue, since `max_steps` is not later.
 
+    A finished run that is started again in its own folder, as a queued job is, is no error.
+
     Raises:
         InputError: the run would end before its first step.
     """
@@ -64,6 +69,10 @@ def check_steps_left(trainer: Trainer | None, checkpoint: Mapping[str, Any]) -> 
         return
     step, end = checkpoint.get("global_step", 0), trainer.max_steps
     if not 0 <= end <= step:
+        return
+    here = Path(str(trainer.ckpt_path)).resolve().parent.parent == run_folder(trainer).resolve()
+    if end == step and here:
+        rank_zero_info(f"the run is finished: it is at step {step}, which is max_steps.")
         return
     how = "ends before it" if end < step else "is reached, so the run is finished"
     raise InputError(

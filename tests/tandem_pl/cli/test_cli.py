@@ -215,6 +215,13 @@ def test_a_resume_that_cannot_be_is_one_sentence_and_leaves_nothing(place, capsy
     assert [folder.name for folder in (place / "runs/train").iterdir()] == ["version_0"]
 
 
+def test_a_job_that_is_queued_again_when_it_is_finished_succeeds(place, caplog):
+    few = ["--trainer.limit_val_batches", 0, "--data.epoch_batches", 5, "--trainer.max_steps", 5]
+    job = ["--trainer.logger.init_args.version", "job", "--ckpt_path", "last"]
+    assert [fit("train.yaml", *few, *job) for _ in range(2)] == [0, 0]
+    assert "the run is finished: it is at step 5" in caplog.text
+
+
 def test_a_resume_that_fails_after_loading_leaves_no_folder(place, capsys, monkeypatch):
     few = ["--trainer.limit_val_batches", 0, "--data.epoch_batches", 5, "--trainer.max_steps"]
     assert fit("train.yaml", *few, 5) == 0
