@@ -77,7 +77,7 @@ def start_lines(start: Start) -> list[str]:
     steps, episode = start.steps, start.episode
     head = "training at given weights"
     if start.learned:
-        head = f"learning the weights of {start.domains} domains by {start.method}"
+        head = f"learning the weights of {counted(start.domains, 'domain')} by {start.method}"
     length = f"{'no limit of' if steps is None else steps} steps of {start.batch_size} samples"
     if start.step:
         length += f", from step {start.step} on"

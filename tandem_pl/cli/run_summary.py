@@ -54,7 +54,7 @@ class RunSummary(Callback):
             if chosen != threads:
                 torch.set_num_threads(chosen)
                 rank_zero_info(
-                    f"{chosen} threads in place of {threads}, because {min(busy, 1):.0%} of the "
+                    f"{counted(chosen, 'thread')} in place of {threads}, because {min(busy, 1):.0%} of the "
                     "machine is busy; set OMP_NUM_THREADS to choose yourself."
                 )
 
