@@ -55,7 +55,8 @@ class RunSummary(Callback):
                 torch.set_num_threads(chosen)
                 rank_zero_info(
                     f"{counted(chosen, 'thread')} in place of {threads}, because "
-                    f"{min(busy, 1):.0%} of the machine is busy; set OMP_NUM_THREADS to choose yourself."
+                    f"{min(busy, 1):.0%} of the machine is busy; set OMP_NUM_THREADS to choose "
+                    "yourself."
                 )
 
     def on_save_checkpoint(
