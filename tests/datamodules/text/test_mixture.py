@@ -149,10 +149,10 @@ def test_too_few_documents(corpus, tmp_path):
     [
         ({}, "give either domains .* not neither"),
         ({"domains": {"a": "x"}, "dataset": "y"}, "give either domains .* not both"),
-        ({"domains": {"a": "x"}, "test_fraction": 0.0}, "test_fraction is 0.0"),
+        ({"domains": {"a": "x"}, "test_fraction": 0.0}, "test_fraction=0.0"),
         (
             {"domains": {"a": "x"}, "test_fraction": 0.5, "target_fraction": 0.5},
-            r"target_fraction \+ test_fraction is 1.0",
+            r"target_fraction \+ test_fraction=1.0",
         ),
         ({"domains": {"a": "x"}, "block_size": 1}, "block_size=1 must be at least 2"),
         ({"domains": {"a": "x"}, "tokenizer": "absent"}, "tokenizer 'absent' does not exist"),
