@@ -111,9 +111,9 @@ def test_builders_at_once(corpus, tmp_path):
     cache = tmp_path / "cache"
     arguments = [json.dumps(value) for value in (corpus, str(cache), OPTIONS)]
     command = [sys.executable, "-c", BUILD, *arguments]
-    builders = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    builders = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     rows = [builder.communicate()[0].splitlines()[-1] for builder in builders]
-    assert rows[0] == rows[1] == rows[2]
+    assert rows[0] == rows[1]
     assert json.loads(rows[0]) == module(corpus, tmp_path).summary()
     assert len(list(cache.iterdir())) == 1
 

@@ -134,10 +134,6 @@ class Spoil(Callback):
 DECODED = "003.png cannot be decoded (it is no image that Pillow knows): replace"
 
 
-def test_a_bad_image_is_reported_before_training(tmp_path) -> None:
-    assert DECODED in run(command(tmp_path, bad="target"), tmp_path)
-
-
 def test_a_bad_image_in_a_loader_worker(tmp_path) -> None:
     path = str(tmp_path / "a" / "dog" / "003.png")
     callback = [{"class_path": "test_rank_errors.Spoil", "init_args": {"path": path}}]
@@ -238,11 +234,6 @@ def test_an_error_of_a_process_that_torch_started() -> None:
         error = find_input_error(ProcessRaisedException(f"\n-- Process 1\n{trace}{last}", 1, 7))
         assert (None if error is None else str(error)) == found
     assert find_input_error(KeyError("x")) is None
-
-
-def test_processes_that_torch_spawns(tmp_path) -> None:
-    arguments = command(tmp_path, bad="train", num_workers=1)
-    run([*arguments, "--trainer.strategy", "ddp_spawn"], tmp_path)
 
 
 def test_one_process_with_workers(tmp_path, capsys, monkeypatch) -> None:
