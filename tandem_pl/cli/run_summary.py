@@ -21,6 +21,7 @@ from tandem_pl.simplex import Array
 from tandem_pl.training.connection import find_data
 from tandem_pl.training.mixture_module import MixtureModule
 from tandem_pl.training.run_folder import run_folder
+from tandem_pl.training.trainer_flags import is_dry_run
 
 from .run_end import losses_table, mixture_lines, sample_line
 from .run_start import counted, read_start, start_lines
@@ -75,7 +76,7 @@ class RunSummary(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the start, and evaluate the target."""
         data = find_data(trainer)
-        if data is None or getattr(trainer, "fast_dev_run", False):
+        if data is None or is_dry_run(trainer):
             return
         rank_zero_info("\n".join(start_lines(read_start(trainer))))
         self._evaluation = None
@@ -88,7 +89,7 @@ class RunSummary(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the end."""
         data = find_data(trainer)
-        if data is None or getattr(trainer, "fast_dev_run", False):
+        if data is None or is_dry_run(trainer):
             return
         lines = []
         if self._evaluation is not None and isinstance(pl_module, MixtureModule):

@@ -1,7 +1,6 @@
 """A target of its own: which document is in which split, and which names stay."""
 
 import hashlib
-import json
 import random
 
 import numpy as np
@@ -9,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from row_files import asks, says, write
 
 from tandem_pl.datamodules import (
     InstructionMixtureDataModule,
@@ -30,19 +30,6 @@ from tandem_pl.datamodules.text.prepare import prepare_corpus
 from tandem_pl.errors import InputError
 
 TRAIN, TARGET, TEST = (SPLIT_CODES[split] for split in SPLITS)
-
-
-def write(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
-
-
-def says(name, count):
-    return [{"text": f"{name} number {i} says so."} for i in range(count)]
-
-
-def asks(name, count):
-    return [{"prompt": f"{name} {i}?", "response": "yes " * (i % 7 + 1)} for i in range(count)]
 
 
 def sentence(seed, words=30):

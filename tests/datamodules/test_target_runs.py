@@ -1,12 +1,11 @@
 """Each data module trains on a target of its own."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
 from helpers import quiet_trainer
 from image_helpers import PLAIN, write_noise
+from row_files import asks, says, write
 from torch import nn
 
 from tandem_pl import TandemModule
@@ -18,19 +17,6 @@ from tandem_pl.datamodules import (
 )
 from tandem_pl.networks import causal_language_model
 from tandem_pl.objectives import CausalLanguageModeling, Classification
-
-
-def write(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
-
-
-def says(name, count):
-    return [{"text": f"{name} number {i} says so."} for i in range(count)]
-
-
-def asks(name, count):
-    return [{"prompt": f"{name} {i}?", "response": "yes " * (i % 7 + 1)} for i in range(count)]
 
 
 def language_module():

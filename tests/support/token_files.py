@@ -10,6 +10,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
+import torch
 
 MEGATRON = """
 import json, sys
@@ -143,3 +144,13 @@ def write_mds(folder, columns, samples, per_shard=3, compression=None):
         )
     (folder / "index.json").write_text(json.dumps({"shards": shards, "version": 2}))
     return Path(folder)
+
+
+def write_arrays(kind, folder, rows):
+    """Write rows, column -> int64 array, as "huggingface", "litdata" or "mds"."""
+    if kind == "huggingface":
+        return write_saved(folder, [{k: v.tolist() for k, v in row.items()} for row in rows])
+    if kind == "litdata":
+        items = [{key: torch.tensor(value) for key, value in row.items()} for row in rows]
+        return write_litdata(folder, items, tokens=False)
+    return write_mds(folder, dict.fromkeys(rows[0], "ndarray:int64"), rows)

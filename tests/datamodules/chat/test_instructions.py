@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning.pytorch import Trainer
+from row_files import write
 
 from tandem_pl import MixtureModule
 from tandem_pl.datamodules import InstructionMixtureDataModule
@@ -22,11 +23,6 @@ from tandem_pl.networks import causal_language_model
 from tandem_pl.objectives import CausalLanguageModeling
 
 OPTIONS = {"target_fraction": 0.2, "test_fraction": 0.1, "max_length": 64}
-
-
-def write(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from token_files import (
+    write_arrays,
     write_litdata,
     write_mds,
     write_megatron,
@@ -283,14 +284,7 @@ def test_padding_is_left_out(kind, side, tmp_path, monkeypatch):
         mask = np.pad(np.ones(len(document), np.int64), (left, right))
         rows.append({"input_ids": ids, "attention_mask": mask})
     rows.append({"input_ids": np.array([7, 7]), "attention_mask": np.array([0, 0])})
-    if kind == "huggingface":
-        path = write_saved(tmp_path / "x", [{k: v.tolist() for k, v in r.items()} for r in rows])
-    elif kind == "litdata":
-        items = [{key: torch.tensor(value) for key, value in row.items()} for row in rows]
-        path = write_litdata(tmp_path / "x", items, tokens=False)
-    else:
-        columns = {"input_ids": "ndarray:int64", "attention_mask": "ndarray:int64"}
-        path = write_mds(tmp_path / "x", columns, rows)
+    path = write_arrays(kind, tmp_path / "x", rows)
     assert stream_of(open_tokens("t", str(path))) == STREAM
     with pytest.warns(UserWarning, match="t: 1 rows without a token were left out"):
         rows = open_tokens("t", {"path": str(path), "rows": True})
@@ -305,14 +299,7 @@ def test_a_mask_of_truth_values(tmp_path):
 @pytest.mark.parametrize("kind", ["huggingface", "litdata", "mds"])
 def test_labels_make_rows_samples(kind, tmp_path):
     rows = [{"input_ids": d, "labels": np.where(d % 2, d, -100)} for d in DOCUMENTS]
-    if kind == "huggingface":
-        path = write_saved(tmp_path / "x", [{k: v.tolist() for k, v in r.items()} for r in rows])
-    elif kind == "litdata":
-        items = [{key: torch.tensor(value) for key, value in row.items()} for row in rows]
-        path = write_litdata(tmp_path / "x", items, tokens=False)
-    else:
-        columns = {"input_ids": "ndarray:int64", "labels": "ndarray:int64"}
-        path = write_mds(tmp_path / "x", columns, rows)
+    path = write_arrays(kind, tmp_path / "x", rows)
     tokens = open_tokens("t", str(path))
     assert tokens.rows
     for number, row in enumerate(rows):
