@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from tandem_pl.domain_names import first_names
 from tandem_pl.simplex import Array
 
 MOST = 5  # named
@@ -25,5 +26,4 @@ def list_domains(names: Sequence[str], numbers: Iterable[float]) -> str:
     'domains: a, b, c, d, e and 1 more; '
     """
     found = [names[number] for number in sorted({int(n) for n in numbers})]
-    more = f" and {len(found) - MOST} more" if len(found) > MOST else ""
-    return f"domains: {', '.join(found[:MOST])}{more}; " if found else ""
+    return f"domains: {first_names(found, MOST)}; " if found else ""

@@ -1,6 +1,6 @@
 """Checks that a user's names of domains are those of the data."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from .errors import InputError, did_you_mean
@@ -49,3 +49,13 @@ def list_names(names: Iterable[str], most: int = 12) -> str:
     quoted = [repr(str(name)) for name in names]
     more = [f"... ({len(quoted)} in all)"] if len(quoted) > most else []
     return ", ".join(quoted[:most] + more)
+
+
+def first_names(names: Sequence[str], most: int) -> str:
+    """Return names without quotes; of more than `most` the first ones, and how many there are more.
+
+    >>> first_names(["a", "b", "c"], 2)
+    'a, b and 1 more'
+    """
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

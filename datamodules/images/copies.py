@@ -6,20 +6,14 @@ Content is the encoded file, or the pixels of arrays; an image that was saved ag
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
-from tandem_pl.errors import InputError
-from tandem_pl.files import write_atomically
-
+from .passes import map_chunks, remember
 from .sources import ImageSource
 
-CHUNK = 256  # images that a thread reads in one task
 END = 4096  # bytes at the end of an image that nearly always tell it from others
 
 #: Some images of a source: their numbers, int64 [N].
@@ -46,17 +40,8 @@ def find_copies(
     if name is None:
         return _compare(held, others, threads)
     file = cache_dir / "images" / f"copies-{name}.json"
-    try:
-        return [[(a, b, c) for a, b, c in copies] for copies in json.loads(file.read_bytes())]
-    except (OSError, ValueError):
-        copies = _compare(held, others, threads)
-    try:
-        write_atomically(file, json.dumps(copies).encode())
-    except OSError as error:
-        raise InputError(
-            f"{file} cannot be written ({error.strerror}): choose another cache_dir."
-        ) from error
-    return copies
+    found = remember(file, lambda: _compare(held, others, threads))
+    return [[(a, b, c) for a, b, c in copies] for copies in found]
 
 
 def _stamp(held: Sequence[Images], others: Sequence[Images]) -> str | None:
@@ -115,10 +100,7 @@ def _shared(keys: np.ndarray, is_held: np.ndarray, left: np.ndarray) -> np.ndarr
 def _map(
     function: Callable[[int], int], numbers: np.ndarray, threads: int, what: str
 ) -> Iterator[int]:
-    def some(start: int) -> list[int]:
-        return [function(number) for number in numbers[start : start + CHUNK].tolist()]
+    def some(places: range) -> list[int]:
+        return [function(number) for number in numbers[places.start : places.stop].tolist()]
 
-    starts = range(0, len(numbers), CHUNK)
-    with ThreadPoolExecutor(max(threads, 1)) as pool:
-        for chunk in tqdm(pool.map(some, starts), what, len(starts), delay=1):
-            yield from chunk
+    return map_chunks(some, len(numbers), threads, what)

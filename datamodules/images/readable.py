@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import warnings
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
-
-from tandem_pl.errors import InputError
-from tandem_pl.files import write_atomically
 
 from .decoding import UnreadableImageError
+from .passes import map_chunks, remember
 from .sources import ImageSource
-
-CHUNK = 256  # images that a thread checks in one task
 
 #: Number of the image, and the message that says why it cannot be used.
 Bad = tuple[int, str]
@@ -67,30 +60,18 @@ def _find_bad(
         return []
     name = f"unreadable-{stamp}-{channels}-{'any' if convert else 'own'}.json"
     file = cache_dir / "images" / name
-    try:
-        bad = list(json.loads(file.read_bytes()))
-    except (OSError, ValueError):
-        bad = _decode_all(source, channels, convert, threads)
-        try:
-            write_atomically(file, json.dumps(bad).encode())
-        except OSError as error:
-            raise InputError(
-                f"{file} cannot be written ({error.strerror}): choose another cache_dir."
-            ) from error
+    bad = remember(file, lambda: _decode_all(source, channels, convert, threads))
     return [(number, message) for number, message in bad]
 
 
 def _decode_all(source: ImageSource, channels: int, convert: bool, threads: int) -> list[Bad]:
-    def check(start: int) -> list[Bad]:
+    def check(numbers: range) -> list[Bad]:
         bad = []
-        for number in range(start, min(start + CHUNK, len(source))):
+        for number in numbers:
             try:
                 source.read(number, channels, convert)
             except UnreadableImageError as error:
                 bad.append((number, str(error)))
         return bad
 
-    starts = range(0, len(source), CHUNK)
-    with ThreadPoolExecutor(max(threads, 1)) as pool:
-        chunks = tqdm(pool.map(check, starts), f"checking {source.where}", len(starts), delay=1)
-        return [bad for chunk in chunks for bad in chunk]
+    return list(map_chunks(check, len(source), threads, f"checking {source.where}"))

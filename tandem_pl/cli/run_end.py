@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tandem_pl.domain_names import first_names
 from tandem_pl.report.run import Run
 from tandem_pl.report.sentences import verdict
 from tandem_pl.report.statistics import LEAST_UPDATES, driving_means, stability
@@ -14,6 +15,7 @@ from tandem_pl.simplex import Array
 from tandem_pl.text_tables import text_table
 
 MOST_ROWS = 20  # target domains in the table
+MOST_NAMES = 8  # domains in a line
 
 
 def losses_table(
@@ -62,7 +64,7 @@ def mixture_lines(run: Run) -> list[str]:
         intervals = "95 % intervals of the hyper-gradient"
         lines.append(
             f"Significant ({intervals}): the moves of {len(beyond)} of {len(means)} weights, "
-            f"{names(beyond)}."
+            f"{first_names(beyond, MOST_NAMES)}."
             if beyond
             else f"Not significant: no weight moved beyond chance ({intervals}); a longer run or "
             "more measured samples may show which do."
@@ -71,16 +73,6 @@ def mixture_lines(run: Run) -> list[str]:
         lines.append(f"Train a fresh network at the average: tandem init train --run {run.folder}")
     lines.append(f"See why the weights moved: tandem report {run.folder}")
     return lines
-
-
-def names(domains: Sequence[str], most: int = 8) -> str:
-    """Write names, of more than `most` the first ones.
-
-    >>> names(["a", "b", "c"], 2)
-    'a, b and 1 more'
-    """
-    more = f" and {len(domains) - most} more" if len(domains) > most else ""
-    return ", ".join(domains[:most]) + more
 
 
 def sample_line(prompt: str, text: str) -> str:
