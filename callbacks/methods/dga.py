@@ -11,7 +11,14 @@ from tandem_pl.callbacks.bad_domains import bad_domains
 from tandem_pl.callbacks.measures.alignment import align
 from tandem_pl.callbacks.measures.influence import means_or_row_mean
 from tandem_pl.callbacks.reweighting import ReweightingCallback, Update
-from tandem_pl.checks import check_at_least, check_below_one, check_positive
+from tandem_pl.callbacks.step_size import (
+    AUTO,
+    LearningRate,
+    check_learning_rate,
+    mean_square,
+    scale_free_rate,
+)
+from tandem_pl.checks import check_at_least, check_below_one
 from tandem_pl.episode import MEASURE, TRAIN, Handler, MixtureBatch, Outputs, Plan, Segment
 from tandem_pl.errors import InputError
 from tandem_pl.simplex import Array, exponentiated_step, sum_to_one
@@ -51,9 +58,9 @@ class DGAReweighting(ReweightingCallback):
     """alpha_m <- alpha_m exp(+eta <g_m, g_target>) / Z every `period` steps; drawn with their EMA.
 
     The plus is the sign of the derivation (the printed algorithm is said to have a minus): weights
-    of aligned domains rise. We do not know the paper's eta and beta, and no code is public; the
-    products are of raw gradients, so eta depends on their size: raise it if the weights hardly
-    move. Gradients are taken in eval mode; a domain without a measured sample gets the mean product
+    of aligned domains rise. We do not know the paper's eta and beta, and no code is public. The
+    products are of raw gradients, of any size: with `learning_rate="auto"` the step is in units of
+    their own spread (`scale_free_rate`). Gradients are taken in eval mode; a domain without a measured sample gets the mean product
     of the others. The paper trains one network online; its weights are a schedule.
 
     An episode costs 2 V proxy steps beyond training (V batches of the domains, V of the target),
@@ -62,7 +69,7 @@ class DGAReweighting(ReweightingCallback):
     Args:
         period: training steps between updates.
         measure_batches: V, batches with the same share of every domain, each with target data.
-        learning_rate: eta.
+        learning_rate: "auto", or eta.
         ema: beta, share of the old weights in those drawn with, 0 to below 1.
         distributions: [K][M] shares of the domains in K basis mixtures, for many domains: only the
             K shares of these are learned, starting equal. None for the domains themselves.
@@ -92,14 +99,14 @@ class DGAReweighting(ReweightingCallback):
         self,
         period: int = 20,
         measure_batches: int = 2,
-        learning_rate: float = 1.0,
+        learning_rate: LearningRate = AUTO,
         ema: float = 0.8,
         distributions: list[list[float]] | None = None,
     ) -> None:
         super().__init__()
         check_at_least("period", period, 1)
         check_at_least("measure_batches", measure_batches, 1)
-        check_positive("learning_rate", learning_rate)
+        check_learning_rate(learning_rate)
         check_below_one("ema", ema)
         self.period = period
         self.measure_batches = measure_batches
@@ -107,6 +114,9 @@ class DGAReweighting(ReweightingCallback):
         self.ema = ema
         self.distributions = distributions
         self.basis: Array | None = None  # the distributions [K, M], normalised
+        # S and t of `scale_free_rate`, over the products that shares are learned from
+        self._squares: float = self.add_state("_squares", float)
+        self._squared: int = self.add_state("_squared", int)
         # [K] of the basis mixtures or domains, before the running mean
         self.shares = self.add_state("shares", lambda: np.zeros(0))
         # [2, M] of each measure batch: products and counts
@@ -160,9 +170,12 @@ class DGAReweighting(ReweightingCallback):
         total = np.where(present, products, 0.0).sum(axis=0)
         mean = means_or_row_mean(total[None], present.sum(axis=0)[None])[0]
         self.keep_signal(trainer, mean)
-        self.shares, weights = dga_step(
-            self.shares, self.weights, mean, self.learning_rate, self.ema, self.basis
-        )
+        self._squares += mean_square(mean if self.basis is None else self.basis @ mean)
+        self._squared += 1
+        rate = self.learning_rate
+        if rate == AUTO:
+            rate = scale_free_rate(self._squares, self._squared)
+        self.shares, weights = dga_step(self.shares, self.weights, mean, rate, self.ema, self.basis)
         return weights, self.by_domain("alignment", mean)
 
 

@@ -13,9 +13,21 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from tandem_pl.callbacks.bad_domains import list_domains
+from tandem_pl.callbacks.episode_lengths import (
+    AUTO,
+    Auto,
+    choose_free_steps,
+    choose_measure_batches,
+)
 from tandem_pl.callbacks.measures.gathering import gather_columns
 from tandem_pl.callbacks.reweighting import ReweightingCallback, Update
-from tandem_pl.checks import check_at_least, check_choice, check_positive
+from tandem_pl.callbacks.step_size import (
+    LearningRate,
+    check_learning_rate,
+    mean_square,
+    scale_free_rate,
+)
+from tandem_pl.checks import check_at_least, check_choice
 from tandem_pl.episode import MEASURE, PROBE, STATISTICS, TRAIN, MixtureBatch, Plan, Segment
 from tandem_pl.errors import InputError
 from tandem_pl.objectives.samples import at_least_float32
@@ -61,6 +73,14 @@ def hyper_gradient(domains: Array, proxy: Array, reference: Array, size: int) ->
     return HyperGradient(delta, error, count)
 
 
+def check_count(key: str, value: int | str, least: int) -> None:
+    """Raise an error unless a number of batches is "auto" or at least `least`."""
+    if isinstance(value, str) and value != AUTO:
+        raise InputError(f"{key}={value!r} must be 'auto' or a number.")
+    if not isinstance(value, str):
+        check_at_least(key, value, least)
+
+
 def tandem_work(settings: Mapping[str, Any], run: Length) -> float:
     """Return the cost of a run.
 
@@ -68,8 +88,16 @@ def tandem_work(settings: Mapping[str, Any], run: Length) -> float:
     >>> tandem_work(settings, Length(7, 2000, 16))
     3100.0
     """
-    free, probe = settings["free_steps"], settings["probe_steps"]
-    without_step = settings["measure_batches"] + settings.get("statistics_batches", 0)
+    free, probe, measured = (
+        settings["free_steps"],
+        settings["probe_steps"],
+        settings["measure_batches"],
+    )
+    if free == AUTO:
+        free = choose_free_steps(run.steps, probe)
+    if measured == AUTO:
+        measured = choose_measure_batches(run.domains, run.batch_size, free + probe)
+    without_step = measured + settings.get("statistics_batches", 0)
     episode = free + 3 * probe - 1 + 2 * without_step / 3
     return run.steps * episode / (free + probe)
 
@@ -77,11 +105,18 @@ def tandem_work(settings: Mapping[str, Any], run: Length) -> float:
 class TandemReweighting(ReweightingCallback):
     """alpha <- Pi_A(alpha - eta gamma Delta) once an episode; needs a `TandemModule`.
 
+    No setting needs tuning: with `learning_rate="auto"` the step is in units of the signal's own
+    spread (`scale_free_rate`), so that losses in other units, another penalty or a constant added
+    to all Delta change nothing. A number is the paper's rule: weights jump between wrong mixtures
+    for ever if it is too large, and stand still if it is too small.
+
     Args:
-        free_steps: E, proxy steps between updates.
+        free_steps: E, proxy steps between updates; "auto" for as many as leave 120 updates in
+            `max_steps`, at least 15, and 45 in a run without `max_steps`.
         probe_steps: K, steps of both twins before measuring; more cost more and are less noisy.
-        measure_batches: V, batches measured by both twins, spread evenly over the domains.
-        learning_rate: eta, weight per nat.
+        measure_batches: V, batches measured by both twins, spread evenly over the domains; "auto"
+            for 32 samples of a domain, or fewer if they would cost more than the training.
+        learning_rate: "auto", or eta, weight per nat.
         floor: least weight of a domain, 0 to 1/M.
         caps: domain -> largest weight; None for no caps.
         update: "projected" is TANDEM's; "exponentiated" is mirror descent, not TANDEM's rule.
@@ -93,8 +128,9 @@ class TandemReweighting(ReweightingCallback):
     It works for any number M of domains. Each domain is measured once in every
     ceil(M / (V batch_size)) episodes. An update that did not measure a domain gives it the mean of
     those that it measured, so (with `update="projected"`) its weight keeps its value, or moves by
-    the shift common to all if weights are at the floor or a cap. An update moves a weight by about
-    eta gamma Delta, which must be small next to 1/M: as M grows, lower `learning_rate`, raise V.
+    the shift common to all if weights are at the floor or a cap. With a number as
+    `learning_rate`, an update moves a weight by about eta gamma Delta, which must be small next
+    to 1/M: as M grows, lower it.
 
     Raises:
         InputError: for settings out of range, a module without twins, or no target data.
@@ -117,37 +153,41 @@ class TandemReweighting(ReweightingCallback):
 
     def __init__(
         self,
-        free_steps: int = 45,
+        free_steps: int | Auto = AUTO,
         probe_steps: int = 5,
-        measure_batches: int = 4,
-        learning_rate: float = 3.0,
+        measure_batches: int | Auto = AUTO,
+        learning_rate: LearningRate = AUTO,
         floor: float = 0.0,
         caps: dict[str, float] | None = None,
         update: Literal["projected", "exponentiated"] = "projected",
         statistics_batches: int = 0,
     ) -> None:
         super().__init__()
-        check_at_least("free_steps", free_steps, 0)
+        check_count("free_steps", free_steps, 0)
         check_at_least("probe_steps", probe_steps, 1)
-        check_at_least("measure_batches", measure_batches, 1)
+        check_count("measure_batches", measure_batches, 1)
         check_at_least("statistics_batches", statistics_batches, 0)
-        check_positive("learning_rate", learning_rate)
+        check_learning_rate(learning_rate)
         check_choice("update", update, tuple(UPDATES))
-        self.free_steps = free_steps
+        self._auto_free, self._auto_measure = free_steps == AUTO, measure_batches == AUTO
+        self.free_steps: Any = free_steps  # a number from `setup` on, and so is the next
         self.probe_steps = probe_steps
-        self.measure_batches = measure_batches
-        self.learning_rate = learning_rate
+        self.measure_batches: Any = measure_batches
+        self.learning_rate: LearningRate = learning_rate
         self.floor = floor
         self.caps = dict(caps) if caps else None
         self.update_rule = update
         self.statistics_batches = statistics_batches
         self.signal: HyperGradient | None = None  # of the last update
         self._warned = False
+        # S and t of `scale_free_rate`
+        self._squares: float = self.add_state("_squares", float)
+        self._squared: int = self.add_state("_squared", int)
         # [3, N] each: domain, loss under u, loss under w
         self._rows: list[Tensor] = self.add_state("_rows", list, tensors=True)
 
     def check(self, trainer: Trainer, module: MixtureModule) -> None:
-        """Raise an error for a module without twins; print how often domains are measured."""
+        """Raise an error for a module without twins; choose what is "auto" of an episode."""
         if not isinstance(module, TandemModule):
             raise InputError(
                 f"TandemReweighting compares twin networks, which {type(module).__name__} does "
@@ -159,6 +199,12 @@ class TandemReweighting(ReweightingCallback):
                 "with running statistics to compute: set it to 0."
             )
         size, batch = len(self.domains), self.data.batch_size
+        if self._auto_free:
+            steps = trainer.max_steps if trainer.max_steps > 0 else None
+            self.free_steps = choose_free_steps(steps, self.probe_steps)
+        if self._auto_measure:
+            episode = self.free_steps + self.probe_steps
+            self.measure_batches = choose_measure_batches(size, batch, episode)
         if self.measure_batches * batch < size:
             rounds = math.ceil(size / (self.measure_batches * batch))
             rank_zero_info(
@@ -205,8 +251,10 @@ class TandemReweighting(ReweightingCallback):
         if self.caps is not None:
             caps = np.array([self.caps.get(name, 1.0) for name in self.domains])
         gradient = module.penalty * self.signal.delta
+        self._squares += mean_square(gradient, self.signal.samples > 0)
+        self._squared += 1
         step = UPDATES[self.update_rule]
-        weights = step(self.weights, gradient, self.learning_rate, self.floor, caps)
+        weights = step(self.weights, gradient, self.step_size(), self.floor, caps)
         moved = 0.5 * np.abs(weights - self.weights).sum()
         if moved > LARGE_MOVE and not self._warned:
             self._warned = True
@@ -219,6 +267,13 @@ class TandemReweighting(ReweightingCallback):
         return weights, self.by_domain("hypergradient", gradient + unmeasured) | self.by_domain(
             "hypergradient_error", module.penalty * self.signal.error + unmeasured
         )
+
+    def step_size(self) -> float:
+        """Return eta of this update."""
+        if self.learning_rate != AUTO:
+            return self.learning_rate
+        rate = scale_free_rate(self._squares, self._squared)
+        return rate / len(self.weights) if self.update_rule == "projected" else rate
 
     def lowest(self) -> float:
         """Return the floor."""

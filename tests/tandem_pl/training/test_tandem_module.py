@@ -260,6 +260,31 @@ def test_recovers_the_bilevel_optimum_of_quadratics_with_noise(tmp_path):
     assert np.abs(np.array(list(method.mixture.average.values())) - ALPHA).max() < 0.02
 
 
+def learn_bowl(folder, unit, epochs, noise=0.0, **settings):
+    """Learn with losses in another unit; the network's rate is in the same unit."""
+
+    def objective(net, centres):
+        return unit * bowl(net, centres)
+
+    method = TandemReweighting(free_steps=10, measure_batches=1, **settings)
+    module = TandemModule(Point(), objective, lambda params: torch.optim.SGD(params, 0.1 / unit))
+    train(module, bowl_data(noise), [method], folder, max_epochs=epochs)
+    return method
+
+
+def test_needs_no_settings_to_recover_the_bilevel_optimum(tmp_path):
+    method = learn_bowl(tmp_path, unit=100.0, epochs=120)
+    assert np.abs(np.array(list(method.mixture.weights.values())) - ALPHA).max() < 5e-3
+    assert np.abs(np.array(list(method.mixture.average.values())) - ALPHA).max() < 5e-3
+
+
+@pytest.mark.parametrize("update", ["projected", "exponentiated"])
+def test_the_unit_of_the_losses_changes_nothing(update, tmp_path):
+    one, other = (learn_bowl(tmp_path, unit, 12, 0.3, update=update) for unit in (1.0, 0.01))
+    np.testing.assert_allclose(other.trajectory, one.trajectory, rtol=1e-9)
+    assert abs(one.trajectory[-1] - 0.2).max() > 0.02
+
+
 @pytest.mark.parametrize(("probe_steps", "least"), [(1, 0.97), (50, 0.99)])
 def test_delta_points_along_the_exact_hyper_gradient(probe_steps, least, tmp_path):
     """a_i' H (u - v), centred, at a uniform mixture with u at its inner optimum."""
@@ -296,7 +321,9 @@ def test_needs_target_data(tmp_path):
         ({"probe_steps": 0}, "probe_steps=0 must be at least 1"),
         ({"measure_batches": 0}, "measure_batches=0 must be at least 1"),
         ({"free_steps": -1}, "free_steps=-1 must be at least 0"),
-        ({"learning_rate": 0.0}, "learning_rate=0.0 must be a positive number"),
+        ({"learning_rate": 0.0}, "learning_rate=0.0 must be 'auto' or a positive number"),
+        ({"learning_rate": "fast"}, "learning_rate='fast' must be 'auto' or a positive number"),
+        ({"free_steps": "many"}, "free_steps='many' must be 'auto' or a number"),
         ({"update": "newton"}, "update='newton' must be one of"),
     ],
 )

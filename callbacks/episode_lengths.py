@@ -1,0 +1,41 @@
+"""How long episodes are and how much they measure, if the settings are "auto"."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+Auto = Literal["auto"]
+AUTO: Auto = "auto"
+ENOUGH_UPDATES = 120  # of a run; see "How many updates" in callbacks/README.md
+LEAST_FREE = 15  # shorter episodes cost more than twice as much as plain training
+USUAL_FREE = 45  # of a run of unknown length
+ENOUGH_SAMPLES = 32  # of a domain, measured for an update
+
+
+def choose_free_steps(steps: int | None, probe_steps: int) -> int:
+    """Return E for a run of so many proxy steps, or of unknown length.
+
+    The episode is as long as `ENOUGH_UPDATES` updates allow, because a longer one costs less.
+
+    >>> choose_free_steps(15_000, 5), choose_free_steps(600, 5), choose_free_steps(None, 5)
+    (120, 15, 45)
+    """
+    if steps is None:
+        return USUAL_FREE
+    return max(LEAST_FREE, steps // ENOUGH_UPDATES - probe_steps)
+
+
+def choose_measure_batches(domains: int, batch_size: int, episode_steps: int) -> int:
+    """Return V: 32 samples of each domain, but no more work than the episode's training.
+
+    Of many domains in small batches it measures fewer samples: of those that an update does not
+    reach, the next ones do.
+
+    >>> choose_measure_batches(7, 16, 20), choose_measure_batches(22, 512, 125)
+    (14, 2)
+    >>> choose_measure_batches(1000, 16, 20)
+    30
+    """
+    wanted = math.ceil(ENOUGH_SAMPLES * domains / batch_size)
+    return max(1, min(wanted, math.ceil(1.5 * episode_steps)))  # a measured batch costs 2/3
