@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tandem_pl.errors import InputError
 from tandem_pl.simplex import Array
 
+Mask = NDArray[np.bool_]  # [M]
 LearningRate = float | Literal["auto"]
 AUTO: Literal["auto"] = "auto"
 REACH = 2.0  # c: how far weights may move, in units of 1/M
 PRIOR_UPDATES = 100  # n0: keeps the first steps small, while little is known of the scale
 
 
-def check_learning_rate(value: object) -> None:
+def check_learning_rate(value: Any) -> None:
     """Raise an error unless a learning rate is "auto" or a positive number."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if value == AUTO or (number and math.isfinite(value) and value > 0):
+    if value == AUTO:
+        return
+    if isinstance(value, (int, float)) and math.isfinite(value) and value > 0:
         return
     raise InputError(f"learning_rate={value!r} must be 'auto' or a positive number.")
 
 
-def centred(gradient: Array, measured: Array | None = None) -> Array:
+def centred(gradient: Array, measured: Mask | None = None) -> Array:
     """Return d [M]: a gradient less its mean over the measured domains; 0 for the others.
 
     >>> centred(np.array([1.0, 3.0, 9.0]), np.array([True, True, False])).tolist()
@@ -37,7 +40,7 @@ def centred(gradient: Array, measured: Array | None = None) -> Array:
     return np.where(measured, gradient - gradient[measured].mean(), 0.0)
 
 
-def mean_square(gradient: Array, measured: Array | None = None) -> float:
+def mean_square(gradient: Array, measured: Mask | None = None) -> float:
     """Return the mean over all domains of d^2, what one update adds to S of `scale_free_rate`."""
     return float(np.square(centred(gradient, measured)).mean())
 

@@ -60,8 +60,9 @@ class DGAReweighting(ReweightingCallback):
     The plus is the sign of the derivation (the printed algorithm is said to have a minus): weights
     of aligned domains rise. We do not know the paper's eta and beta, and no code is public. The
     products are of raw gradients, of any size: with `learning_rate="auto"` the step is in units of
-    their own spread (`scale_free_rate`). Gradients are taken in eval mode; a domain without a measured sample gets the mean product
-    of the others. The paper trains one network online; its weights are a schedule.
+    their own spread (`scale_free_rate`). Gradients are taken in eval mode; a domain without a
+    measured sample gets the mean product of the others. The paper trains one network online; its
+    weights are a schedule.
 
     An episode costs 2 V proxy steps beyond training (V batches of the domains, V of the target),
     and needs the memory of two sets of gradients for any number of domains.
