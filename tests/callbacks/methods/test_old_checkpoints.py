@@ -37,12 +37,15 @@ ADO = {"period": 5, "start_step": 30, "fit_every": 20, "ignore_steps": 0}
 ADO["prior"] = {"twin": 1, "other": 2, "noise": 1}
 CASES = {
     "tandem": Case(
-        "TandemReweighting", {"free_steps": 2, "probe_steps": 2, "measure_batches": 3}, 13
+        "TandemReweighting",
+        {"free_steps": 2, "probe_steps": 2, "measure_batches": 3, "learning_rate": 3.0},
+        13,
     ),
-    "dga": Case("DGAReweighting", {"period": 2, "measure_batches": 3}, 9),
+    "dga": Case("DGAReweighting", {"period": 2, "measure_batches": 3, "learning_rate": 1.0}, 9),
     "dga_basis": Case(
         "DGAReweighting",
-        {"period": 2, "measure_batches": 2, "distributions": [[1, 1, 0], [0, 1, 1]]},
+        {"period": 2, "measure_batches": 2, "distributions": [[1, 1, 0], [0, 1, 1]]}
+        | {"learning_rate": 1.0},
         7,
     ),
     "doge": Case("DoGEReweighting", {"episode_steps": 4}, 6),
