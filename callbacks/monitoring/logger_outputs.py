@@ -15,11 +15,26 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger, MLFlowLogger, WandbLogger
 from numpy.typing import NDArray
 
+from tandem_pl.errors import InputError
 from tandem_pl.files import csv_bytes
 from tandem_pl.text_tables import markdown_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+def check_stores(trainer: Trainer) -> None:
+    """Raise an error for MLflow's store of plain files, a file a metric, the default of its logger.
+
+    A file `train/loss` and one `train/loss/D` cannot both exist: training would fail when it logs.
+    """
+    for logger in _of_kind(trainer, MLFlowLogger):
+        if logger.save_dir is not None:  # the folder of a file store; None for other stores
+            raise InputError(
+                f"MLFlowLogger writes metrics as files in {logger.save_dir!r}, which cannot hold "
+                "both train/loss and train/loss/DOMAIN: give it tracking_uri: sqlite:///mlflow.db, "
+                "or the address of a server."
+            )
 
 
 def experiments(trainer: Trainer, method: str) -> Iterator[Any]:

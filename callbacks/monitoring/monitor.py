@@ -17,7 +17,14 @@ from tandem_pl.training.domain_losses import DomainLosses
 from tandem_pl.training.run_folder import run_folder
 
 from .chart_layout import chart_layout
-from .logger_outputs import experiments, log_figure, log_files, log_histograms, log_table
+from .logger_outputs import (
+    check_stores,
+    experiments,
+    log_figure,
+    log_files,
+    log_histograms,
+    log_table,
+)
 from .mixture_scalars import band_scalars, histograms, sampler_scalars, weight_scalars
 from .trainer_parts import reweighting_of
 
@@ -81,7 +88,7 @@ class MixtureMonitor(Callback):
         figure_every_n_episodes: episodes between pictures of the mixture; the last is at the end.
 
     Raises:
-        InputError: a setting below 1, or no `MixtureDataModule`.
+        InputError: a setting below 1, no `MixtureDataModule`, or MLflow's store of plain files.
     """
 
     def __init__(self, log_every_n_episodes: int = 1, figure_every_n_episodes: int = 25) -> None:
@@ -98,9 +105,10 @@ class MixtureMonitor(Callback):
     # ---- when ----
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Raise an error for data without domains; every logger, or none, is accepted."""
+        """Raise an error for data without domains, or for MLflow's store of plain files."""
         if stage == "fit":
             mixture_data(trainer, PURPOSE)
+            check_stores(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget an earlier run."""

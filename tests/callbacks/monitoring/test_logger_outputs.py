@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from toy import samples, toy_module
 
-from tandem_pl import Mixture, TandemModule
+from tandem_pl import InputError, Mixture, TandemModule
 from tandem_pl.callbacks import (
     ClassificationMetrics,
     ImageSheet,
@@ -94,7 +94,7 @@ class RecordingMLFlow(MLFlowLogger):
 
     def __init__(self, folder):
         self.client, self._prefix = Client(), ""
-        self._tracking_uri = f"file:{folder}"
+        self._tracking_uri = f"sqlite:///{folder}/mlflow.db"
 
     name, version, run_id = "experiment", "run", "run"
 
@@ -186,6 +186,14 @@ def test_other_loggers_and_dry_runs_get_nothing(tmp_path, wandb):
     assert not any("image" in str(path) for path in tmp_path.rglob("*"))
 
 
+def test_mlflow_as_plain_files_is_refused(tmp_path):
+    flow = RecordingMLFlow(tmp_path)
+    flow._tracking_uri = f"file:{tmp_path}"
+    with pytest.raises(InputError, match="give it tracking_uri: sqlite"):
+        run(tmp_path, flow)
+    assert vars(flow.client) == vars(Client())
+
+
 def test_runs_of_these_loggers_have_folders_of_their_own(tmp_path, wandb):
     run(tmp_path, Recording(tmp_path))  # of project "p" and id "id", as ModelCheckpoint saves
     assert {path.name for path in (tmp_path / "p" / "id").iterdir()} >= set(FILES)
@@ -262,6 +270,7 @@ def test_wandb_offline(tmp_path, monkeypatch):
 
 def test_mlflow_offline(tmp_path):
     mlflow = pytest.importorskip("mlflow")
+    pytest.importorskip("alembic", reason="mlflow-skinny has no SQL store")
     logger = MLFlowLogger(
         "tandem",
         tracking_uri=f"sqlite:///{tmp_path}/mlflow.db",
@@ -273,3 +282,5 @@ def test_mlflow_offline(tmp_path):
     assert paths >= {*FILES, "mixture", "images"}
     found = list((tmp_path / "artifacts").rglob("images/mixture*weights*.png"))
     assert len(found) >= 2
+    history = client.get_metric_history(logger.run_id, "train/loss/d0")
+    assert [metric.step for metric in history] == [4, 8, 12]
