@@ -105,8 +105,15 @@ def test_the_corpus_is_prepared_as_the_file_says(tmp_path):
     assert manifest["block_size"] == 512
 
 
-@pytest.mark.parametrize("name", ["abundant_160m", "restricted_1b"])
-def test_a_large_set_up_runs_with_its_siblings_sizes(name, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("config", "sibling"),
+    [
+        ("published/abundant_160m", "abundant_160m"),
+        ("published/restricted_1b", "restricted_1b"),
+        ("online", "restricted_160m"),
+    ],
+)
+def test_a_large_set_up_runs_with_a_siblings_sizes(config, sibling, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for domain in ("code", "books"):
         (tmp_path / domain).mkdir()
@@ -115,12 +122,13 @@ def test_a_large_set_up_runs_with_its_siblings_sizes(name, tmp_path, monkeypatch
     sources = ["--domains.code", "code", "--domains.books", "books", "--near_duplicate", "null"]
     sizes = ["--tokenizer", "bytes", "--block_size", "64", "--workers", "1", "--out", "corpus"]
     assert main(["prepare", *sources, *sizes]) == 0
-    tiny = yaml.safe_load((FOLDER / f"{name}_tiny.yaml").read_text())
+    tiny = yaml.safe_load((FOLDER / f"{sibling}_tiny.yaml").read_text())
     network = tiny["model"]["init_args"]["network"]["init_args"]["config"]
     options = [f"--model.network.config.{key}={value}" for key, value in network.items()]
     for key in ("accelerator", "devices", "precision"):
         options.append(f"--trainer.{key}={tiny['trainer'][key]}")
     options += ["--trainer.max_steps=55", "--data.manifest=corpus/manifest.yaml"]
     options += ["--data.batch_size=8", "--data.num_workers=0", "--trainer.limit_val_batches=1"]
-    assert main(["fit", "--config", str(FOLDER / f"{name}.yaml"), *options]) == 0
-    assert (tmp_path / "runs" / name / "version_0" / "mixture.yaml").exists()
+    path = FOLDER.parent / f"{config}.yaml"
+    assert main(["fit", "--config", str(path), *options]) == 0
+    assert (tmp_path / "runs" / path.stem / "version_0" / "mixture.yaml").exists()
