@@ -108,7 +108,9 @@ class FixedMixture(ReweightingCallback):
         return self._pieces[0]
 
     def _samples(self, trainer: Trainer) -> float | None:
-        """Return the training samples of the whole run; None if its length is open."""
+        """Return the training samples of the run, or of the final run; None if it is open."""
+        if "final_samples" in self.data.record:
+            return self.data.record["final_samples"]
         batches = trainer.max_steps
         if batches <= 0:
             batches = (trainer.max_epochs or 0) * self._length
