@@ -26,7 +26,8 @@ class FixedMixture(ReweightingCallback):
 
     Args:
         weights: as the data module's `weights`; None takes the data module's. "unimax:4" and
-            "epoch_capped:4" take the number of samples from the trainer's length.
+            "epoch_capped:4" take the number of samples from the trainer's length, or from the data
+            module's `final_samples`.
         schedule: the path of a run's `trajectory.csv`, or a list of {"step": first training batch,
             "weights": as above}, in ascending order and starting at 0. Weights change exactly at
             these batches.
