@@ -209,7 +209,6 @@ class ReweightingCallback(DeclaredState, Callback):
         if stage != "fit":
             return
         module, self.data = check_parts(trainer, pl_module, self)
-        self._record_of_data = with_target(self.data)
         self.domains = self.data.domain_names()
         self.tags = domain_tags(self.domains)
         self.reset_state()
@@ -218,6 +217,7 @@ class ReweightingCallback(DeclaredState, Callback):
         self.record.start(self.weights)
         self._written = -1
         connect(module, self.data, self)
+        self._record_of_data = with_target(self.data)  # the plan decides on the pools in it
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Move what a checkpoint brought to the device of the run."""

@@ -26,6 +26,9 @@ class ConfiguredDataModule(MixtureDataModule):
         allocation: "debt" or "multinomial", see `MixtureDataModule`.
         eval_batch_size: of validation and test; None for `batch_size`.
         validate_target: whether `fit` also validates, on the target data.
+        final_samples: samples that the final run will train on; this run then passes over each
+            domain as often, by drawing from a part of it, see `MixtureDataModule`.
+        final_tokens: the same in tokens, for samples that all have as many.
     """
 
     def __init__(
@@ -39,6 +42,8 @@ class ConfiguredDataModule(MixtureDataModule):
         allocation: Literal["debt", "multinomial"] = "debt",
         eval_batch_size: int | None = None,
         validate_target: bool = False,
+        final_samples: int | None = None,
+        final_tokens: int | None = None,
     ) -> None:
         super().__init__(
             batch_size=batch_size,
@@ -50,4 +55,6 @@ class ConfiguredDataModule(MixtureDataModule):
             allocation=allocation,
             eval_batch_size=eval_batch_size,
             validate_target=validate_target,
+            final_samples=final_samples,
+            final_tokens=final_tokens,
         )

@@ -13,17 +13,17 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from tandem_pl.checks import check_at_least, check_choice
 from tandem_pl.data_record import data_record, warn_if_other_data
-from tandem_pl.episode import EVALUATE, TRAIN, WITHOUT_STEP, MixtureBatch, Plan, Segment
-from tandem_pl.errors import InputError
+from tandem_pl.episode import EVALUATE, TRAIN, MixtureBatch, Plan, Segment
 from tandem_pl.mixture import Mixture, resolve_weights
 from tandem_pl.training import trainer_flags
 from tandem_pl.training.mixture_module import MixtureModule
 
 from .planning.loaders import make_loader, no_batches, ranks_of
 from .planning.loading import Episodes, PlannedSamples, evaluation_plan
-from .planning.sampler import MixtureBatchSampler
+from .planning.pool import Pools, check_final_lengths, final_length
+from .planning.sampler import MixtureBatchSampler, known_numbers
 from .planning.sizes import checked_sizes, refuse_other_data, sizes_of, tokens_per_sample
-from .planning.stream import Stream
+from .planning.stream import make_streams
 
 Datasets = Mapping[str, Dataset]
 
@@ -53,6 +53,10 @@ class MixtureDataModule(LightningDataModule):
         eval_batch_size: of validation and test; None for `batch_size`.
         validate_target: whether `trainer.fit` also validates on the target data, as often as its
             `check_val_every_n_epoch` says; off by default, because episodes are short epochs.
+        final_samples: samples that a longer, final run will train on. This run then draws from a
+            fixed part of each domain, its pool, in proportion to the lengths of the two runs, so
+            that it passes over each domain as often as the final run. None draws from all of it.
+        final_tokens: the same in tokens, for samples of one `tokens_per_sample`.
 
     Raises:
         InputError: by `setup`, for domains, weights or sizes that cannot be used.
@@ -73,6 +77,8 @@ class MixtureDataModule(LightningDataModule):
         allocation: str = "debt",
         eval_batch_size: int | None = None,
         validate_target: bool = False,
+        final_samples: int | None = None,
+        final_tokens: int | None = None,
     ) -> None:
         super().__init__()
         self.eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
@@ -83,6 +89,7 @@ class MixtureDataModule(LightningDataModule):
         check_at_least("num_workers", num_workers, 0)
         check_at_least("seed", seed, 0)
         check_choice("allocation", allocation, ("debt", "multinomial"))
+        check_final_lengths(final_samples, final_tokens)
         self.train_sets: dict[str, Dataset] = dict(train or {})
         self.target_sets: dict[str, Dataset] = dict(target or {})
         self.test_sets: dict[str, Dataset] = dict(test or {})
@@ -95,6 +102,8 @@ class MixtureDataModule(LightningDataModule):
         self.collate_fn = collate_fn or default_collate
         self.allocation = allocation
         self.validate_target = validate_target
+        self.final_samples, self.final_tokens = final_samples, final_tokens
+        self.pools = Pools({})
         self.mixture: Mixture | None = None
         self.sampler: MixtureBatchSampler | None = None
         self.corpus: str | None = None  # folder of the data, if they are kept in one
@@ -108,19 +117,17 @@ class MixtureDataModule(LightningDataModule):
         if stage not in (None, "fit"):
             return
         trainer_flags.check_loading(self.trainer)
+        self.sampler = None  # of an earlier fit
         sizes = checked_sizes(self.train_sets, "train")
-        steps = getattr(self.trainer, "max_steps", -1)
-        budget = steps * self.batch_size if steps > 0 else None  # None: of unknown length
-        self.mixture = resolve_weights(self.weights, sizes, budget=budget)
+        self._tokens_per_sample: NDArray | None = tokens_per_sample(self.train_sets)
+        final = final_length(self.final_samples, self.final_tokens, self._tokens_per_sample)
+        self.pools = Pools(sizes, final=final).for_run(self.trainer, (), self.batch_size)
+        self.mixture = resolve_weights(self.weights, sizes, budget=self.pools.budget)
         self.record = data_record(self, self._identity(), self.corpus, self.digests)
         warn_if_other_data(self.mixture, self.record, self.weights)
-        streams = {"train": Stream("train", sizes, self.seed, self.allocation)}
-        streams |= {phase: Stream(phase, sizes, self.seed, "debt") for phase in WITHOUT_STEP}
-        if self.target_sets:
-            target_sizes = checked_sizes(self.target_sets, "target")
-            streams["target"] = Stream("target", target_sizes, self.seed, self.allocation)
-        self.sampler = MixtureBatchSampler(streams, self._target_weights(), self.batch_size)
-        self._tokens_per_sample: NDArray | None = tokens_per_sample(self.train_sets)
+        target_sizes = checked_sizes(self.target_sets, "target") if self.target_sets else {}
+        streams = make_streams(sizes, target_sizes, self.seed, self.allocation)
+        self.sampler = MixtureBatchSampler(streams, self.target_shares, self.batch_size)
         self.begin_episode(self._static_plan())
 
     # ---- episodes ----
@@ -128,11 +135,10 @@ class MixtureDataModule(LightningDataModule):
     def begin_episode(self, plan: Plan) -> None:
         """Take the plan of the next episode; it starts with the trainer's next epoch."""
         assert self.sampler is not None
-        for segment in plan:
-            if segment.target and "target" not in self.sampler.streams:
-                raise InputError(
-                    f"{segment.phase!r} batches need target data: give the datamodule target=..."
-                )
+        if not self.consumed:  # the first plan may decide how long the run is
+            self.pools = self.pools.for_run(self.trainer, plan, self.batch_size)
+            self.sampler.draw_from(self.pools.sizes())
+            self.record |= self.pools.record()
         self.sampler.begin(plan)
 
     @property
@@ -177,26 +183,20 @@ class MixtureDataModule(LightningDataModule):
         return tuple(sets.get(stage, self.train_sets))
 
     def domain_sizes(self) -> dict[str, int]:
-        """Return the number of training samples of each domain."""
+        """Return the number of training samples of each domain, also those outside its pool."""
         return sizes_of(self.train_sets)
 
     @property
     def target_shares(self) -> NDArray[np.float64] | None:
         """[M'] shares of the target domains; None without target data."""
-        return self._target_weights() if self.sampler is None else self.sampler.target_weights
-
-    def _target_weights(self) -> NDArray[np.float64] | None:
+        if self.sampler is not None:
+            return self.sampler.target_weights
         given = (self.target_weights, sizes_of(self.target_sets), "target_weights")
         return resolve_weights(*given, partial=True).array if self.target_sets else None
 
     def seen(self) -> dict[str, dict[str, float]]:
         """Return domain -> what was trained on of it; see `MixtureBatchSampler.seen`."""
-        columns = {key: values.tolist() for key, values in self.seen_arrays().items()}
-        rows = zip(*columns.values(), strict=True)
-        return {
-            name: {key: value for key, value in zip(columns, row, strict=True) if value == value}
-            for name, row in zip(self.train_sets, rows, strict=True)
-        }
+        return known_numbers(self.train_sets, self.seen_arrays())
 
     def seen_arrays(self) -> dict[str, NDArray]:
         """Return the same as arrays [M]; NaN for a number that is not known of a domain."""
@@ -213,8 +213,7 @@ class MixtureDataModule(LightningDataModule):
             self.sampler.consume(batch.step)  # it is no longer prefetched
         batch = self.transform_on_device(batch)
         module = getattr(self.trainer, "lightning_module", None)
-        ours = module is None or isinstance(module, MixtureModule)
-        return batch if ours else batch.samples
+        return batch if isinstance(module, MixtureModule | None) else batch.samples
 
     def transform_on_device(self, batch: MixtureBatch) -> MixtureBatch:
         """Return the batch that the module gets; subclasses mix samples here."""
@@ -226,6 +225,7 @@ class MixtureDataModule(LightningDataModule):
         """Return the training loader: one pass is one episode, or the rest of it after a resume."""
         assert self.sampler is not None
         self.sampler.share(*self.ranks())
+        self.pools.announce()
         trainer_flags.check_episode(self.trainer, self.planned)
         samples = self._samples(self.train_sets, self.target_sets, self.ranks()[0])
         return make_loader(samples, Episodes(self.sampler, self._static_plan), self.num_workers)
@@ -247,9 +247,8 @@ class MixtureDataModule(LightningDataModule):
     def evaluation_loader(self, sets: Mapping[str, Dataset]) -> DataLoader:
         """Return a loader of this rank's samples of some data sets, in order."""
         indices = [np.arange(size) for size in sizes_of(sets).values()]
-        rank, world_size = self.ranks()
-        size = max(self.eval_batch_size // world_size, 1)
-        planned = evaluation_plan(indices, size, rank, world_size)
+        rank, ranks = self.ranks()
+        planned = evaluation_plan(indices, max(self.eval_batch_size // ranks, 1), rank, ranks)
         if sets is not self.train_sets:  # which a callback reads as a whole
             trainer_flags.check_evaluation(self.trainer, len(planned), len(sets))
         return make_loader(self._samples(sets, {}, rank), planned, self.num_workers)
@@ -297,4 +296,5 @@ class MixtureDataModule(LightningDataModule):
             "batch_size": self.batch_size,
             "seed": self.seed,
             "allocation": self.allocation,
+            **self.pools.identity(),
         }

@@ -43,6 +43,12 @@ def check_at_least(key: str, value: int, least: int) -> None:
         raise InputError(f"{key}={value} must be at least {least}.")
 
 
+def check_count(key: str, value: object) -> None:
+    """Raise an error unless the value is a whole number of 1 or more."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InputError(f"{key}={value!r} must be a whole number, 1 or more.")
+
+
 def check_choice(key: str, value: Any, choices: tuple[str, ...]) -> None:
     """Raise an error unless the value is one of the choices."""
     if value not in choices:

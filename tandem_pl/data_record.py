@@ -17,7 +17,10 @@ from .mixture import Mixture
 if TYPE_CHECKING:
     from .episode import MixtureData
 
-OF_THE_RUN = ("domains", "target domains", "batch_size", "seed", "allocation")  # not content
+OF_THE_RUN = (  # not content
+    *("domains", "target domains", "batch_size", "seed", "allocation"),
+    *("final_samples", "the run's samples"),
+)
 # Settings of a corpus that were found, not asked for.
 OPEN = ("installed", "sources", "columns", "target_sources", "target_columns")
 

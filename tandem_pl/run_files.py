@@ -75,7 +75,8 @@ def write_run_files(
 def mixture_table(mixture: Mixture, start: Array) -> str:
     """Return a table of each domain's first, average and last weight, and epochs if known.
 
-    If there are more than 30 domains, it shows the 20 with the largest averages.
+    If there are more than 30 domains, it shows the 20 with the largest averages. If the run drew
+    from pools (`final_samples`), epochs are passes over them, and it shows their sizes.
 
     >>> print(mixture_table(Mixture({"code": 3, "books": 1}), np.array([0.5, 0.5])))
     domain   start  average     last  epochs
@@ -87,11 +88,14 @@ def mixture_table(mixture: Mixture, start: Array) -> str:
         shown = np.argsort(-mixture.average_array, kind="stable")[:MOST_DOMAINS].tolist()
     weights = start, mixture.average_array, mixture.array
     epochs = {name: f"{value:.1f}" for name, value in mixture.about.get("epochs", {}).items()}
+    data = mixture.about.get("data") or {}
+    pool, header = data.get("pool") or {}, ["domain", "start", "average", "   last", "epochs"]
     rows = []
     for m in shown:
         name = mixture.domains[m]
-        rows.append([name, *(f"{column[m]:.4f}" for column in weights), epochs.get(name, "")])
-    table = text_table(["domain", "start", "average", "   last", "epochs"], rows)
+        row = [name, *(f"{column[m]:.4f}" for column in weights), epochs.get(name, "")]
+        rows.append([*row, f"{pool[name]} of {data['samples'][name]}"] if pool else row)
+    table = text_table([*header, "pool"] if pool else header, rows)
     if len(shown) < size:
         rest = 1.0 - mixture.average_array[shown].sum()
         table += f"\n... {size - len(shown)} more in mixture.yaml, with {rest:.4f} on average"

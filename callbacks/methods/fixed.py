@@ -26,7 +26,8 @@ class FixedMixture(ReweightingCallback):
 
     Args:
         weights: as the data module's `weights`; None takes the data module's. "unimax:4" and
-            "epoch_capped:4" take the number of samples from the trainer's length.
+            "epoch_capped:4" take the number of samples from the trainer's length, or from the data
+            module's `final_samples`.
         schedule: the path of a run's `trajectory.csv`, or a list of {"step": first training batch,
             "weights": as above}, in ascending order and starting at 0. Weights change exactly at
             these batches.
@@ -108,7 +109,9 @@ class FixedMixture(ReweightingCallback):
         return self._pieces[0]
 
     def _samples(self, trainer: Trainer) -> float | None:
-        """Return the training samples of the whole run; None if its length is open."""
+        """Return the training samples of the run, or of the final run; None if it is open."""
+        if "final_samples" in self.data.record:
+            return self.data.record["final_samples"]
         batches = trainer.max_steps
         if batches <= 0:
             batches = (trainer.max_epochs or 0) * self._length

@@ -9,8 +9,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm.auto import tqdm
 
-from tandem_pl.episode import WITHOUT_STEP
 from tandem_pl.training.connection import find_data
+from tandem_pl.training.trainer_flags import planned_steps
 
 
 class RunProgressBar(ProgressBar):
@@ -80,9 +80,5 @@ class RunProgressBar(ProgressBar):
 
 def total_steps(trainer: Trainer) -> int | None:
     """Return the number of proxy batches: `max_steps`, or episodes times steps per episode."""
-    limits = [trainer.max_steps] if trainer.max_steps > 0 else []
     data = find_data(trainer)
-    if trainer.max_epochs is not None and trainer.max_epochs > 0 and data is not None:
-        steps = [part.batches for part in data.planned if part.phase not in WITHOUT_STEP]
-        limits.append(trainer.max_epochs * sum(steps))
-    return min(limits) if limits else None
+    return planned_steps(trainer, () if data is None else data.planned)

@@ -6,7 +6,7 @@ cursors and the plan, the same on every rank, for any number of workers, and aft
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -81,8 +81,23 @@ class MixtureBatchSampler:
             )
         self.rank, self.world_size = rank, world_size
 
+    def draw_from(self, pools: Mapping[str, int]) -> None:
+        """Draw training data, measured data too, from pools of these sizes, domain by domain."""
+        for name, stream in self.streams.items():
+            if name != "target":
+                stream.pools = np.array([pools[domain] for domain in stream.names], np.int64)
+
     def begin(self, plan: Plan) -> None:
-        """Start the next episode."""
+        """Start the next episode.
+
+        Raises:
+            InputError: the plan asks for target data, and there is none.
+        """
+        for segment in plan:
+            if segment.target and "target" not in self.streams:
+                raise InputError(
+                    f"{segment.phase!r} batches need target data: give the datamodule target=..."
+                )
         self.plan, self.position = list(plan), 0
 
     def consume(self, step: int) -> None:
@@ -152,14 +167,15 @@ class MixtureBatchSampler:
     def seen(self, tokens_per_sample: Floats | None = None) -> dict[str, Floats]:
         """Return what was trained on so far, as arrays [M].
 
-        `samples` drawn, `epochs` (passes over the domain), `share` drawn and `requested` share;
-        given tokens a sample [M], `tokens`, and `token_share` if they are known of all domains.
+        `samples` drawn, `epochs` (passes over the domain, or over its pool), `share` drawn and
+        `requested` share; given tokens a sample [M], `tokens`, and `token_share` if they are known
+        of all domains.
         """
         debts, drawn = self.cursors["train"]
         total = max(float(drawn.sum()), 1.0)
         columns: dict[str, Any] = {
             "samples": drawn,
-            "epochs": drawn / self.streams["train"].sizes,
+            "epochs": drawn / self.streams["train"].pools,
             "share": drawn / total,
             "requested": (drawn + debts) / total,
         }
@@ -189,3 +205,18 @@ class MixtureBatchSampler:
                 self.cursors[name] = debts, np.array(cursor["drawn"], np.int64)
         self.plan = [Segment.from_dict(segment) for segment in state["plan"]]
         self.position, self.step = state["position"], state["step"]
+
+
+def known_numbers(
+    domains: Iterable[str], columns: Mapping[str, Floats]
+) -> dict[str, dict[str, float]]:
+    """Return domain -> name of the column -> value, without NaN, from columns [M].
+
+    >>> known_numbers(["a", "b"], {"tokens": np.array([2.0, np.nan])})
+    {'a': {'tokens': 2.0}, 'b': {}}
+    """
+    rows = zip(*(values.tolist() for values in columns.values()), strict=True)
+    return {
+        name: {key: value for key, value in zip(columns, row, strict=True) if value == value}
+        for name, row in zip(domains, rows, strict=True)
+    }

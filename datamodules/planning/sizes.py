@@ -41,9 +41,10 @@ def tokens_per_sample(sets: Mapping[str, Dataset]) -> NDArray[np.float64] | None
 
 def refuse_other_data(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raise an error if a checkpoint was made with other data, naming the first difference."""
-    for key, value in saved.items():
-        if now.get(key) != value:
-            then, here = (dict(v) if isinstance(v, list) else v for v in (value, now.get(key)))
+    for key in (*saved, "final_samples"):  # which older versions did not save
+        if now.get(key) != saved.get(key):
+            pair = saved.get(key), now.get(key)
+            then, here = (dict(v) if isinstance(v, list) else v for v in pair)
             raise InputError(
                 f"the checkpoint was made with {key}={then!r} and this run has {key}={here!r}: "
                 "use the same to resume, or start without ckpt_path."

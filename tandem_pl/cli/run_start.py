@@ -45,7 +45,8 @@ class Start(NamedTuple):
 def read_start(trainer: Trainer) -> Start:
     """Return the run that the trainer is about to start; its data must be a mixture."""
     data, planner = mixture_data(trainer, "the summary counts domains"), reweighting_of(trainer)
-    sizes, batch_size, steps = data.domain_sizes(), data.batch_size, total_steps(trainer)
+    sizes = data.record.get("pool") or data.domain_sizes()  # that the run draws from
+    batch_size, steps = data.batch_size, total_steps(trainer)
     episode = sum(part.batches for part in data.planned if part.phase not in WITHOUT_STEP)
     measured = sum(part.batches for part in data.planned if part.phase == MEASURE)
     weights = data.mixture.array if planner is None else planner.weights

@@ -19,7 +19,7 @@ def second_stage(run: Path, name: str) -> str:
     """Return the YAML of a run with the same network and data, at the run's average weights.
 
     It is the run's `config.yaml` with `FixedMixture` in place of the method that learned, and one
-    network in place of twins.
+    network in place of twins, on all of the data.
 
     Args:
         run: folder of a run that learned a mixture.
@@ -45,6 +45,8 @@ def second_stage(run: Path, name: str) -> str:
     if arguments.get("total_steps") == trainer.get("max_steps"):
         arguments["total_steps"] = "${.....trainer.max_steps}"  # as long as the run, if overridden
     data["init_args"]["weights"] = str(run / "mixture.yaml")
+    for key in ("final_samples", "final_tokens"):  # this is the final run
+        data["init_args"].pop(key, None)
     if takes_corpus_of(run, data):
         data["init_args"]["like"] = str(run)
     if isinstance(trainer.get("logger"), dict):

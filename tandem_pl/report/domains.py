@@ -102,8 +102,9 @@ def final_epochs(
     """Return the passes over each domain in a run of the average weights and a given length.
 
     Weights are shares of samples; tokens a sample are those that the run counted for each domain.
-    Empty without a length; a domain whose size is unknown, because nothing of it was drawn, is left
-    out.
+    Empty without a length; a domain whose size is unknown, because nothing of it was drawn and the
+    run kept no sizes, is left out. Sizes are those of the whole domains, also if the run drew from
+    pools (`final_samples`).
 
     Raises:
         InputError: a length that is not positive, or tokens for a run that counted none.
@@ -128,6 +129,7 @@ def final_epochs(
     known = [name for name in mixture.domains if drawn.get(name)]
     length = dict.fromkeys(mixture.domains, 1.0)  # tokens a sample
     sizes = {name: drawn[name] / passes[name] for name in known if passes.get(name)}
+    sizes |= (mixture.about.get("data") or {}).get("samples") or {}
     if tokens is not None:
         if counted is not None and known:
             length = {name: counted[name] / drawn[name] for name in known}

@@ -9,7 +9,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_warn
 
-from tandem_pl.episode import Plan
+from tandem_pl.episode import WITHOUT_STEP, Plan
 from tandem_pl.errors import InputError
 
 from .connection import find_planner
@@ -89,6 +89,23 @@ def check_loading(trainer: object) -> None:
             f"reload_dataloaders_every_n_epochs={every} is not needed, since the loader follows "
             "the weights without a reload: leave it out, or workers start again each time."
         )
+
+
+def planned_steps(trainer: object, plan: Plan) -> int | None:
+    """Return the training batches of a run: `max_steps`, or those of `max_epochs` episodes.
+
+    Args:
+        trainer: of the fit; anything without these attributes has no limit.
+        plan: of an episode.
+
+    Returns:
+        the number, the smaller one if both are set; None without a limit.
+    """
+    steps, episodes = getattr(trainer, "max_steps", -1), getattr(trainer, "max_epochs", None)
+    limits = [steps] if steps > 0 else []
+    if episodes is not None and episodes > 0 and plan:
+        limits.append(episodes * sum(s.batches for s in plan if s.phase not in WITHOUT_STEP))
+    return min(limits) if limits else None
 
 
 def check_episode(trainer: object, plan: Plan) -> None:

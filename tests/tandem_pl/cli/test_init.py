@@ -106,6 +106,7 @@ def test_a_fresh_network_at_learned_weights(place, capsys):
             (folder / f"{number}.txt").write_text(f"{number} {text * 40}")
     assert main(["init", "text"]) == 0
     data = ["--data.domains", "{books: books, code: code}", "--data.batch_size", "4"]
+    data += ["--data.final_tokens", "10_000_000"]
     assert main(["fit", "--config", "text.yaml", *FEW, *SMALL, *data]) == 0
     assert main(["init", "train"]) == 2
     assert "--run RUN goes with `tandem init train`" in capsys.readouterr().err
@@ -122,5 +123,9 @@ def test_a_fresh_network_at_learned_weights(place, capsys):
     assert config["model"]["class_path"] == "tandem_pl.MixtureModule"
     assert config["model"]["init_args"]["lr_scheduler"]["init_args"]["total_steps"] == 12
     assert config["data"]["init_args"]["like"] == "runs/text/version_0"
+    assert config["data"]["init_args"]["final_tokens"] is None, "it is the final run"
+    record = learned.about["data"]
+    assert all(record["pool"][name] < size for name, size in record["samples"].items())
+    assert "pool" not in given.about["data"]
     assert main(["init", "train", "--run", "runs/train/version_0", "--overwrite"]) == 2
     assert "was trained at given weights" in capsys.readouterr().err

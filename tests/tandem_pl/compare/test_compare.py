@@ -135,6 +135,18 @@ def test_cells_differ_in_callback_module_and_seed_alone(tmp_path):
     assert "init_args" not in final.config["model"]["init_args"]["network"]  # Identity has no seed
 
 
+def test_overrides_let_a_method_learn_in_fewer_steps_with_the_final_runs_repetition(tmp_path):
+    short = {"trainer": {"max_steps": 5}, "data": {"final_samples": 640}}
+    methods = {"uniform": None, "tandem": {"overrides": short}}
+    cells = {c.name: c for c in build_cells(comparison(tmp_path, methods=methods, seeds=[0]))}
+    learn, final = cells["tandem/seed-0/learn"].config, cells["tandem/seed-0/final"].config
+    assert learn["trainer"]["max_steps"] == 5
+    assert learn["trainer"]["callbacks"][-1]["init_args"]["every_n_train_steps"] == 5
+    assert learn["data"]["init_args"] == {"seed": 0, "final_samples": 640}
+    assert final["trainer"]["max_steps"] == 20
+    assert final["data"]["init_args"] == {"seed": 0}
+
+
 def test_one_run_serves_as_the_reference_of_all(tmp_path):
     methods = {"uniform": None, "a": {"method": "doremi"}, "b": {"method": "doremi"}}
     cells = {c.name: c for c in build_cells(comparison(tmp_path, methods=methods, seeds=[0]))}

@@ -326,6 +326,24 @@ def test_the_table_holds_the_rows(tmp_path):
     assert 'class="over">0.5' not in files[0].read_text()
 
 
+def test_the_epochs_of_a_run_with_pools_and_of_a_final_run_on_whole_domains(tmp_path):
+    about = {
+        "samples": {"d0": 500, "d1": 0},
+        "epochs": {"d0": 5.0, "d1": 0.0},
+        "data": {
+            "samples": {"d0": 1000, "d1": 400},
+            "pool": {"d0": 100, "d1": 40},
+            "final_samples": 5000,
+        },
+    }
+    run = make_run(line(0.4, 0.8), folder=tmp_path, **about)
+    rows = summarize_domains(run, samples=5000)
+    assert [row.epochs for row in rows] == [5.0, 0.0]
+    assert [row.final_epochs for row in rows] == pytest.approx([5000 * 0.7 / 1000, 1500 / 400])
+    notes = " ".join(build_page(run, rows, "5000 samples").notes)
+    assert "epochs here: passes over the part of each domain that this run drew from" in notes
+
+
 def test_markdown_has_its_pictures_beside_it(tmp_path):
     run = make_run(line(0.4, 0.8), noise([-0.05, 0.05]), tmp_path, names=["a|b", "c"])
     _, files = write(run, tmp_path, "md")
