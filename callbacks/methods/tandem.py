@@ -73,7 +73,7 @@ def hyper_gradient(domains: Array, proxy: Array, reference: Array, size: int) ->
     return HyperGradient(delta, error, count)
 
 
-def check_count(key: str, value: int | str, least: int) -> None:
+def check_batches(key: str, value: int | str, least: int) -> None:
     """Raise an error unless a number of batches is "auto" or at least `least`."""
     if isinstance(value, str) and value != AUTO:
         raise InputError(f"{key}={value!r} must be 'auto' or a number.")
@@ -163,9 +163,9 @@ class TandemReweighting(ReweightingCallback):
         statistics_batches: int = 0,
     ) -> None:
         super().__init__()
-        check_count("free_steps", free_steps, 0)
+        check_batches("free_steps", free_steps, 0)
         check_at_least("probe_steps", probe_steps, 1)
-        check_count("measure_batches", measure_batches, 1)
+        check_batches("measure_batches", measure_batches, 1)
         check_at_least("statistics_batches", statistics_batches, 0)
         check_learning_rate(learning_rate)
         check_choice("update", update, tuple(UPDATES))
