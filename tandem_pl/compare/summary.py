@@ -48,10 +48,10 @@ def summarize(
 ) -> Summary:
     """Compute the statistics from the runs of each comparison, which is a problem."""
     names = [comparison.name for comparison in comparisons]
-    found = [one.networks.index for one in runs]
-    networks = list(dict.fromkeys(key for index in found for key in index))
+    pairs = list(zip(comparisons, runs, strict=True))
+    networks = list(dict.fromkeys(key for pair in pairs for key in _rows(*pair)))
     losses: dict[str, pd.DataFrame] = {}
-    for comparison, one in zip(comparisons, runs, strict=True):
+    for comparison, one in pairs:
         frame = one.losses.mean(axis=1).unstack("seed")
         frame = frame.reindex(pd.MultiIndex.from_tuples(networks, names=NETWORK))
         losses[comparison.name] = frame.reindex(columns=comparison.seeds)
@@ -81,6 +81,14 @@ def summarize(
         baseline,
         skipped,
     )
+
+
+def _rows(comparison: Comparison, runs: Runs) -> list[tuple[str, str]]:
+    """Return the networks that methods are judged by: with `network: online`, one for each."""
+    networks = list(runs.networks.index)
+    if comparison.network == "fresh":
+        return networks
+    return [(m, n) for m, n in networks if n == FRESH or (m, FRESH) not in networks]
 
 
 def _perplexity(
