@@ -77,7 +77,7 @@ def find_definition(method: str) -> Method:
         ) from None
     if not (isinstance(found, type) and issubclass(found, ReweightingCallback)):
         raise InputError(f"{method!r} is not a reweighting callback: name a subclass of it.")
-    rows = getattr(found, "rows", ())
+    rows: list[Method] = list(getattr(found, "rows", []))
     row = rows[0] if len(rows) == 1 else Method(name, "")
     return replace(row, owner=found)
 
