@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from .demo.digits import DigitsMixtureDataModule as DigitsMixtureDataModule
     from .demo.environment import EnvironmentCorpus as EnvironmentCorpus
     from .demo.environment_instructions import EnvironmentInstructions as EnvironmentInstructions
+    from .demo.problems import ProblemCorpus as ProblemCorpus
     from .images.datamodule import ImageMixtureDataModule as ImageMixtureDataModule
     from .mixture import MixtureDataModule as MixtureDataModule
     from .text.mixture import TextMixtureDataModule as TextMixtureDataModule
@@ -25,6 +26,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         "InstructionMixtureDataModule": "chat.instructions",
         "MixtureDataModule": "mixture",
         "PreparedTextDataModule": "text.prepared",
+        "ProblemCorpus": "demo.problems",
         "TextMixtureDataModule": "text.mixture",
         "TokenMixtureDataModule": "tokens.datamodule",
     },

@@ -98,6 +98,7 @@ class DoGEReweighting(LossWeighting):
             "2 for every step",
             lambda settings, run: run.steps * 3.0,  # the domains' sum costs as much as the target
             needs_target=True,
+            online=False,
         ),
     )
 

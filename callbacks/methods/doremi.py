@@ -84,6 +84,7 @@ class DoReMiReweighting(LossWeighting):
             "1/3 of the steps, and the reference's training once",
             lambda settings, run: run.steps * 4 / 3,  # the reference's training is another run
             needs_reference=True,
+            online=False,
         ),
     )
 

@@ -43,6 +43,8 @@ class Method:
         needs_reference: whether it needs a network that was trained before.
         needs_target: whether it needs target data.
         result: which weights to train with afterwards, "average" or "last".
+        online: whether the network that the weights are learned with is meant to be kept, as by
+            `network: online` of `tandem compare`; False for that of a proxy whose loss is weighted.
         owner: the callback's class; set by the table.
     """
 
@@ -56,6 +58,7 @@ class Method:
     needs_reference: bool = False
     needs_target: bool = False
     result: str = "average"
+    online: bool = True
     owner: type = object
 
     def load(self) -> type:

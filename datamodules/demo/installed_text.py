@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
+from typing import NamedTuple
 
 from tandem_pl.datamodules.text.documents import document_key
 
@@ -80,6 +81,33 @@ def list_candidates(seed: int) -> dict[str, list[Path]]:
     }
 
 
+class Package(NamedTuple):
+    """Python files of a distribution, and their size in bytes."""
+
+    files: list[Path]
+    size: int
+
+
+def list_packages(seed: int, limit: int) -> dict[str, Package]:
+    """Return distribution -> its Python files, shuffled by a hash of path and seed.
+
+    Tests and vendored packages are left out. A file counts for at most `limit` bytes of the size.
+    """
+    found: dict[str, Package] = {}
+    for package, distribution in installed():
+        files = {file.as_posix(): file for file in distribution.files or []}
+        names = [
+            name
+            for name in files
+            if domain_of(name) in ("python", "docstrings") and "_vendor" not in name.split("/")
+        ]
+        names.sort(key=lambda name: document_key(name, seed))
+        paths = [Path(str(distribution.locate_file(files[name]))) for name in names]
+        size = sum(min(files[name].size or 0, limit) for name in names)
+        found[package] = Package(paths, size)
+    return found
+
+
 def excerpt(text: str, limit: int) -> str:
     r"""Return the first whole lines of `text` that fit in `limit` bytes of UTF-8.
 
@@ -143,18 +171,23 @@ class NoveltyFilter:
     Packages share much text: one vendors another, licences differ by a name. A test document that
     is nearly in the training text would measure memory.
 
+    Args:
+        texts: the texts.
+        seen: lines met before, such as in another domain; new ones are added.
+
     Attributes:
         kept: the texts yielded so far.
         dropped: how many were dropped.
     """
 
-    def __init__(self, texts: Iterable[str]) -> None:
+    def __init__(self, texts: Iterable[str], seen: set[str] | None = None) -> None:
         self.texts = texts
+        self.seen = set() if seen is None else seen
         self.dropped = 0
         self.kept: list[str] = []
 
     def __iter__(self) -> Iterator[str]:
-        seen: set[str] = set()
+        seen = self.seen
         for text in self.texts:
             lines = {line for row in text.split("\n") if len(line := row.strip()) >= 20}
             if 2 * len(lines & seen) >= len(lines):

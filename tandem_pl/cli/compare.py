@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 import threading
 from collections.abc import Sequence
 from types import FrameType
@@ -15,11 +14,12 @@ from .early_checks import check_is_file
 
 def compare(
     *,
-    config: str,
+    config: list[str],
     folder: str | None = None,
     methods: list[str] | None = None,
     seeds: list[int] | None = None,
     workers: int | None = None,
+    devices: list[int] | None = None,
     overwrite: bool = False,
 ) -> None:
     """Learn a mixture by each method, train a fresh network with it, and test it, for each seed.
@@ -27,50 +27,29 @@ def compare(
     Finished runs are kept, so the same command continues.
 
     Args:
-        config: YAML file of the comparison, such as configs/compare_restricted.yaml.
-        folder: where its runs and tables go.
+        config: YAML file of the comparison, such as configs/compare_restricted.yaml; several make
+            a suite with a summary, such as `--config configs/suite/*.yaml`.
+        folder: where its runs and tables go; of several files, each to a folder of its name there.
         methods: run only these, such as `--methods tandem dga`, and the baseline.
         seeds: run only these, such as `--seeds 0 1`.
         workers: number of runs at a time.
+        devices: numbers of the GPUs to use; more workers than GPUs share them.
         overwrite: run cells again if their settings have changed.
 
     Raises:
         SystemExit: 130 if stopped; 1 if a cell failed.
     """
-    check_is_file(config)
-    from tandem_pl.compare.cells import build_cells
-    from tandem_pl.compare.config import read_comparison
-    from tandem_pl.compare.run import locked, pending_cells, run_cells, try_out
+    for path in config:
+        check_is_file(path)
+    from tandem_pl.compare.suite import read_comparisons, run_suite, write_suite
 
-    comparison = read_comparison(config, folder=folder, seeds=seeds, workers=workers, only=methods)
-    cells = build_cells(comparison)
+    options = {"seeds": seeds, "workers": workers, "devices": devices, "only": methods}
+    comparisons = read_comparisons(config, folder, options)
     try:
-        with locked(comparison.folder) as lock:
-            pending = pending_cells(cells, overwrite)
-            print(
-                f"{len(comparison.entries)} methods, {len(comparison.seeds)} seeds: {len(cells)} "
-                f"cells, {len(cells) - len(pending)} of them done; in {comparison.folder}"
-            )
-            if len(pending) == len(cells):
-                print("trying one step, and building the data if it is not built yet")
-                name = f"{comparison.baseline}/seed-{comparison.seeds[0]}/"
-                try_out(comparison, next(c for c in cells if c.name.startswith(name)), lock)
-            if pending:
-                run_cells(comparison, cells, pending, lock)
+        finished = run_suite(comparisons, overwrite)
     except KeyboardInterrupt:
-        done = sum(cell.result.exists() for cell in cells)
-        print(
-            f"\nstopped: {done} of {len(cells)} cells are done; run the same command to continue.",
-            file=sys.stderr,
-        )
         raise SystemExit(130) from None
-    from tandem_pl.compare.files import write_results
-    from tandem_pl.compare.results import collect
-
-    runs = collect(comparison, cells)
-    page, files = write_results(comparison, runs)
-    print(f"\n{page}\nwritten to {', '.join(map(str, files))}")
-    if runs.failures:
+    if not write_suite(comparisons, folder, *finished):
         raise SystemExit(1)
 
 

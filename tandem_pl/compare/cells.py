@@ -13,7 +13,8 @@ from tandem_pl.errors import InputError
 from tandem_pl.files import write_atomically
 from tandem_pl.yaml_files import dump_yaml
 
-from .config import Comparison, Entry, merge
+from .config import Comparison, merge
+from .entries import Entry
 
 LEARN, FINAL = "learn", "final"
 FIXED = "tandem_pl.callbacks.FixedMixture"  # trains at given weights
@@ -73,6 +74,8 @@ def build_cells(comparison: Comparison) -> list[Cell]:
             if entry.learns:
                 learn = _learning(comparison, entry, seed, reference)
                 cells[learn.name] = learn
+                if comparison.network == "online" and entry.definition.online:
+                    continue
                 last = "last:" if entry.definition.result == "last" else ""
                 weights, needs = {"weights": f"{last}{learn.run / 'mixture.yaml'}"}, (learn.name,)
             fixed = _of_class(FIXED, weights)
@@ -97,7 +100,7 @@ def _learning(comparison: Comparison, entry: Entry, seed: int, reference: Cell |
     if entry.wants_reference and reference is not None:
         settings, needs = settings | {"reference": str(reference.checkpoint)}, (reference.name,)
     method = entry.definition
-    callback = _of_class(method.class_path, settings)
+    callback = _of_class(entry.class_path, settings)
     return _build_cell(
         comparison, entry.label, seed, LEARN, callback, needs, method.module, entry.overrides
     )

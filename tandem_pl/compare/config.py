@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import inspect
 import os
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import yaml
 
-from tandem_pl.errors import InputError, did_you_mean
+from tandem_pl.checks import check_choice
+from tandem_pl.errors import InputError
 from tandem_pl.machine import count_cores
 from tandem_pl.public_names import with_whole_paths
 from tandem_pl.yaml_files import read_yaml
 
-if TYPE_CHECKING:
-    from tandem_pl.callbacks.methods.table import Method
+from .entries import Entry, check_keys, read_methods
 
 KEYS: dict[str, Any] = {  # key -> its default
     "base": None,
@@ -30,38 +28,9 @@ KEYS: dict[str, Any] = {  # key -> its default
     "workers": None,
     "threads": 1,
     "devices": None,
+    "network": "fresh",
 }
-LABEL = re.compile(r"[A-Za-z0-9][\w.+-]*")
-
-
-class Entry(NamedTuple):
-    """A method with its settings.
-
-    `settings` are the callback's, those of the table of methods included; `overrides` change the
-    configuration of the cells that learn.
-    """
-
-    label: str
-    method: str
-    settings: dict[str, Any]
-    overrides: dict[str, Any]
-
-    @property
-    def definition(self) -> Method:
-        """The method in the table `callbacks.methods.METHODS`."""
-        from tandem_pl.callbacks.methods.table import METHODS
-
-        return METHODS[self.method]
-
-    @property
-    def learns(self) -> bool:
-        """Whether weights are learned in a run before the final one."""
-        return self.definition.callback != "FixedMixture"
-
-    @property
-    def wants_reference(self) -> bool:
-        """Whether a reference must be trained first, because the settings name none."""
-        return self.definition.needs_reference and not self.settings.get("reference")
+NETWORKS = ("fresh", "online")
 
 
 class Comparison(NamedTuple):
@@ -69,12 +38,16 @@ class Comparison(NamedTuple):
 
     `base` is the final run's configuration, overrides included. Every run has one device: `devices`
     are the numbers of the GPUs that runs may use, or None for the accelerator of the base.
+    `network` says which network a learning method is judged by: "fresh", trained at the learned
+    mixture (the one that it was learned with is shown too), or "online", the one that it was
+    learned with alone, without another run; methods whose network is a mere means get a fresh one.
     """
 
     name: str
     base: dict[str, Any]
     entries: tuple[Entry, ...]
     baseline: str
+    network: str
     seeds: tuple[int, ...]
     folder: Path
     workers: int
@@ -104,7 +77,7 @@ def read_comparison(
     path = Path(path)
     content = _read_map(path, "--config")
     content |= {key: value for key, value in options.items() if value is not None}
-    _check_keys(content, KEYS, str(path))
+    check_keys(content, KEYS, str(path))
     content = KEYS | {key: value for key, value in content.items() if value is not None}
     base = merge(read_base(content["base"], path.parent), content["overrides"])
     steps = (base.get("trainer") or {}).get("max_steps")
@@ -113,7 +86,11 @@ def read_comparison(
             f"trainer.max_steps={steps!r} must be a positive number of batches in the base or the "
             "overrides: all methods get the same budget."
         )
-    entries = read_methods(content["methods"])
+    check_choice("network", content["network"], NETWORKS)
+    methods = content["methods"]
+    if isinstance(methods, str):
+        methods = _read_map(path.parent / methods, "methods")
+    entries = read_methods(methods)
     baseline = content["baseline"]
     labels = [entry.label for entry in entries]
     for name in [baseline, *(only or [])]:
@@ -127,6 +104,7 @@ def read_comparison(
         base,
         tuple(entries),
         baseline,
+        content["network"],
         _seeds(content["seeds"]),
         Path(content["folder"] or Path("runs") / path.stem),
         *_cores(content["workers"], content["threads"], content["devices"]),
@@ -147,56 +125,6 @@ def read_base(base: Any, folder: Path) -> dict[str, Any]:
     for path in paths:
         merged = merge(merged, _read_map(folder / path, "base"))
     return merged
-
-
-def read_methods(methods: Any) -> list[Entry]:
-    """Return the methods, from a list of names or a map of label -> settings.
-
-    >>> [entry.label for entry in read_methods(["uniform", "proportional"])]
-    ['uniform', 'proportional']
-    >>> read_methods({"tau3": {"method": "temperature", "weights": "temperature:3"}})[0].settings
-    {'weights': 'temperature:3'}
-    """
-    from tandem_pl.callbacks.methods.table import find_method
-
-    if methods and isinstance(methods, list) and all(isinstance(name, str) for name in methods):
-        methods = dict.fromkeys(methods)
-    if not isinstance(methods, Mapping) or not methods:
-        raise InputError(
-            f"methods={methods!r} must be a list of names, or a map of name to settings."
-        )
-    entries = []
-    for label, given in methods.items():
-        if not isinstance(label, str) or not LABEL.fullmatch(label):
-            raise InputError(f"methods: {label!r} names a folder: use letters, digits, . _ + -.")
-        if not isinstance(given or {}, Mapping):
-            raise InputError(f"methods.{label}={given!r} must be a map of settings, or empty.")
-        settings = dict(given or {})
-        method = settings.pop("method", label)
-        overrides = settings.pop("overrides", {}) or {}
-        try:
-            definition = find_method(method)
-        except InputError as error:
-            raise InputError(f"methods.{label}: {error}") from None
-        entry = Entry(label, method, {**definition.settings, **settings}, overrides)
-        check_settings(entry)
-        entries.append(entry)
-    return entries
-
-
-def check_settings(entry: Entry) -> None:
-    """Validate settings by constructing the callback."""
-    callback = entry.definition.load()
-    known = [name for name in inspect.signature(callback).parameters if name != "self"]
-    _check_keys(entry.settings, known, f"methods.{entry.label}")
-    if entry.wants_reference:
-        return
-    try:
-        callback(**entry.settings)
-    except InputError as error:
-        raise InputError(f"methods.{entry.label}: {error}") from None
-    except Exception:
-        return  # the parser of the cell may convert this value; an error will show there
 
 
 def merge(base: Any, over: Any) -> Any:
@@ -247,11 +175,6 @@ def _cores(workers: Any, threads: Any, devices: Any) -> tuple[int, int, tuple[in
             f"workers={workers} of threads={threads} need {workers * threads} cores and there "
             f"{'is' if cores == 1 else 'are'} {cores}: lower one, or leave workers out."
         )
-    if devices and workers > len(devices):
-        raise InputError(
-            f"workers={workers} are more than the {len(devices)} devices: a cell takes one, so "
-            "lower workers or leave it out."
-        )
     return workers, threads, tuple(devices) if devices else None
 
 
@@ -266,14 +189,6 @@ def _seeds(seeds: Any) -> tuple[int, ...]:
     if not seeds or not numbers or len(set(seeds)) < len(seeds):
         raise InputError(f"seeds={seeds!r} must be a list of different whole numbers, 0 or more.")
     return tuple(seeds)
-
-
-def _check_keys(given: Iterable[str], known: Iterable[str], where: str) -> None:
-    known = list(known)
-    for key in given:
-        if key not in known:
-            hint = did_you_mean(key, known)
-            raise InputError(f"{where} has the unknown key {key!r}: {hint}use {', '.join(known)}.")
 
 
 def _read_map(path: Path, key: str) -> dict[str, Any]:

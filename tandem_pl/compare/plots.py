@@ -66,7 +66,7 @@ def draw_differences(comparison: Comparison, runs: Runs) -> Figure | None:
 
 
 def draw_mixtures(runs: Runs) -> Figure | None:
-    """Draw a stacked bar for each method: the shares of the final run, mean over the seeds.
+    """Draw a stacked bar for each method: the shares of its last run, mean over the seeds.
 
     The domains after the 19 with the largest weights are one band, "others". None without results.
     """
@@ -74,7 +74,9 @@ def draw_mixtures(runs: Runs) -> Figure | None:
     from matplotlib.figure import Figure
 
     mean = over_seeds(runs.weights).mean
-    mean = mean[mean.index.get_level_values("network") == FRESH].dropna()
+    fresh = {method for method, network in runs.networks.index if network == FRESH}
+    shown = [network == FRESH or method not in fresh for method, network in mean.index]
+    mean = mean[shown].dropna()
     if mean.empty:
         return None
     names, shares = list(mean.columns), mean.to_numpy()

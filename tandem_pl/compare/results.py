@@ -11,7 +11,8 @@ import pandas as pd
 from tandem_pl.yaml_files import read_yaml
 
 from .cells import FINAL, LEARN, Cell
-from .config import Comparison, Entry
+from .config import Comparison
+from .entries import Entry
 
 DEFAULT_BATCH_SIZE = 32  # of MixtureDataModule
 FRESH, ONLINE = "fresh", "online"  # trained at the learned mixture; trained while learning it

@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import os
 import shutil
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import yaml
 from tqdm import tqdm
 
 from tandem_pl.errors import InputError
-from tandem_pl.files import write_atomically
 from tandem_pl.yaml_files import parse_yaml, read_yaml
 
-from .cells import FINAL, Cell, dump, write_config
+from .cells import Cell, build_cells, dump
 from .config import Comparison
+from .forks import Forks
+from .jobs import WORKER, Job, cell_environment
 
 POLL_SECONDS = 0.2
-TAIL_LINES = 40  # lines kept of what a failed cell printed
 
 
 def pending_cells(cells: Sequence[Cell], overwrite: bool = False) -> list[Cell]:
@@ -71,40 +68,53 @@ def first_difference(old: Any, new: Any, key: str = "") -> str | None:
     return None if old == new else key
 
 
-def run_cells(
-    comparison: Comparison, cells: Sequence[Cell], pending: Sequence[Cell], lock: IO | None
-) -> None:
-    """Run the pending cells, at most `workers` at a time, with a bar over all cells.
+class Study(NamedTuple):
+    """A comparison with all its cells, the lock on its folder and what starts its processes."""
 
-    A cell that fails leaves `failed.txt`, and cells that need it are not run; the others are. On
-    Ctrl-C or SIGTERM the running cells are stopped. `lock` comes from `locked`.
+    comparison: Comparison
+    cells: list[Cell]
+    lock: IO | None = None
+    forks: Forks | None = None
+
+    def start(self, cell: Cell, device: int | None) -> Job:
+        """Start a cell."""
+        return Job(cell, self.comparison.threads, device, self.lock, self.forks)
+
+
+def run_cells(studies: Sequence[Study], pending: Sequence[tuple[Study, Cell]]) -> None:
+    """Run the pending cells of all studies, with a bar over all cells.
+
+    Seeds are run one after the other, at most `workers` cells at a time, the fewest that a study
+    asks for. A cell that fails leaves `failed.txt`, and cells that need it are not run; the others
+    are. On Ctrl-C or SIGTERM the running cells are stopped.
     """
-    done = {cell.name for cell in cells} - {cell.name for cell in pending}
-    waiting, failed = list(pending), set[str]()
+    waiting = sorted(pending, key=lambda pair: pair[1].seed)
+    left = {cell.folder for _, cell in pending}
+    total = sum(len(study.cells) for study in studies)
+    workers = min(study.comparison.workers for study in studies)
+    failed = set[Path]()
     running: list[Job] = []
-    devices = list(comparison.devices or [])
-    with tqdm(total=len(cells), initial=len(done), unit="cell") as bar:
+    with tqdm(total=total, initial=total - len(left), unit="cell") as bar:
         try:
             while waiting or running:
-                for cell in list(waiting):
-                    if failed & set(cell.needs):
-                        waiting.remove(cell)
-                        failed.add(cell.name)
+                for pair in list(waiting):
+                    study, cell = pair
+                    needs = {study.comparison.folder / name for name in cell.needs}
+                    if failed & needs:
+                        waiting.remove(pair)
+                        failed.add(cell.folder)
                         bar.update()
-                    elif len(running) < comparison.workers and done.issuperset(cell.needs):
-                        waiting.remove(cell)
-                        device = devices.pop(0) if devices else None
-                        running.append(Job(cell, comparison.threads, device, lock))
+                    elif len(running) < workers and not left & needs:
+                        waiting.remove(pair)
+                        running.append(study.start(cell, _free_device(study, running)))
                         _show(bar, running)
                 time.sleep(POLL_SECONDS)
                 for job in [job for job in running if job.poll()]:
                     running.remove(job)
-                    if job.device is not None:
-                        devices.append(job.device)
                     if job.failure is None:
-                        done.add(job.cell.name)
+                        left.discard(job.cell.folder)
                     else:
-                        failed.add(job.cell.name)
+                        failed.add(job.cell.folder)
                         bar.write(f"{job.cell.name} failed: {job.failure}", file=sys.stderr)
                     bar.update()
                     _show(bar, running)
@@ -113,102 +123,54 @@ def run_cells(
                 job.end()
 
 
+def _free_device(study: Study, running: Sequence[Job]) -> int | None:
+    """Return the GPU with the fewest running cells; None without GPUs."""
+    devices = study.comparison.devices or ()
+    return min(devices, key=[job.device for job in running].count, default=None)
+
+
 def _show(bar: tqdm, running: Sequence[Job]) -> None:
     bar.set_postfix_str(", ".join(job.cell.name for job in running))
 
 
-class Job:
-    """A running cell: `tandem fit` and `tandem test` in one process, with output in `log.txt`."""
+@contextlib.contextmanager
+def open_studies(comparisons: Sequence[Comparison]) -> Iterator[list[Study]]:
+    """Lock the folder of each comparison, and fork its processes if they use the CPU.
 
-    command = (sys.executable, "-m", "tandem_pl.cli.compare_worker")
-
-    def __init__(self, cell: Cell, threads: int, device: int | None, lock: IO | None) -> None:
-        self.cell = cell
-        self.device = device
-        self.failure: str | None = None
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-        if device is not None:
-            environment["CUDA_VISIBLE_DEVICES"] = str(device)
-        write_config(cell)
-        paths = (cell.folder / "cell.yaml", cell.checkpoint, cell.folder / "seconds.txt")
-        with open(cell.folder / "log.txt", "wb") as log:
-            self._process = subprocess.Popen(
-                [*self.command, *map(str, paths)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                start_new_session=True,  # so that `end` reaches its data workers
-                pass_fds=() if lock is None else (lock.fileno(),),
-            )
-
-    def poll(self) -> bool:
-        """Return whether the cell has ended, after writing its result or its failure."""
-        code = self._process.poll()
-        if code is None:
-            return False
-        if code == 0:
-            try:
-                write_atomically(self.cell.result, dump(read_result(self.cell)).encode())
-                return True
-            except (OSError, KeyError, ValueError, TypeError) as error:
-                self.failure = f"its results cannot be read: {error}"
-        text = (self.cell.folder / "log.txt").read_text(errors="replace")
-        self.failure = self.failure or reason_of(text, code)
-        tail = "\n".join(text.splitlines()[-TAIL_LINES:])
-        write_atomically(self.cell.failure, f"{self.failure}\n\n{tail}\n".encode())
-        return True
-
-    def end(self) -> None:
-        """Stop the processes that still run."""
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, number)
-            try:
-                self._process.wait(5)
-                break
-            except subprocess.TimeoutExpired:
-                continue
-
-
-def read_result(cell: Cell) -> dict[str, Any]:
-    """Return losses by domain, weights, epochs, settings and seconds of a finished run."""
-    with open(cell.run / "test.csv", newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["domain"] != "exp(mean loss)"]
-    losses = {row["domain"]: float(row["loss"]) for row in rows[:-1]}  # the last is their mean
-    mixture = read_yaml(cell.run / "mixture.yaml")
-    return {
-        "losses": losses,
-        "weights": mixture["weights" if cell.stage == FINAL else "average"],
-        "epochs": mixture.get("epochs"),
-        "settings": mixture["settings"],
-        "seconds": float((cell.folder / "seconds.txt").read_text()),
-    }
-
-
-def reason_of(text: str, code: int) -> str:
-    r"""Return one line on why a run failed, from what it printed.
-
-    >>> reason_of("...\ntandem: error: floor=2 must be below 1/M.\n", 2)
-    'floor=2 must be below 1/M.'
-    >>> reason_of("", -9)
-    'it was killed by signal 9.'
+    Raises:
+        InputError: a folder is locked.
     """
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    for line in reversed(lines):
-        if line.startswith("tandem: error:"):
-            return line.removeprefix("tandem: error:").strip()
-    if code < 0:
-        return f"it was killed by signal {-code}."
-    return lines[-1] if lines else f"it ended with code {code}."
+    with contextlib.ExitStack() as stack:
+        cells = [build_cells(comparison) for comparison in comparisons]
+        locks = [stack.enter_context(locked(comparison.folder)) for comparison in comparisons]
+        numbers = [lock.fileno() for lock in locks if lock is not None]
+        forks: dict[int, Forks] = {}
+        for comparison in comparisons:
+            if _can_fork(comparison) and comparison.threads not in forks:
+                started = Forks(cell_environment(comparison.threads), numbers)
+                forks[comparison.threads] = stack.enter_context(started)
+        yield [
+            Study(*parts, forks.get(parts[0].threads) if _can_fork(parts[0]) else None)
+            for parts in zip(comparisons, cells, locks, strict=True)
+        ]
 
 
-def try_out(comparison: Comparison, cell: Cell, lock: IO | None) -> None:
-    """Run one step and one test batch of a cell, to check the base and build the data's cache.
+def _can_fork(comparison: Comparison) -> bool:
+    """Return whether cells may be forked: a GPU cannot be used after a fork."""
+    on_cpu = comparison.base["trainer"].get("accelerator") == "cpu"
+    posix = hasattr(os, "fork") and sys.platform != "darwin"  # whose libraries do not survive it
+    return posix and on_cpu and comparison.devices is None and Job.command == WORKER
+
+
+def try_out(study: Study) -> None:
+    """Run one step and one test batch, to check the base and build the data's cache.
 
     Raises:
         InputError: the run failed; the message says why.
     """
+    comparison = study.comparison
+    name = f"{comparison.baseline}/seed-{comparison.seeds[0]}/"
+    cell = next(cell for cell in study.cells if cell.name.startswith(name))
     folder = comparison.folder / ".try"
     shutil.rmtree(folder, ignore_errors=True)
     config = parse_yaml(dump(cell.config))
@@ -217,7 +179,7 @@ def try_out(comparison: Comparison, cell: Cell, lock: IO | None) -> None:
     config["trainer"]["logger"]["init_args"]["save_dir"] = str(folder)
     trial = cell._replace(folder=folder, config=config)
     device = comparison.devices[0] if comparison.devices else None
-    job = Job(trial, comparison.threads, device, lock)
+    job = study.start(trial, device)
     try:
         while not job.poll():
             time.sleep(POLL_SECONDS)

@@ -21,8 +21,8 @@ LEAST_MARKED = 3  # seeds; an interval of two is mostly chance
 def markdown(comparison: Comparison, runs: Runs) -> str:
     """Return the whole page."""
     domains = list(runs.losses.columns)
-    shown = domains[:MOST_DOMAINS]  # columns that a page has room for
-    few = "" if shown == domains else f" (first {len(shown)} of {len(domains)} domains)"
+    shown, few = _first(domains)
+    trained, few_trained = _first(list(runs.weights.columns))
     sections = {}
     if domains and of_tokens(comparison):
         sections = {
@@ -32,12 +32,18 @@ def markdown(comparison: Comparison, runs: Runs) -> str:
     if domains:
         sections |= {
             f"Test loss by domain, in nats{few}": by_domain(runs, shown, "loss", 3),
-            f"Share of samples and (passes over the domain){few}": shares(runs, shown),
+            f"Share of samples and (passes over the domain){few_trained}": shares(runs, trained),
         }
     if runs.failures:
         sections["What failed"] = failures(runs)
     page = f"# {comparison.name}\n\n{opening(comparison, runs)}\n{overview(comparison, runs)}\n"
     return page + "".join(f"\n## {title}\n\n{text}\n" for title, text in sections.items())
+
+
+def _first(domains: list[str]) -> tuple[list[str], str]:
+    """Return the domains that a page has room for, and words that say so."""
+    shown = domains[:MOST_DOMAINS]
+    return shown, "" if shown == domains else f" (first {len(shown)} of {len(domains)} domains)"
 
 
 def opening(comparison: Comparison, runs: Runs) -> str:
@@ -119,13 +125,15 @@ def failures(runs: Runs) -> str:
 
 
 def results_csv(runs: Runs) -> bytes:
-    """Return a line for each run and domain."""
+    """Return a line for each run and domain, those without a test or without weights included."""
     columns = {
         "loss": runs.losses,
         "perplexity": perplexities(runs.losses),
-        "weight": runs.weights.reindex(columns=runs.losses.columns),
-        "epochs": runs.epochs.reindex(columns=runs.losses.columns),
+        "weight": runs.weights,
+        "epochs": runs.epochs,
     }
+    domains = list(dict.fromkeys([*runs.losses.columns, *runs.weights.columns]))
+    columns = {name: frame.reindex(columns=domains) for name, frame in columns.items()}
     return _long(columns, "domain").to_csv(lineterminator="\n").encode()
 
 

@@ -62,6 +62,15 @@ def test_an_override_speaks_of_init_args_and_another_class_brings_its_own():
         ({"workers": 1, "threads": 9999}, "threads=9999 need 9999 cores"),
         ({"devices": [99]}, "devices=[99] asks for more GPUs than"),
         ({"devices": "all"}, "devices='all' must be a list"),
+        ({"network": "onlin"}, "network='onlin' must be"),
+        (
+            {"methods": {"mine": {"class_path": "no.where.Mine"}}},
+            "methods.mine: 'no.where.Mine' cannot be imported",
+        ),
+        (
+            {"methods": {"mine": {"method": "torch.nn.Linear"}}},
+            "methods.mine: 'torch.nn.Linear' is not a reweighting callback",
+        ),
         ({"base": None}, "base=None must be the path"),
         ({"base": "nowhere.yaml"}, "nowhere.yaml' cannot be read"),
         ({"overrides": {"trainer": {"max_steps": -1}}}, "trainer.max_steps=-1 must be"),
@@ -163,6 +172,41 @@ def test_one_run_serves_as_the_reference_of_all(tmp_path):
     methods = {"uniform": None, "a": {"method": "doremi", "reference": "mine.ckpt"}}
     cells = build_cells(comparison(tmp_path, methods=methods, seeds=[0]))
     assert all(not cell.needs for cell in cells if cell.stage == "learn")
+
+
+def test_an_online_network_needs_no_other_run_unless_it_is_a_proxy(tmp_path):
+    methods = {
+        "uniform": None,
+        "tandem": None,
+        "doremi": None,
+        "mine": {"class_path": "tandem_pl.callbacks.ODMReweighting", "init_args": {"period": 7}},
+    }
+    study = comparison(tmp_path, methods=methods, seeds=[0], network="online")
+    cells = {cell.name: cell for cell in build_cells(study)}
+    assert set(cells) == {
+        "uniform/seed-0/final",
+        "tandem/seed-0/learn",
+        "doremi/seed-0/learn",
+        "doremi/seed-0/final",
+        "mine/seed-0/learn",
+    }
+    assert cells["mine/seed-0/learn"].config["trainer"]["callbacks"][0] == {
+        "class_path": "tandem_pl.callbacks.ODMReweighting",
+        "init_args": {"period": 7},
+    }
+
+
+def test_a_method_of_ones_own_inherits_what_its_base_class_needs(tmp_path, monkeypatch):
+    (tmp_path / "own_method.py").write_text(
+        "from tandem_pl.callbacks import TandemReweighting\n"
+        "class Mine(TandemReweighting):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    methods = {"uniform": None, "mine": {"method": "own_method.Mine", "free_steps": 3}}
+    cells = {c.name: c for c in build_cells(comparison(tmp_path, methods=methods, seeds=[0]))}
+    learn = cells["mine/seed-0/learn"].config
+    assert learn["model"]["class_path"] == "tandem_pl.TandemModule"
+    assert learn["trainer"]["callbacks"][0]["class_path"] == "own_method.Mine"
 
 
 def test_the_module_of_a_method():
