@@ -73,7 +73,9 @@ def write_run_files(
 
 
 def mixture_table(mixture: Mixture, start: Array) -> str:
-    """Return a table of each domain's first, average and last weight, and epochs if known.
+    """Return a table of each domain's first, average and last weight.
+
+    It has columns for epochs, and for whether the move is significant, if these are known.
 
     If there are more than 30 domains, it shows the 20 with the largest averages.
 
@@ -87,11 +89,19 @@ def mixture_table(mixture: Mixture, start: Array) -> str:
         shown = np.argsort(-mixture.average_array, kind="stable")[:MOST_DOMAINS].tolist()
     weights = start, mixture.average_array, mixture.array
     epochs = {name: f"{value:.1f}" for name, value in mixture.about.get("epochs", {}).items()}
+    beyond = mixture.about.get("significant", {})
     rows = []
     for m in shown:
         name = mixture.domains[m]
         rows.append([name, *(f"{column[m]:.4f}" for column in weights), epochs.get(name, "")])
-    table = text_table(["domain", "start", "average", "   last", "epochs"], rows)
+    header = ["domain", "start", "average", "   last", "epochs"]
+    if beyond:
+        header.append("significant")
+        rows = [
+            [*row, "yes" if beyond[mixture.domains[m]] else "no"]
+            for m, row in zip(shown, rows, strict=True)
+        ]
+    table = text_table(header, rows)
     if len(shown) < size:
         rest = 1.0 - mixture.average_array[shown].sum()
         table += f"\n... {size - len(shown)} more in mixture.yaml, with {rest:.4f} on average"

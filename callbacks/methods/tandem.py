@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -13,8 +14,10 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from tandem_pl.callbacks.bad_domains import list_domains
+from tandem_pl.callbacks.freezing import check_freezing
 from tandem_pl.callbacks.measures.gathering import gather_columns
 from tandem_pl.callbacks.reweighting import ReweightingCallback, Update
+from tandem_pl.callbacks.step_watch import StepWatch, new_state, warning_of
 from tandem_pl.checks import check_at_least, check_choice, check_positive
 from tandem_pl.episode import MEASURE, PROBE, STATISTICS, TRAIN, MixtureBatch, Plan, Segment
 from tandem_pl.errors import InputError
@@ -70,8 +73,8 @@ def tandem_work(settings: Mapping[str, Any], run: Length) -> float:
     """
     free, probe = settings["free_steps"], settings["probe_steps"]
     without_step = settings["measure_batches"] + settings.get("statistics_batches", 0)
-    episode = free + 3 * probe - 1 + 2 * without_step / 3
-    return run.steps * episode / (free + probe)
+    extra = 2 * probe - 1 + 2 * without_step / 3
+    return run.steps * (1 + (settings.get("freeze_after") or 1) * extra / (free + probe))
 
 
 class TandemReweighting(ReweightingCallback):
@@ -87,6 +90,10 @@ class TandemReweighting(ReweightingCallback):
         update: "projected" is TANDEM's; "exponentiated" is mirror descent, not TANDEM's rule.
         statistics_batches: S, batches of the mixture on which BatchNorm's running statistics of
             both twins are computed again before measuring; 0 keeps those of training.
+        stop_when_settled: whether to end the run once the average of the weights has stayed for a
+            third of the updates, for runs of which only the mixture is wanted.
+        freeze_after: share of the run after which it trains on with the average of the weights,
+            without probing and measuring; None to learn to the end.
 
     An episode costs E + 3K - 1 + 2/3 (V + S) proxy steps and trains the proxy for E + K.
 
@@ -125,6 +132,8 @@ class TandemReweighting(ReweightingCallback):
         caps: dict[str, float] | None = None,
         update: Literal["projected", "exponentiated"] = "projected",
         statistics_batches: int = 0,
+        stop_when_settled: bool = False,
+        freeze_after: float | None = None,
     ) -> None:
         super().__init__()
         check_at_least("free_steps", free_steps, 0)
@@ -133,6 +142,7 @@ class TandemReweighting(ReweightingCallback):
         check_at_least("statistics_batches", statistics_batches, 0)
         check_positive("learning_rate", learning_rate)
         check_choice("update", update, tuple(UPDATES))
+        check_freezing(stop_when_settled, freeze_after)
         self.free_steps = free_steps
         self.probe_steps = probe_steps
         self.measure_batches = measure_batches
@@ -141,8 +151,11 @@ class TandemReweighting(ReweightingCallback):
         self.caps = dict(caps) if caps else None
         self.update_rule = update
         self.statistics_batches = statistics_batches
+        self.stop_when_settled = stop_when_settled
+        self.freeze_after = freeze_after
         self.signal: HyperGradient | None = None  # of the last update
         self._warned = False
+        self._watched = self.add_state("_watched", lambda: new_state(len(self.domains)))
         # [3, N] each: domain, loss under u, loss under w
         self._rows: list[Tensor] = self.add_state("_rows", list, tensors=True)
 
@@ -215,10 +228,21 @@ class TandemReweighting(ReweightingCallback):
                 f"much for noisy measurements: lower learning_rate={self.learning_rate}, or raise "
                 f"measure_batches={self.measure_batches}."
             )
+        self._watch_step(trainer, weights, gradient, partial(step, floor=self.floor, caps=caps))
         unmeasured = np.where(self.signal.samples > 0, 0.0, np.nan)  # NaN is not logged
         return weights, self.by_domain("hypergradient", gradient + unmeasured) | self.by_domain(
             "hypergradient_error", module.penalty * self.signal.error + unmeasured
         )
+
+    def _watch_step(self, trainer: Trainer, weights: Array, gradient: Array, step: Any) -> None:
+        """Warn, once each, of updates that alternate, stand still, or measure nothing."""
+        assert self.signal is not None
+        watch, start, known = StepWatch(self._watched), self.trajectory[0], self.signal.samples > 0
+        problem = watch.watch(start, self.weights, weights, gradient, known, step)
+        unit = len(weights) if self.update_rule == "exponentiated" else 1.0
+        text = problem and warning_of(problem, watch, self.learning_rate, unit)
+        if text:
+            rank_zero_warn(f"step {trainer.global_step}: {text}")
 
     def lowest(self) -> float:
         """Return the floor."""

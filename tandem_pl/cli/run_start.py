@@ -8,11 +8,10 @@ from typing import NamedTuple
 from lightning.pytorch import Trainer
 
 from tandem_pl.callbacks.methods.method import Length
-from tandem_pl.callbacks.monitoring.progress import total_steps
 from tandem_pl.callbacks.monitoring.trainer_parts import reweighting_of
 from tandem_pl.episode import MEASURE, WITHOUT_STEP
-from tandem_pl.report.statistics import LEAST_JUDGED
-from tandem_pl.training.connection import mixture_data
+from tandem_pl.steadiness import LEAST_JUDGED
+from tandem_pl.training.connection import mixture_data, total_steps
 
 ENOUGH_UPDATES = 2 * LEAST_JUDGED - 2  # fewer are too short to judge, see `stability`
 ENOUGH_SAMPLES = 32  # of a domain, measured for an update

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tandem_pl.episode import EpisodePlanner, MixtureData
+from tandem_pl.episode import WITHOUT_STEP, EpisodePlanner, MixtureData
 from tandem_pl.errors import InputError
 
 if TYPE_CHECKING:
@@ -75,3 +75,13 @@ def connect(module: MixtureModule, data: MixtureData, planner: EpisodePlanner) -
     """Give the method's handlers to the module, and its first plan to the data."""
     module.handlers = dict(planner.handlers())
     data.begin_episode(planner.plan())
+
+
+def total_steps(trainer: Trainer) -> int | None:
+    """Return the number of proxy batches: `max_steps`, or episodes times steps per episode."""
+    limits = [trainer.max_steps] if trainer.max_steps > 0 else []
+    data = find_data(trainer)
+    if trainer.max_epochs is not None and trainer.max_epochs > 0 and data is not None:
+        steps = [part.batches for part in data.planned if part.phase not in WITHOUT_STEP]
+        limits.append(trainer.max_epochs * sum(steps))
+    return min(limits) if limits else None
