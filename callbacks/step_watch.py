@@ -18,7 +18,7 @@ LARGE = 0.05  # mean share of the data that an alternating update moves
 STILL = 0.02  # share of the data that has moved at most in a run that stands still
 WOULD_MOVE = 0.1  # share of the data that the scale-free step would have moved instead
 LEAST_STILL = 64  # updates before a run can stand still; then at each doubling
-MANY_EQUAL = 16  # updates in a row
+MANY_EQUAL = 16  # updates from the first on
 SCALE, WARM = 2.0, 100.0  # c and n0 of the scale-free step
 
 Flags = NDArray[np.bool_]
@@ -29,7 +29,7 @@ def new_state(size: int) -> dict[str, Any]:
     """Return the state of a `StepWatch` of `size` domains before the first update."""
     return {
         "updates": 0,
-        "equal": 0,  # updates in a row that measured the same for every domain
+        "equal": 0,  # updates that measured the same for every domain
         "turn": 0.0,  # running sum of products of moves in a row
         "length": 0.0,  # and of their mean squares
         "share": 0.0,  # running sum of shares of the data that moved
@@ -50,8 +50,8 @@ class StepWatch:
       updates that move 5 % of the data and more;
     - "still": after 64, 128, ... updates the weights are within 2 % of the start, though the sum of
       the gradients is significant, and the scale-free step along it would move 10 % or more;
-    - "equal": 16 updates in a row measured the same for every domain, so that no step moves a
-      weight.
+    - "equal": the first 16 updates all measured the same for every domain, so that no step moves a
+      weight. (A run that has come to its optimum without noise measures the same, too.)
 
     Args:
         state: see `new_state`; plain numbers and arrays, for checkpoints. It is changed.
@@ -86,7 +86,7 @@ class StepWatch:
         """
         self._add(before, after, gradient, known)
         for problem, found in (
-            ("equal", self.state["equal"] >= MANY_EQUAL),
+            ("equal", self.state["equal"] == self.state["updates"] >= MANY_EQUAL),
             ("alternate", self._alternates()),
             ("still", self._stands_still(start, after, step)),
         ):
@@ -99,8 +99,8 @@ class StepWatch:
         state, move = self.state, after - before
         mean = gradient[known].mean() if known.any() else 0.0
         slope = np.where(known, gradient - mean, 0.0)
-        same = len(slope) > 1 and np.abs(slope).max() <= 1e-12 * np.abs(gradient).max()
-        state["equal"] = state["equal"] + 1 if same else 0
+        same = int(len(slope) > 1 and np.abs(slope).max() <= 1e-12 * np.abs(gradient).max())
+        state["equal"] += same
         state["updates"] += 1
         state["spread"] += float((slope[known] ** 2).mean()) if known.any() else 0.0
         state["sum"] = state["sum"] + slope
@@ -144,8 +144,8 @@ def warning_of(
     updates = watch.state["updates"]
     if problem == "equal":
         return (
-            f"the last {MANY_EQUAL} of {updates} updates measured the same for every domain, so "
-            "the weights do not change: give the domains different data, and a training step that "
+            f"all of the first {updates} updates measured the same for every domain, so the "
+            "weights do not change: give the domains different data, and a training step that "
             "moves the networks."
         )
     if isinstance(setting, str):

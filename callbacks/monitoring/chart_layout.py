@@ -29,7 +29,6 @@ def chart_layout(
         (learns, "mixture", "weights", ["mixture/weight/.*"]),
         (learns, "mixture", "effective domains", ["mixture/effective_domains$"]),
         (learns, "mixture", "way and drift", ["mixture/(distance|drift|fluctuation)$"]),
-        (learns, "mixture", "significant moves, settled", ["mixture/(significant|settled)$"]),
         (twins, "mixture", "distance of the twins", ["twins/distance$"]),
         (slopes, "mixture", "hyper-gradient", ["hypergradient/.*"]),
         (many, "mixture", "largest weight", ["mixture/largest_weight$"]),
