@@ -86,8 +86,9 @@ def end_text(callback: ReweightingCallback, folder: Path | None) -> str:
     lines = [""]
     if callback.learns:
         lines.append(mixture_table(callback.mixture, callback.trajectory[0]))
-        if callback.episodes:
-            lines.append(f"mixture: {judge_run(callback)}")
+        steadiness = judge_run(callback)
+        if steadiness.judged:
+            lines.append(f"mixture: {steadiness}")
     if callback.skipped_updates:
         lines.append(f"{callback.skipped_updates} of {callback.tried()} updates were skipped")
     lines.append("nothing written" if folder is None else f"written to {folder / 'mixture.yaml'}")

@@ -21,6 +21,7 @@ from tandem_pl import InputError, Mixture, TandemModule
 from tandem_pl.callbacks import TandemReweighting
 from tandem_pl.callbacks.methods.method import Length
 from tandem_pl.callbacks.methods.tandem import tandem_work
+from tandem_pl.cli.run_start import Start, start_lines
 from tandem_pl.datamodules import MixtureDataModule
 
 FREE, PROBE, MEASURE, STEPS = 2, 1, 2, 24
@@ -139,6 +140,17 @@ def test_the_cost_counts_probes_until_the_freeze():
     whole = tandem_work(settings, Length(7, 2000, 16))
     half = tandem_work(settings | {"freeze_after": 0.5}, Length(7, 2000, 16))
     assert half == pytest.approx((whole + 2000) / 2)
+
+
+def test_the_start_counts_updates_until_the_freeze():
+    start = Start("tandem", True, 3, 8, 0, 1000, 20, None, None, {"a": 1.0}, frozen=0.5)
+    assert "50 episodes of 20 steps, 25 updates" in start_lines(start)[0]
+    assert (
+        "25 updates in 1000 steps are too few to learn weights from: raise max_steps to 1200 ("
+        in (start_lines(start)[-1])
+    )
+    assert start._replace(frozen=0.2001).updates == 11  # the first update after step 200
+    assert start._replace(frozen=1.0).updates == 50
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.5, 1.5, math.nan])
