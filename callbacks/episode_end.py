@@ -23,7 +23,7 @@ def finish_episode(
     They are run here, so that the last episode's update is not lost.
     """
     plan, left = callback.data.planned, callback.data.rest_of_plan()
-    if not left or list(left) == list(plan):
+    if not left or list(left) == list(plan) or callback.frozen_at is not None:
         return
     if any(segment.phase not in WITHOUT_STEP for segment in left):
         steps, missing = (

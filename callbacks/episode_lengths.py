@@ -5,12 +5,23 @@ from __future__ import annotations
 import math
 from typing import Literal
 
+from tandem_pl.checks import check_at_least
+from tandem_pl.errors import InputError
+
 Auto = Literal["auto"]
 AUTO: Auto = "auto"
 ENOUGH_UPDATES = 120  # of a run; see "How many updates" in callbacks/README.md
 LEAST_FREE = 15  # shorter episodes cost more than twice as much as plain training
 USUAL_FREE = 45  # of a run of unknown length
 ENOUGH_SAMPLES = 32  # of a domain, measured for an update
+
+
+def check_batches(key: str, value: int | str, least: int) -> None:
+    """Raise an error unless a number of batches is "auto" or at least `least`."""
+    if isinstance(value, str) and value != AUTO:
+        raise InputError(f"{key}={value!r} must be 'auto' or a number.")
+    if not isinstance(value, str):
+        check_at_least(key, value, least)
 
 
 def choose_free_steps(steps: int | None, probe_steps: int) -> int:

@@ -17,8 +17,9 @@ from tandem_pl.data_record import with_target
 from tandem_pl.episode import MEASURE, TRAIN, Handler, MixtureBatch, MixtureData, Plan
 from tandem_pl.errors import InputError
 from tandem_pl.mixture import Mixture
-from tandem_pl.run_files import Signal, mixture_table, versions, write_run_files
+from tandem_pl.run_files import Signal, write_run_files
 from tandem_pl.simplex import Array, check_weights
+from tandem_pl.steadiness import Steadiness
 from tandem_pl.training.connection import check_parts, connect
 from tandem_pl.training.mixture_module import MixtureModule
 from tandem_pl.training.run_folder import run_folder
@@ -26,7 +27,9 @@ from tandem_pl.training.trainer_flags import is_dry_run
 
 from .declared_state import DeclaredState
 from .episode_end import finish_episode
+from .freezing import check_length, frozen_plan, next_plan
 from .record import Record
+from .result import Judge, end_text, learned_mixture
 
 Update = tuple[Array, dict[str, float]]  # the next weights [M], and named values to log
 
@@ -58,6 +61,8 @@ class ReweightingCallback(DeclaredState, Callback):
 
     method = "fixed"
     learns = True  # whether the weights are not known before the run
+    stop_when_settled = False  # options of methods that have them: see `freezing`
+    freeze_after: float | None = None
     signal_name: str | None = None  # file of what the method measures, without its suffix
     signal_columns: tuple[str, ...] = ()  # names of the C numbers that it keeps for a domain
 
@@ -73,7 +78,11 @@ class ReweightingCallback(DeclaredState, Callback):
         self._record_of_data: dict[str, Any] = {}
         self._folder: Path | None = None
         self._written = -1  # updates in the files
+        self._judge = Judge()
         self.skipped_updates = self.add_state("skipped_updates", int)
+        # the global step at which weights were frozen; the update since which the average stays
+        self.frozen_at: int | None = self.add_state("frozen_at", lambda: None)
+        self.settled_since: int | None = self.add_state("settled_since", lambda: None)
 
     # ---- what a method defines ----
 
@@ -126,12 +135,13 @@ class ReweightingCallback(DeclaredState, Callback):
         self.record.add_signal(trainer.global_step, columns)
 
     def keep_weights(self, trainer: Trainer, reason: str, domains: str = "") -> Update:
-        """Warn, count, and return the weights unchanged; `domains` is text of `bad_domains`."""
+        """Count, warn if the count has doubled, and return the weights; see `bad_domains`."""
         self.skipped_updates += 1
-        rank_zero_warn(
-            f"step {trainer.global_step}: {reason}, so the weights do not change "
-            f"({domains}{self.skipped_updates} updates skipped so far)."
-        )
+        if self.skipped_updates.bit_count() == 1:
+            rank_zero_warn(
+                f"step {trainer.global_step}: {reason}, so the weights do not change "
+                f"({domains}{self.skipped_updates} updates skipped so far)."
+            )
         return self.weights, {"mixture/skipped_updates": float(self.skipped_updates)}
 
     def by_domain(self, tag: str, values: Array) -> dict[str, float]:
@@ -184,22 +194,12 @@ class ReweightingCallback(DeclaredState, Callback):
         """The weights now, and their average (`averaged`)."""
         if not self.domains:
             raise InputError("there is no mixture yet: call trainer.fit first.")
-        about: dict[str, Any] = {
-            "method": self.method,
-            "settings": self.settings(),
-            "episodes": self.episodes,
-            "steps": self.steps[-1],
-        }
-        if thinned := self.record.thinned():
-            about["thinned"] = thinned
-        for key in ("samples", "tokens", "epochs"):
-            if key in self._seen and not np.isnan(self._seen[key]).any():
-                about[key] = dict(zip(self.domains, self._seen[key].tolist(), strict=True))
-        if self._record_of_data:
-            about["data"] = self._record_of_data
-        about["versions"] = versions()
-        average = dict(zip(self.domains, self.averaged().tolist(), strict=True))
-        return Mixture.from_array(self.domains, self.weights, average=average, about=about)
+        return learned_mixture(self, self._seen, self._record_of_data)
+
+    @property
+    def steadiness(self) -> Steadiness | None:
+        """Whether the weights are significant and settled, after the last update judged."""
+        return self._judge.steadiness(self)
 
     # ---- when ----
 
@@ -212,10 +212,11 @@ class ReweightingCallback(DeclaredState, Callback):
         self.domains = self.data.domain_names()
         self.tags = domain_tags(self.domains)
         self.reset_state()
+        check_length(self.freeze_after, trainer)
         self.check(trainer, module)
         self.weights = self.initial(trainer)
         self.record.start(self.weights)
-        self._written = -1
+        self._written, self._judge = -1, Judge()
         connect(module, self.data, self)
         self._record_of_data = with_target(self.data)  # the plan decides on the pools in it
 
@@ -227,6 +228,10 @@ class ReweightingCallback(DeclaredState, Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Observe measure batches; after the plan's last batch, update and plan."""
+        if self.frozen_at is not None:
+            if batch.last:
+                self.data.begin_episode(frozen_plan(self))
+            return
         if batch.phase == MEASURE:
             self.observe(trainer, outputs, batch)
         elif batch.phase == TRAIN:
@@ -236,7 +241,7 @@ class ReweightingCallback(DeclaredState, Callback):
         self.weights, self.metrics = self.update(trainer, pl_module)
         check_weights(self.weights, len(self.domains), f"{type(self).__name__}.update")
         self.record.add_weights(trainer.global_step, self.weights)
-        self.data.begin_episode(self.plan())
+        self.data.begin_episode(next_plan(self, trainer))
         values = self.by_domain("mixture/weight", self.weights) | self.metrics
         for logger in trainer.loggers:
             logger.log_metrics(values, step=trainer.global_step)
@@ -252,11 +257,7 @@ class ReweightingCallback(DeclaredState, Callback):
         finish_episode(self, trainer, pl_module)
         self._write(trainer)
         if self._folder is not None:
-            table = mixture_table(self.mixture, self.trajectory[0]) + "\n" if self.learns else ""
-            if self.skipped_updates:
-                table += f"{self.skipped_updates} of {self.tried()} updates were skipped\n"
-            path = None if is_dry_run(trainer) else self._folder / "mixture.yaml"
-            rank_zero_info(f"\n{table}" + (f"written to {path}" if path else "nothing written"))
+            rank_zero_info(end_text(self, None if is_dry_run(trainer) else self._folder))
 
     def _write(self, trainer: Trainer) -> None:
         if not self.domains or self._folder is None:

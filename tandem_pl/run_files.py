@@ -73,7 +73,9 @@ def write_run_files(
 
 
 def mixture_table(mixture: Mixture, start: Array) -> str:
-    """Return a table of each domain's first, average and last weight, and epochs if known.
+    """Return a table of each domain's first, average and last weight.
+
+    It has columns for epochs, and for whether the move is significant, if these are known.
 
     If there are more than 30 domains, it shows the 20 with the largest averages. If the run drew
     from pools (`final_samples`), epochs are passes over them, and it shows their sizes.
@@ -88,14 +90,16 @@ def mixture_table(mixture: Mixture, start: Array) -> str:
         shown = np.argsort(-mixture.average_array, kind="stable")[:MOST_DOMAINS].tolist()
     weights = start, mixture.average_array, mixture.array
     epochs = {name: f"{value:.1f}" for name, value in mixture.about.get("epochs", {}).items()}
-    data = mixture.about.get("data") or {}
+    data, beyond = mixture.about.get("data") or {}, mixture.about.get("significant", {})
     pool, header = data.get("pool") or {}, ["domain", "start", "average", "   last", "epochs"]
+    header += ["pool"] * bool(pool) + ["significant"] * bool(beyond)
     rows = []
     for m in shown:
         name = mixture.domains[m]
         row = [name, *(f"{column[m]:.4f}" for column in weights), epochs.get(name, "")]
-        rows.append([*row, f"{pool[name]} of {data['samples'][name]}"] if pool else row)
-    table = text_table([*header, "pool"] if pool else header, rows)
+        row += [f"{pool[name]} of {data['samples'][name]}"] if pool else []
+        rows.append(row + (["yes" if beyond[name] else "no"] if beyond else []))
+    table = text_table(header, rows)
     if len(shown) < size:
         rest = 1.0 - mixture.average_array[shown].sum()
         table += f"\n... {size - len(shown)} more in mixture.yaml, with {rest:.4f} on average"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,10 +17,13 @@ from tandem_pl.callbacks.bad_domains import list_domains
 from tandem_pl.callbacks.episode_lengths import (
     AUTO,
     Auto,
+    check_batches,
     choose_free_steps,
     choose_measure_batches,
 )
+from tandem_pl.callbacks.freezing import check_freezing
 from tandem_pl.callbacks.measures.gathering import gather_columns
+from tandem_pl.callbacks.measures.hyper_gradient import HyperGradient, hyper_gradient
 from tandem_pl.callbacks.reweighting import ReweightingCallback, Update
 from tandem_pl.callbacks.step_size import (
     LearningRate,
@@ -27,6 +31,7 @@ from tandem_pl.callbacks.step_size import (
     mean_square,
     scale_free_rate,
 )
+from tandem_pl.callbacks.step_watch import StepWatch, new_state, warning_of
 from tandem_pl.checks import check_at_least, check_choice
 from tandem_pl.episode import MEASURE, PROBE, STATISTICS, TRAIN, MixtureBatch, Plan, Segment
 from tandem_pl.errors import InputError
@@ -42,45 +47,6 @@ LARGE_MOVE = 0.5  # share of the mixture; an update that moves more gives a warn
 UPDATES = {"projected": projected_step, "exponentiated": exponentiated_step}
 
 
-class HyperGradient(NamedTuple):
-    """Delta_m = mean over samples of domain m of (loss under w - loss under u), in nats; [M] each.
-
-    `error` is its standard error, 0 for a single sample; it covers the choice of the measured
-    samples, not of the probe's batches. A domain without `samples` gets the mean of the others, so
-    that its weight changes with theirs.
-    """
-
-    delta: Array
-    error: Array
-    samples: Array
-
-
-def hyper_gradient(domains: Array, proxy: Array, reference: Array, size: int) -> HyperGradient:
-    """Return Delta of `size` domains, from [N] domain numbers and losses under u and under w.
-
-    >>> import numpy as np
-    >>> hyper_gradient(np.array([0, 0, 1]), np.ones(3), np.array([1.0, 2.0, 1.0]), 2).delta
-    array([0.5, 0. ])
-    """
-    count = np.bincount(domains, minlength=size).astype(np.float64)
-    gap = reference.astype(np.float64) - proxy.astype(np.float64)
-    measured = count > 0
-    samples = np.maximum(count, 1)
-    delta = np.bincount(domains, gap, size) / samples
-    square = np.bincount(domains, (gap - delta[domains]) ** 2, size)
-    error = np.sqrt(square / np.maximum(count - 1, 1) / samples)
-    delta[~measured] = delta[measured].mean() if measured.any() else 0.0
-    return HyperGradient(delta, error, count)
-
-
-def check_batches(key: str, value: int | str, least: int) -> None:
-    """Raise an error unless a number of batches is "auto" or at least `least`."""
-    if isinstance(value, str) and value != AUTO:
-        raise InputError(f"{key}={value!r} must be 'auto' or a number.")
-    if not isinstance(value, str):
-        check_at_least(key, value, least)
-
-
 def tandem_work(settings: Mapping[str, Any], run: Length) -> float:
     """Return the cost of a run.
 
@@ -88,18 +54,14 @@ def tandem_work(settings: Mapping[str, Any], run: Length) -> float:
     >>> tandem_work(settings, Length(7, 2000, 16))
     3100.0
     """
-    free, probe, measured = (
-        settings["free_steps"],
-        settings["probe_steps"],
-        settings["measure_batches"],
-    )
+    free, probe = settings["free_steps"], settings["probe_steps"]
+    measured, learning = settings["measure_batches"], settings.get("freeze_after") or 1
     if free == AUTO:
-        free = choose_free_steps(run.steps, probe)
+        free = choose_free_steps(int(run.steps * learning), probe)
     if measured == AUTO:
         measured = choose_measure_batches(run.domains, run.batch_size, free + probe)
-    without_step = measured + settings.get("statistics_batches", 0)
-    episode = free + 3 * probe - 1 + 2 * without_step / 3
-    return run.steps * episode / (free + probe)
+    extra = 2 * probe - 1 + 2 * (measured + settings.get("statistics_batches", 0)) / 3
+    return run.steps * (1 + learning * extra / (free + probe))
 
 
 class TandemReweighting(ReweightingCallback):
@@ -122,6 +84,10 @@ class TandemReweighting(ReweightingCallback):
         update: "projected" is TANDEM's; "exponentiated" is mirror descent, not TANDEM's rule.
         statistics_batches: S, batches of the mixture on which BatchNorm's running statistics of
             both twins are computed again before measuring; 0 keeps those of training.
+        stop_when_settled: whether to end the run once the average of the weights has stayed for a
+            third of the updates, for runs of which only the mixture is wanted.
+        freeze_after: share of the run after which it trains on with the average of the weights,
+            without probing and measuring; None to learn to the end.
 
     An episode costs E + 3K - 1 + 2/3 (V + S) proxy steps and trains the proxy for E + K.
 
@@ -161,6 +127,8 @@ class TandemReweighting(ReweightingCallback):
         caps: dict[str, float] | None = None,
         update: Literal["projected", "exponentiated"] = "projected",
         statistics_batches: int = 0,
+        stop_when_settled: bool = False,
+        freeze_after: float | None = None,
     ) -> None:
         super().__init__()
         check_batches("free_steps", free_steps, 0)
@@ -169,6 +137,7 @@ class TandemReweighting(ReweightingCallback):
         check_at_least("statistics_batches", statistics_batches, 0)
         check_learning_rate(learning_rate)
         check_choice("update", update, tuple(UPDATES))
+        check_freezing(stop_when_settled, freeze_after)
         self._auto_free, self._auto_measure = free_steps == AUTO, measure_batches == AUTO
         self.free_steps: Any = free_steps  # a number from `setup` on, and so is the next
         self.probe_steps = probe_steps
@@ -178,11 +147,14 @@ class TandemReweighting(ReweightingCallback):
         self.caps = dict(caps) if caps else None
         self.update_rule = update
         self.statistics_batches = statistics_batches
+        self.stop_when_settled = stop_when_settled
+        self.freeze_after = freeze_after
         self.signal: HyperGradient | None = None  # of the last update
         self._warned = False
         # S and t of `scale_free_rate`
         self._squares: float = self.add_state("_squares", float)
         self._squared: int = self.add_state("_squared", int)
+        self._watched = self.add_state("_watched", lambda: new_state(len(self.domains)))
         # [3, N] each: domain, loss under u, loss under w
         self._rows: list[Tensor] = self.add_state("_rows", list, tensors=True)
 
@@ -200,7 +172,9 @@ class TandemReweighting(ReweightingCallback):
             )
         size, batch = len(self.domains), self.data.batch_size
         if self._auto_free:
-            steps = trainer.max_steps if trainer.max_steps > 0 else None
+            steps = None
+            if trainer.max_steps > 0:
+                steps = int(trainer.max_steps * (self.freeze_after or 1))
             self.free_steps = choose_free_steps(steps, self.probe_steps)
         if self._auto_measure:
             episode = self.free_steps + self.probe_steps
@@ -263,17 +237,32 @@ class TandemReweighting(ReweightingCallback):
                 f"much for noisy measurements: lower learning_rate={self.learning_rate}, or raise "
                 f"measure_batches={self.measure_batches}."
             )
+        self._watch_step(trainer, weights, gradient, partial(step, floor=self.floor, caps=caps))
         unmeasured = np.where(self.signal.samples > 0, 0.0, np.nan)  # NaN is not logged
         return weights, self.by_domain("hypergradient", gradient + unmeasured) | self.by_domain(
             "hypergradient_error", module.penalty * self.signal.error + unmeasured
         )
 
+    def auto_rate(self) -> float:
+        """Return the scale-free rate of a projected step, weight per nat."""
+        return scale_free_rate(self._squares, self._squared) / len(self.weights)
+
     def step_size(self) -> float:
         """Return eta of this update."""
         if self.learning_rate != AUTO:
             return self.learning_rate
-        rate = scale_free_rate(self._squares, self._squared)
-        return rate / len(self.weights) if self.update_rule == "projected" else rate
+        return self.auto_rate() * (len(self.weights) if self.update_rule == "exponentiated" else 1)
+
+    def _watch_step(self, trainer: Trainer, weights: Array, gradient: Array, step: Any) -> None:
+        """Warn, once each, of updates that alternate, stand still, or measure nothing."""
+        assert self.signal is not None
+        watch, start, known = StepWatch(self._watched), self.trajectory[0], self.signal.samples > 0
+        rate = self.auto_rate()
+        problem = watch.watch(start, self.weights, weights, gradient, known, step, rate)
+        unit = len(weights) if self.update_rule == "exponentiated" else 1.0
+        text = problem and warning_of(problem, watch, self.learning_rate, unit * rate)
+        if text:
+            rank_zero_warn(f"step {trainer.global_step}: {text}")
 
     def lowest(self) -> float:
         """Return the floor."""

@@ -28,6 +28,7 @@ def chart_layout(
     charts: tuple[tuple[bool, str, str, list[str]], ...] = (  # shown, category, name, tags
         (learns, "mixture", "weights", ["mixture/weight/.*"]),
         (learns, "mixture", "effective domains", ["mixture/effective_domains$"]),
+        (learns, "mixture", "way and drift", ["mixture/(distance|drift|fluctuation)$"]),
         (twins, "mixture", "distance of the twins", ["twins/distance$"]),
         (slopes, "mixture", "hyper-gradient", ["hypergradient/.*"]),
         (many, "mixture", "largest weight", ["mixture/largest_weight$"]),

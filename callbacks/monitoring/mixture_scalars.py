@@ -47,6 +47,21 @@ def weight_scalars(reweighting: ReweightingCallback) -> dict[str, float]:
     return scalars
 
 
+def steadiness_scalars(reweighting: ReweightingCallback) -> dict[str, float]:
+    """Return how far the average went, whether it stays, and how many moves are significant."""
+    found = reweighting.steadiness
+    if found is None:
+        return {}
+    scalars = {"mixture/distance": found.distance}
+    if found.judged:
+        scalars["mixture/drift"] = found.stability.moved
+        scalars["mixture/fluctuation"] = found.stability.fluctuation
+        scalars["mixture/settled"] = float(found.stability.verdict == "settled")
+    if found.significant is not None:
+        scalars["mixture/significant"] = float(found.significant.sum())
+    return scalars
+
+
 def band_scalars(reweighting: ReweightingCallback) -> dict[str, float]:
     """Return hyper-gradients minus and plus their standard errors; nothing for many domains."""
     scalars: dict[str, float] = {}

@@ -25,7 +25,13 @@ from .logger_outputs import (
     log_histograms,
     log_table,
 )
-from .mixture_scalars import band_scalars, histograms, sampler_scalars, weight_scalars
+from .mixture_scalars import (
+    band_scalars,
+    histograms,
+    sampler_scalars,
+    steadiness_scalars,
+    weight_scalars,
+)
 from .trainer_parts import reweighting_of
 
 if TYPE_CHECKING:
@@ -56,6 +62,10 @@ class MixtureMonitor(Callback):
     | `train/skipped_updates` | batches skipped for a non-finite loss; from the first one on |
     | `mixture/entropy` | -sum alpha log alpha of the next weights |
     | `mixture/effective_domains` | exp(entropy): 1 for a single domain, M for uniform weights |
+    | `mixture/distance` | share of the data by which the average differs from the start |
+    | `mixture/drift`, `mixture/fluctuation` | between and within the run's last two quarters |
+    | `mixture/settled` | 1 if both are small (see `steadiness.stability`), else 0 |
+    | `mixture/significant` | domains whose weights moved beyond chance |
     | `mixture/weights` | picture of the weights over steps |
     | `mixture/table` | first, average and last weight of each domain |
     | `hypergradient_band/D/lower`, `/upper` | hyper-gradient minus and plus its standard error |
@@ -174,7 +184,7 @@ class MixtureMonitor(Callback):
         if skipped:
             scalars["train/skipped_updates"] = float(skipped)
         if reweighting is not None:
-            scalars |= weight_scalars(reweighting)
+            scalars |= weight_scalars(reweighting) | steadiness_scalars(reweighting)
             if reweighting.steps[-1] == trainer.global_step:  # the weights were just updated
                 scalars |= band_scalars(reweighting)
                 if isinstance(module, TandemModule):

@@ -9,12 +9,16 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm.auto import tqdm
 
-from tandem_pl.training.connection import find_data
-from tandem_pl.training.trainer_flags import planned_steps
+from tandem_pl.training.trainer_flags import total_steps
+
+from .trainer_parts import reweighting_of
 
 
 class RunProgressBar(ProgressBar):
     """Count proxy batches (`global_step`) up to the end of training, with the time left.
+
+    Beside the losses it shows whether the mixture is settled, and how many domains' moves are
+    significant (see `steadiness.Steadiness`).
 
     Args:
         refresh_rate: proxy batches between updates; 0 hides the bar.
@@ -56,6 +60,9 @@ class RunProgressBar(ProgressBar):
         if behind >= self.refresh_rate or trainer.global_step == self._bar.total:
             metrics = self.get_metrics(trainer, pl_module)
             metrics.pop("v_num", None)
+            reweighting = reweighting_of(trainer)
+            if reweighting is not None and reweighting.steadiness is not None:
+                metrics["mixture"] = str(reweighting.steadiness)
             self._bar.set_postfix(metrics, refresh=False)
             self._bar.update(behind)
 
@@ -76,9 +83,3 @@ class RunProgressBar(ProgressBar):
         """Print above the bar."""
         if self._enabled:
             tqdm.write(" ".join(map(str, args)), **kwargs)
-
-
-def total_steps(trainer: Trainer) -> int | None:
-    """Return the number of proxy batches: `max_steps`, or episodes times steps per episode."""
-    data = find_data(trainer)
-    return planned_steps(trainer, () if data is None else data.planned)

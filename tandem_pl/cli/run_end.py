@@ -10,8 +10,9 @@ import numpy as np
 from tandem_pl.domain_names import first_names
 from tandem_pl.report.run import Run
 from tandem_pl.report.sentences import verdict
-from tandem_pl.report.statistics import LEAST_UPDATES, driving_means, stability
+from tandem_pl.report.statistics import driving_means, stability
 from tandem_pl.simplex import Array
+from tandem_pl.steadiness import LEAST_UPDATES
 from tandem_pl.text_tables import text_table
 
 MOST_ROWS = 20  # target domains in the table

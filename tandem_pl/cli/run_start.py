@@ -8,11 +8,11 @@ from typing import NamedTuple
 from lightning.pytorch import Trainer
 
 from tandem_pl.callbacks.methods.method import Length
-from tandem_pl.callbacks.monitoring.progress import total_steps
 from tandem_pl.callbacks.monitoring.trainer_parts import reweighting_of
 from tandem_pl.episode import MEASURE, WITHOUT_STEP
-from tandem_pl.report.statistics import LEAST_JUDGED
+from tandem_pl.steadiness import LEAST_JUDGED
 from tandem_pl.training.connection import mixture_data
+from tandem_pl.training.trainer_flags import total_steps
 
 ENOUGH_UPDATES = 2 * LEAST_JUDGED - 2  # fewer are too short to judge, see `stability`
 ENOUGH_SAMPLES = 32  # of a domain, measured for an update
@@ -27,7 +27,7 @@ class Start(NamedTuple):
     limit; `episode` are the steps between updates; `measured` are the samples of a domain that an
     update measures, None for a method that measures otherwise; `cost` is in plain runs, None if the
     method does not state it; `passes` are those over each domain in the whole run, at the weights
-    of the start.
+    of the start; `frozen` is the share of the steps after which no update is made, 1 for none.
     """
 
     method: str
@@ -40,6 +40,15 @@ class Start(NamedTuple):
     measured: float | None
     cost: float | None
     passes: dict[str, float]
+    frozen: float = 1.0
+
+    @property
+    def updates(self) -> int | None:
+        """Updates of the weights in the whole run."""
+        if self.steps is None:
+            return None
+        most = self.steps // self.episode
+        return min(most, math.ceil(self.frozen * self.steps / self.episode))
 
 
 def read_start(trainer: Trainer) -> Start:
@@ -70,6 +79,7 @@ def read_start(trainer: Trainer) -> Start:
             name: drawn * float(share) / size
             for (name, size), share in zip(sizes.items(), weights, strict=True)
         },
+        frozen=getattr(planner, "freeze_after", None) or 1.0,
     )
 
 
@@ -84,7 +94,7 @@ def start_lines(start: Start) -> list[str]:
         length += f", from step {start.step} on"
     if steps is not None and start.learned:
         length += f"; {counted(-(-steps // episode), 'episode')} of {episode} steps"
-        length += f", {counted(steps // episode, 'update')}"
+        length += f", {counted(start.updates or 0, 'update')}"
     lines = [f"{head}: {length}"]
     parts = []
     if start.learned and start.measured is not None:
@@ -104,11 +114,12 @@ def start_lines(start: Start) -> list[str]:
 def warnings_of(start: Start) -> list[str]:
     """Return a sentence for each number that is too small to learn from."""
     lines = []
-    if start.steps is not None and start.steps // start.episode < ENOUGH_UPDATES:
+    if start.updates is not None and start.updates < ENOUGH_UPDATES:
+        steps = math.ceil(ENOUGH_UPDATES * start.episode / start.frozen)
         lines.append(
-            f"{counted(start.steps // start.episode, 'update')} in {start.steps} steps "
-            f"{'is' if start.steps // start.episode == 1 else 'are'} too few to learn weights "
-            f"from: raise max_steps to {ENOUGH_UPDATES * start.episode} "
+            f"{counted(start.updates, 'update')} in {start.steps} steps "
+            f"{'is' if start.updates == 1 else 'are'} too few to learn weights "
+            f"from: raise max_steps to {steps} "
             f"({ENOUGH_UPDATES} updates) or more."
         )
     if start.measured is not None and start.measured < ENOUGH_SAMPLES:

@@ -12,7 +12,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from tandem_pl.callbacks.measures.target_evaluation import TargetEvaluation
-from tandem_pl.callbacks.monitoring.progress import total_steps
 from tandem_pl.callbacks.monitoring.trainer_parts import reweighting_of
 from tandem_pl.episode import MixtureData
 from tandem_pl.machine import choose_threads, count_cores, share_of_busy_cores
@@ -21,7 +20,7 @@ from tandem_pl.simplex import Array
 from tandem_pl.training.connection import find_data
 from tandem_pl.training.mixture_module import MixtureModule
 from tandem_pl.training.run_folder import run_folder
-from tandem_pl.training.trainer_flags import is_dry_run
+from tandem_pl.training.trainer_flags import is_dry_run, total_steps
 
 from .run_end import losses_table, mixture_lines, sample_line
 from .run_start import counted, read_start, start_lines

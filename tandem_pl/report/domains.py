@@ -10,9 +10,10 @@ import numpy as np
 
 from tandem_pl.errors import InputError
 from tandem_pl.mixture import Mixture, check_domains
+from tandem_pl.steadiness import Interval, centred, last_quarters
 
 from .run import Run
-from .statistics import Interval, batch_means, centred, driving_means, last_quarters
+from .statistics import batch_means, driving_means
 
 EPOCHS_LIMIT = 4.0  # Muennighoff et al. 2023, arXiv 2305.16264
 

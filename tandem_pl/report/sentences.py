@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from tandem_pl.steadiness import Stability
+
 from .domains import EPOCHS_LIMIT, DomainSummary
 from .run import Run
-from .statistics import Stability
 
 
 def explain(domain: DomainSummary, run: Run) -> str:

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from tandem_pl.episode import WITHOUT_STEP, Plan
 from tandem_pl.errors import InputError
 
-from .connection import find_planner
+from .connection import find_data, find_planner
 
 EVALUATION_LIMITS = {  # verb -> flag
     "fit": "limit_val_batches",
@@ -161,3 +161,9 @@ def check_evaluation(trainer: object, batches: int, domains: int) -> None:
             f"{domains} domains, so the last domains have few samples or none: leave it out, and "
             "give the data module smaller data sets."
         )
+
+
+def total_steps(trainer: Trainer) -> int | None:
+    """Return the number of proxy batches: `max_steps`, or episodes times steps per episode."""
+    data = find_data(trainer)
+    return planned_steps(trainer, () if data is None else data.planned)

@@ -25,7 +25,7 @@ BY_DOMAIN = (
 ALONE = (
     "train/loss", "train/loss_reference", "measured/loss", "measured/loss_reference", "target/loss",
     "train/learning_rate", "mixture/entropy", "mixture/effective_domains", "sampler/largest_gap",
-    "twins/distance",
+    "twins/distance", "mixture/distance",
 )
 # fmt: on
 VALIDATION = ("validation/loss", "validation/loss_reference")

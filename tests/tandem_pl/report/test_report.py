@@ -15,15 +15,10 @@ from tandem_pl.report.domains import final_epochs, summarize_domains
 from tandem_pl.report.page import build_page, to_html, write_page
 from tandem_pl.report.run import Run, read_run
 from tandem_pl.report.sentences import explain, headline, verdict
-from tandem_pl.report.statistics import (
-    Interval,
-    batch_means,
-    centred,
-    driving_means,
-    stability,
-)
+from tandem_pl.report.statistics import batch_means, driving_means, stability
 from tandem_pl.run_files import Signal, write_signal, write_trajectory
 from tandem_pl.simplex import projected_step
+from tandem_pl.steadiness import Interval, centred
 
 
 def correlated(count, length, rho, seed=0):
