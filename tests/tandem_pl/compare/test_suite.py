@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from tandem_pl.cli import main
+from tandem_pl.compare import run
 from tandem_pl.compare.cells import build_cells
 from tandem_pl.compare.config import read_comparison
 from tandem_pl.compare.jobs import Job
@@ -84,7 +85,8 @@ def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "script.py").write_text(SCRIPT)
     monkeypatch.setattr(Job, "command", (sys.executable, str(tmp_path / "script.py")))
-    content = {"base": BASE, "methods": "rows.yaml", "seeds": [0, 1, 2], "workers": 1}
+    monkeypatch.setattr(run, "POLL_SECONDS", 0.02)
+    content = {"base": BASE, "methods": "rows.yaml", "seeds": [0, 1], "workers": 1}
     (tmp_path / "rows.yaml").write_text(yaml.safe_dump({"uniform": None, "temperature": None}))
     for name in ("one", "two", "bad"):
         (tmp_path / f"{name}.yaml").write_text(
