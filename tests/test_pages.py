@@ -207,11 +207,11 @@ def test_its_defaults_are_the_defaults():
     from tandem_pl.callbacks import TandemReweighting
 
     settings = TandemReweighting().settings()
-    rows = re.findall(r"^\| `(\w+)`[^|]*\| ([\d.]+) \|", PAGES["tandem_pl/README.md"], re.M)
+    rows = re.findall(r"^\| `(\w+)`[^|]*\| ([\d.]+|auto) \|", PAGES["tandem_pl/README.md"], re.M)
     assert len(rows) >= 5
     for name, value in rows:
         if name != "penalty":
-            assert settings[name] == float(value)
+            assert settings[name] == (value if value == "auto" else float(value))
 
 
 def test_its_table_of_methods_is_the_table():
