@@ -35,9 +35,10 @@ NAMES = {
     "tandem_pl.networks": ["causal_language_model"],
     "tandem_pl.objectives": ["CausalLanguageModeling", "Classification", "Regression"],
     "tandem_pl.schedules": ["WarmupCosine"],
+    "tandem_pl.search": ["FrozenDomains", "Repetition", "Runs", "fit_law", "propose", "read_runs"],
     "tandem_pl.timm_networks": ["timm_network"],
 }
-LAZY = ("tandem_pl", "tandem_pl.callbacks", "tandem_pl.datamodules")
+LAZY = ("tandem_pl", "tandem_pl.callbacks", "tandem_pl.datamodules", "tandem_pl.search")
 FOLDERS = sorted(
     {
         path.parent.relative_to(ROOT)

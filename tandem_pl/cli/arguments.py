@@ -118,14 +118,15 @@ def make_parser(
     """Return the parser of a verb.
 
     Args:
-        function: named as the verb; its arguments are the options, its docstring describes them.
+        function: named as the verb (`search_fit` for two words); its arguments are the options, its
+            docstring describes them.
         positional: whether arguments without a default come without `--`.
         config: whether `--config FILE` gives options in YAML.
         epilog: text after the help.
         fixed: arguments of the function that are not options.
     """
     parser = Parser(
-        prog=f"tandem {function.__name__}",
+        prog=f"tandem {function.__name__.replace('_', ' ')}",
         description=(inspect.getdoc(function) or "").partition("\n\n")[0],
         epilog=epilog,
         formatter_class=Help,

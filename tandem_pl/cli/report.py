@@ -69,12 +69,20 @@ def read_tokens(path: str | None, mixture: Mixture) -> dict[str, float] | None:
     """
     if path is None:
         return None
+    sizes = read_domain_tokens(path)
+    known = {name: size for name, size in sizes.items() if name in mixture.domains}
+    check_domains(known, mixture.domains, f"--tokens_per_domain={path}")
+    return known
+
+
+def read_domain_tokens(path: str) -> dict[str, float]:
+    """Return domain -> training tokens of any domains; see `read_tokens`."""
     file = Path(path) / "manifest.yaml" if Path(path).is_dir() else Path(path)
     try:
         content = read_yaml(file)
         if isinstance(content, dict) and isinstance(content.get("splits"), dict):
             content = {name: row["tokens"] for name, row in content["splits"]["train"].items()}
-        sizes = {name: float(tokens) for name, tokens in content.items()}
+        return {name: float(tokens) for name, tokens in content.items()}
     except InputError:
         raise
     except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
@@ -82,9 +90,6 @@ def read_tokens(path: str | None, mixture: Mixture) -> dict[str, float] | None:
             f"--tokens_per_domain={path!r} cannot be read as a corpus's manifest.yaml or a map of "
             f"domain to tokens, such as web: 1.0e+9: {str(error).splitlines()[0]}."
         ) from None
-    known = {name: size for name, size in sizes.items() if name in mixture.domains}
-    check_domains(known, mixture.domains, f"--tokens_per_domain={path}")
-    return known
 
 
 def main(arguments: Sequence[str]) -> None:
