@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import hypothesis
+import lightning.pytorch  # noqa: F401  (loggers keep the stderr of the import: not a test's)
 import pytest
 import torch
 
