@@ -1,0 +1,158 @@
+"""Find a network's output head, and run the network up to it.
+
+Between the last hidden states and the logits most causal language models have one linear layer and
+perhaps a scaling. `output_head` finds both and checks them on a few tokens, once a network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from tandem_pl.modes import evaluating
+
+from .head_losses import OutputHead, Scaling
+from .packed_forward import logits_of
+
+LEAST_VOCABULARY = 4096  # with fewer tokens all logits are small beside the other activations
+
+LARGE = 50.0  # logits by which `_fits` compares
+
+_FOUND: WeakKeyDictionary[nn.Module, tuple[nn.Module, OutputHead | None]] = WeakKeyDictionary()
+_WARNED: set[type] = set()
+_HIDDEN: list[Tensor] = []  # what a head was called with, between `_capture` and its caller
+
+
+def output_head(network: Any) -> OutputHead | None:
+    """Return the network's head; None if logits are small, or not what the head gives.
+
+    The answer depends on the network alone: ranks that share one network get the same.
+    """
+    find = getattr(network, "get_output_embeddings", None)
+    module = find() if isinstance(network, nn.Module) and callable(find) else None
+    if module is None or getattr(module, "out_features", 0) < LEAST_VOCABULARY:
+        return None
+    hooked = [module] if is_sharded(network) else [module, network]
+    if any(m._forward_hooks for m in hooked) or module._forward_pre_hooks:
+        return None  # somebody looks at the logits
+    known = _FOUND.get(network)
+    if known is None or known[0] is not module:
+        head = OutputHead(module, module.forward, _scaling(network))
+        known = _FOUND[network] = (module, head if _fits(network, head) else None)
+    return known[1]
+
+
+def losses_at_head(
+    network: nn.Module,
+    head: OutputHead,
+    inputs: dict[str, Tensor],
+    losses_of: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """Return `losses_of(hidden)` for the last hidden states of `network(**inputs)`.
+
+    A sharded network has its parameters in its forward only, and gathers them for the backward of
+    what the forward returns: there the losses are computed inside, and returned.
+    """
+    _HIDDEN.clear()
+    if not is_sharded(network):
+        with _replaced(head.module, _capture):
+            network(**inputs)
+        return losses_of(_HIDDEN.pop())
+    forward = network.forward
+
+    @torch.compiler.disable
+    def at_head(hidden: Tensor) -> Tensor:
+        _HIDDEN.append(losses_of(hidden))
+        return hidden.detach()[..., :1]
+
+    def at_network(*args: Any, **kwargs: Any) -> Tensor:
+        forward(*args, **kwargs)
+        return _HIDDEN.pop()
+
+    with _replaced(head.module, at_head), _replaced(network, at_network):
+        return network(**inputs)
+
+
+def warn_of_logits(network: Any, logits: Tensor) -> None:
+    """Warn, once a class, of a network whose large logits are all in memory at once."""
+    if logits.shape[-1] >= LEAST_VOCABULARY and type(network) not in _WARNED:
+        _WARNED.add(type(network))
+        rank_zero_warn(
+            f"{type(network).__name__}'s logits are all in memory at once, because they are not "
+            "found to be the outputs of a linear head: expect a larger peak."
+        )
+
+
+def is_sharded(network: nn.Module) -> bool:
+    """Return whether its parameters are shards (FSDP2)."""
+    return isinstance(next(network.parameters(), None), DTensor)
+
+
+def _capture(hidden: Tensor) -> Tensor:
+    """Stand in for a head's forward; one function for all, so that twins share compiled code."""
+    _HIDDEN.append(hidden)
+    return hidden.detach()[..., :1]
+
+
+@contextmanager
+def _replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    before = vars(module).get("forward")
+    module.forward = forward
+    try:
+        yield
+    finally:
+        del module.forward
+        if before is not None:
+            module.forward = before
+
+
+def _scaling(network: nn.Module) -> Scaling:
+    """Return the scaling that the configuration names, as Cohere, Granite or Gemma do."""
+    config: Any = getattr(network, "config", None)
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    factor = 1.0
+    for name in ("logit_scale", "lm_head_multiplier"):
+        factor *= getattr(config, name, None) or 1.0
+    factor /= getattr(config, "logits_scaling", None) or 1.0
+    caps = (getattr(config, n, None) for n in ("final_logit_softcapping", "logits_soft_cap"))
+    return Scaling(factor, next((float(cap) for cap in caps if cap), None))
+
+
+@torch.no_grad()
+def _fits(network: nn.Module, head: OutputHead) -> bool:
+    """Return whether the head with its scaling gives the network's logits, each row by itself.
+
+    Hidden states are made so large that logits reach LARGE: a scaling or cap that is missing shows.
+    """
+    module, forward, scaling = head
+    if any(isinstance(part, nn.Dropout) and part.p > 0 for part in module.modules()):
+        return False  # chunks would draw other masks
+    expected: list[Tensor] = []
+    precision = []
+
+    def enlarged(hidden: Tensor) -> Tensor:
+        hidden = hidden * (LARGE / forward(hidden).abs().max().clamp(min=1e-6)).to(hidden.dtype)
+        rows = forward(hidden.flatten(0, -2).flip(0))
+        precision.append(torch.finfo(rows.dtype).eps)
+        expected.append(scaling(rows).flip(0).unflatten(0, hidden.shape[:-1]))
+        return forward(hidden)
+
+    device = next(network.parameters()).device
+    tokens = torch.arange(8, device=device).view(2, 4)
+    try:
+        eager = torch.compiler.set_stance("force_eager")  # compile for the shapes of batches only
+        with eager, evaluating(network), _replaced(module, enlarged):
+            logits = logits_of(network(input_ids=tokens))
+    except Exception:  # whatever a network raises for these tokens, its own path may still run
+        return False
+    if len(expected) != 1 or expected[0].shape != logits.shape:
+        return False
+    gap = (expected[0].double() - logits.double()).abs().max()
+    return bool(gap <= LARGE * max(8 * precision[0], 1e-5))
