@@ -6,8 +6,10 @@ perhaps a scaling. `output_head` finds both and checks them on a few tokens, onc
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import MethodType
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -27,7 +29,8 @@ LARGE = 50.0  # logits by which `_fits` compares
 
 _FOUND: WeakKeyDictionary[nn.Module, tuple[nn.Module, OutputHead | None]] = WeakKeyDictionary()
 _WARNED: set[type] = set()
-_HIDDEN: list[Tensor] = []  # what a head was called with, between `_capture` and its caller
+_HIDDEN: list[Tensor] = []  # what a head was called with, until its network returns
+_LOSSES: list[Callable[[Tensor], Tensor]] = []  # of a sharded network's hidden states
 
 
 def output_head(network: Any) -> OutputHead | None:
@@ -42,10 +45,14 @@ def output_head(network: Any) -> OutputHead | None:
     hooked = [module] if is_sharded(network) else [module, network]
     if any(m._forward_hooks for m in hooked) or module._forward_pre_hooks:
         return None  # somebody looks at the logits
+    if is_sharded(network) and "forward" in vars(network):
+        return None  # somebody replaced what would be replaced here
     known = _FOUND.get(network)
     if known is None or known[0] is not module:
-        head = OutputHead(module, module.forward, _scaling(network))
-        known = _FOUND[network] = (module, head if _fits(network, head) else None)
+        scalings = dict.fromkeys([_scaling(network), Scaling()])
+        heads = (OutputHead(module, module.forward, scaling) for scaling in scalings)
+        known = module, next((head for head in heads if _fits(network, head)), None)
+        _FOUND[network] = known
     return known[1]
 
 
@@ -60,24 +67,18 @@ def losses_at_head(
     A sharded network has its parameters in its forward only, and gathers them for the backward of
     what the forward returns: there the losses are computed inside, and returned.
     """
-    _HIDDEN.clear()
-    if not is_sharded(network):
-        with _replaced(head.module, _capture):
-            network(**inputs)
-        return losses_of(_HIDDEN.pop())
-    forward = network.forward
-
-    @torch.compiler.disable
-    def at_head(hidden: Tensor) -> Tensor:
-        _HIDDEN.append(losses_of(hidden))
-        return hidden.detach()[..., :1]
-
-    def at_network(*args: Any, **kwargs: Any) -> Tensor:
-        forward(*args, **kwargs)
-        return _HIDDEN.pop()
-
-    with _replaced(head.module, at_head), _replaced(network, at_network):
-        return network(**inputs)
+    try:
+        if not is_sharded(network):
+            with _replaced(head.module, _capture):
+                network(**inputs)
+            return losses_of(_HIDDEN.pop())
+        _LOSSES.append(losses_of)
+        whole = MethodType(_losses_of_network, network)
+        with _replaced(head.module, _losses_inside), _replaced(network, whole):
+            return network(**inputs)
+    finally:
+        _HIDDEN.clear()
+        _LOSSES.clear()
 
 
 def warn_of_logits(network: Any, logits: Tensor) -> None:
@@ -95,10 +96,26 @@ def is_sharded(network: nn.Module) -> bool:
     return isinstance(next(network.parameters(), None), DTensor)
 
 
+# One function of each kind for all networks, so that twins share compiled code.
+
+
 def _capture(hidden: Tensor) -> Tensor:
-    """Stand in for a head's forward; one function for all, so that twins share compiled code."""
+    """Keep what the head is called with; return a small stand-in for its logits."""
     _HIDDEN.append(hidden)
     return hidden.detach()[..., :1]
+
+
+@torch.compiler.disable
+def _losses_inside(hidden: Tensor) -> Tensor:
+    """Keep the losses of what the head is called with; return a small stand-in for its logits."""
+    _HIDDEN.append(_LOSSES[0](hidden))
+    return hidden.detach()[..., :1]
+
+
+def _losses_of_network(network: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
+    """Run the network's own forward, and return what its head kept."""
+    type(network).forward(network, *args, **kwargs)
+    return _HIDDEN.pop()
 
 
 @contextmanager
@@ -117,12 +134,14 @@ def _scaling(network: nn.Module) -> Scaling:
     """Return the scaling that the configuration names, as Cohere, Granite or Gemma do."""
     config: Any = getattr(network, "config", None)
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
-    factor = 1.0
-    for name in ("logit_scale", "lm_head_multiplier"):
-        factor *= getattr(config, name, None) or 1.0
-    factor /= getattr(config, "logits_scaling", None) or 1.0
-    caps = (getattr(config, n, None) for n in ("final_logit_softcapping", "logits_soft_cap"))
-    return Scaling(factor, next((float(cap) for cap in caps if cap), None))
+
+    def named(*names: str) -> list[float]:
+        values = [getattr(config, name, None) for name in names]
+        return [float(value) for value in values if isinstance(value, int | float) and value]
+
+    divisor = math.prod(named("logits_scaling"))
+    factor = math.prod(named("logit_scale", "lm_head_multiplier")) / divisor
+    return Scaling(factor, *named("final_logit_softcapping", "logits_soft_cap")[:1])
 
 
 @torch.no_grad()

@@ -2,10 +2,8 @@
 
 import pytest
 import torch
-from torch import nn
 
 from tandem_pl.networks import causal_language_model
-from tandem_pl.networks.adapters import lora
 from tandem_pl.objectives import CausalLanguageModeling, head_losses, output_head
 
 VOCABULARY = 61
