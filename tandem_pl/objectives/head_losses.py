@@ -78,8 +78,8 @@ class Tokens(NamedTuple):
         """Return the tokens at `cells` of labels [B, T] and places [B, T]; all for None."""
         if cells is None:
             cells = torch.arange(labels.numel(), device=labels.device)
-        flat = labels.flatten(), places.flatten()
-        return cls(counts, cells, *(values[cells] for values in flat), labels.shape[1])
+        found, where = labels.flatten()[cells], places.flatten()[cells]
+        return cls(counts, cells, found, where, labels.shape[1])
 
     def spread(self, losses: Tensor) -> Tensor:
         """Return [B, T] with losses [n] in their cells, 0 elsewhere."""
@@ -104,7 +104,7 @@ def head_losses(head: OutputHead, tokens: Tokens, means: bool, hidden: Tensor) -
         means: whether to return means.
         hidden: [..., H] the network's last hidden states.
     """
-    module = head.module
+    module: Any = head.module
     rows = hidden.flatten(0, -2).index_select(0, tokens.places)
     if head.forward == MethodType(nn.Linear.forward, module):
         train = torch.is_grad_enabled()
@@ -174,8 +174,12 @@ def _fused(*arguments: Any) -> tuple[Tensor, Tensor]:
     if _COMPILED[0] is not _losses_and_slopes:
         try:
             return _COMPILED[0](*arguments)
-        except Exception:  # no compiler, no Triton: many kinds of error, and none may stop a run
-            _COMPILED[0] = _losses_and_slopes
+        except Exception as error:
+            from torch._dynamo.exc import TorchDynamoException  # slow to import
+
+            if not isinstance(error, TorchDynamoException):
+                raise
+            _COMPILED[0] = _losses_and_slopes  # no compiler, no Triton: a run does without
     return _losses_and_slopes(*arguments)
 
 
@@ -205,7 +209,7 @@ class _LinearHead(torch.autograd.Function):
         sums = _Sums(weight, bias, needs[1] and means, needs[2] and means)
         losses, of_hidden = [], []
         with torch.autocast(kind, enabled=False):
-            narrow, narrow_bias = _cast(weight, ctx.dtype), _cast(bias, ctx.dtype)
+            narrow, narrow_bias = weight.to(ctx.dtype), _cast(bias, ctx.dtype)
             for rows, labels, share in _chunks(len(weight), hidden, tokens.labels, shares):
                 rows = rows.to(ctx.dtype)
                 logits = F.linear(rows, narrow, narrow_bias)
@@ -237,7 +241,7 @@ class _LinearHead(torch.autograd.Function):
         elif any(wanted):
             sums = _Sums(weight, bias, *wanted)
             with torch.autocast(hidden.device.type, enabled=False):
-                narrow, narrow_bias = _cast(weight, ctx.dtype), _cast(bias, ctx.dtype)
+                narrow, narrow_bias = weight.to(ctx.dtype), _cast(bias, ctx.dtype)
                 chunks = _chunks(len(weight), hidden, ctx.tokens.labels, by_token)
                 for rows, labels, share in chunks:
                     rows = rows.to(ctx.dtype)

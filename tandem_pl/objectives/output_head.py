@@ -86,8 +86,8 @@ def warn_of_logits(network: Any, logits: Tensor) -> None:
     if logits.shape[-1] >= LEAST_VOCABULARY and type(network) not in _WARNED:
         _WARNED.add(type(network))
         rank_zero_warn(
-            f"{type(network).__name__}'s logits are all in memory at once, because its last step is "
-            "not a linear output head, or hooks read its outputs: expect a larger peak."
+            f"{type(network).__name__}'s logits are all in memory at once, because its last step "
+            "is not a linear output head, or hooks read its outputs: expect a larger peak."
         )
 
 

@@ -1,10 +1,10 @@
 """A training step from chunks of logits, over one from whole logits: memory and time.
 
 `python tests/benchmarks/head.py` trains networks cut to two layers: Pythia-160M's shape on blocks
-of text, Qwen2-0.5B's on responses (a quarter of the tokens; four times the batch, as in its
-configuration), and the quickstart's, which has too few tokens for chunks. It measures the peak of a forward and a
-backward, in a process of its own, above parameters and gradients, and the time of steps that take
-turns. Whole logits are written as they would be without tandem_pl.
+of text; Qwen2-0.5B's on responses (a quarter of the tokens, and four times the batch, as in its
+configuration); and the quickstart's, which has too few tokens for chunks. It measures the peak of a
+forward and a backward, in a process of its own, above parameters and gradients, and the time of
+steps that take turns. Whole logits are written as they would be without tandem_pl.
 """
 
 from __future__ import annotations

@@ -198,7 +198,11 @@ def test_float64_is_exact(monkeypatch):
 
 def test_twins_share_compiled_code_and_plain_calls_still_give_logits(monkeypatch):
     counter = CompileCounter()
-    network, samples, objective = network_of("gpt_neox"), samples_of(False), CausalLanguageModeling()
+    network, samples, objective = (
+        network_of("gpt_neox"),
+        samples_of(False),
+        CausalLanguageModeling(),
+    )
     twin = copy.deepcopy(network)
     expected = whole(monkeypatch, network, samples, objective)
     for one in (network, twin):
