@@ -196,20 +196,30 @@ def test_float64_is_exact(monkeypatch):
     agree(results(*arguments), whole(monkeypatch, *arguments), 1e-13, 1e-12)
 
 
+class Bigrams(nn.Module):
+    """A network that compiles fast."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.lm_head = nn.Embedding(VOCABULARY, 8), nn.Linear(8, VOCABULARY)
+
+    def get_output_embeddings(self):
+        return self.lm_head
+
+    def forward(self, input_ids):
+        return self.lm_head(self.embedding(input_ids).tanh())
+
+
 def test_twins_share_compiled_code_and_plain_calls_still_give_logits(monkeypatch):
     counter = CompileCounter()
-    network, samples, objective = (
-        network_of("gpt_neox"),
-        samples_of(False),
-        CausalLanguageModeling(),
-    )
+    network, samples, objective = Bigrams(), samples_of(False), CausalLanguageModeling()
     twin = copy.deepcopy(network)
     expected = whole(monkeypatch, network, samples, objective)
     for one in (network, twin):
         one.compile(backend=counter, fullgraph=True)
         agree(results(one, samples, objective), expected)
     assert counter.frame_count == 1
-    assert network(**samples).logits.shape == (4, 12, VOCABULARY)
+    assert network(**samples).shape == (4, 12, VOCABULARY)
     agree(results(network, samples, objective), expected)
     assert counter.frame_count == 2
 
