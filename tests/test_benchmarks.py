@@ -16,7 +16,7 @@ from torch import nn
 from tandem_pl.callbacks.methods.table import METHODS, Length
 
 FOLDER = Path(__file__).parent / "benchmarks"
-SCRIPTS = ("memory", "prepare", "images", "overhead", "speed", "vision", "gpu")
+SCRIPTS = ("memory", "head", "prepare", "images", "overhead", "speed", "vision", "gpu")
 
 
 @pytest.fixture
@@ -155,11 +155,14 @@ def test_the_gpu_script_needs_a_gpu(script, capsys, monkeypatch) -> None:
 
 def test_the_gpu_script_on_a_cpu(script, capsys) -> None:
     argv = ["--device", "cpu", "--tiny", "--peak", "1e12"]
-    (row,) = run(script("gpu"), capsys, *argv)["rows"]
-    tokens, other = row["plain_tokens_a_second"], row["tandem_tokens_a_second"]
-    assert tokens / other == pytest.approx(row["ratio"])
-    work = row["tandem_utilisation"] / row["plain_utilisation"]  # a second, not a token
-    assert work == pytest.approx(row["bound"] * other / tokens)
+    rows = {row["run"]: row for row in run(script("gpu"), capsys, *argv)["rows"]}
+    assert {"bare_whole", "bare", "plain", "tandem"} <= rows.keys()
+    plain, tandem = rows["plain"], rows["tandem"]
+    tokens, other = plain["tokens_a_second"], tandem["tokens_a_second"]
+    assert tokens / other == pytest.approx(tandem["ratio"])
+    assert tandem["ratio"] == pytest.approx(tandem["ratio_over_bound"] * tandem["bound"])
+    work = tandem["utilisation"] / plain["utilisation"]  # a second, not a token
+    assert work == pytest.approx(tandem["bound"] * other / tokens)
 
 
 def test_flops_are_those_that_torch_counts(script) -> None:

@@ -1,6 +1,7 @@
 """`CausalLanguageModeling`: the loss of next tokens."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Literal
 
 import torch
@@ -9,6 +10,8 @@ from torch.nn import functional as F
 
 from tandem_pl.errors import InputError
 
+from .head_losses import Tokens, head_losses
+from .output_head import losses_at_head, output_head, warn_of_logits
 from .packed_forward import Packing, buckets, check_keeps_apart, logits_of, pack
 from .samples import at_least_float32, padded_lengths
 
@@ -54,8 +57,7 @@ class CausalLanguageModeling:
 
     def __call__(self, network: nn.Module, samples: Mapping[str, Tensor]) -> Tensor:
         """Return losses [B], float32 or the logits' higher precision."""
-        losses, labels = self._losses(network, samples)
-        return losses.sum(dim=1) / (labels != self.ignore_index).sum(dim=1).clamp(min=1)
+        return self._losses(network, samples, means=True)
 
     def token_losses(
         self, network: nn.Module, samples: Mapping[str, Tensor]
@@ -65,43 +67,46 @@ class CausalLanguageModeling:
         A sample's loss is the mean of its labelled tokens' losses. Methods that treat tokens one by
         one, such as DoReMi, use this.
         """
-        losses, labels = self._losses(network, samples)
-        return losses, labels != self.ignore_index
+        losses = self._losses(network, samples, means=False)
+        return losses, self._next_labels(samples) != self.ignore_index
 
     def token_counts(self, samples: Mapping[str, Tensor]) -> Tensor:
         """Return the number of labelled tokens of each sample [B]."""
         return (self._next_labels(samples) != self.ignore_index).sum(dim=1)
 
-    def _losses(self, network: nn.Module, samples: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return losses [B, T] and labels [B, T]."""
+    def _losses(self, network: nn.Module, samples: Mapping[str, Tensor], means: bool) -> Tensor:
+        """Return losses [B] of samples, or [B, T] of their tokens."""
         if self.layout == "padded" or "attention_mask" not in samples:
-            return self._padded(network, samples)
+            return self._padded(network, samples, means)
         lengths = padded_lengths(samples["attention_mask"], self.layout)
         if self.layout == "packed":
-            return self._packed(network, samples, lengths)
+            return self._packed(network, samples, lengths, means)
         groups = buckets(lengths)
         tokens = samples["input_ids"]
-        losses, labels = [], []
+        parts = []
         for group in groups:
             rows = torch.tensor(group, device=tokens.device)
             cut = {key: value[rows, : lengths[group[0]]] for key, value in samples.items()}
-            part = self._padded(network, cut)
-            missing = (0, tokens.shape[1] - 1 - part[0].shape[1])
-            losses.append(F.pad(part[0], missing))
-            labels.append(F.pad(part[1], missing, value=self.ignore_index))
+            losses = self._padded(network, cut, means)
+            missing = 0 if means else tokens.shape[1] - 1 - losses.shape[1]
+            parts.append(F.pad(losses, (0, missing)))
         order = torch.tensor([row for group in groups for row in group], device=tokens.device)
-        back = order.argsort()
-        return torch.cat(losses)[back], torch.cat(labels)[back]
+        return torch.cat(parts)[order.argsort()]
 
-    def _padded(self, network: nn.Module, samples: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def _padded(self, network: nn.Module, samples: Mapping[str, Tensor], means: bool) -> Tensor:
         inputs = {name: value for name, value in samples.items() if name != "labels"}
-        logits = logits_of(network(**inputs))[:, :-1]
-        labels = self._next_labels(samples)
-        return self._cross_entropy(logits, labels), labels
+        rows, columns = samples["input_ids"].shape
+        places = torch.arange(rows * columns, device=samples["input_ids"].device)
+        places = places.view(rows, columns)[:, :-1]
+        return self._forward(network, samples, inputs, places, means)
 
     def _packed(
-        self, network: nn.Module, samples: Mapping[str, Tensor], lengths: list[int]
-    ) -> tuple[Tensor, Tensor]:
+        self,
+        network: nn.Module,
+        samples: Mapping[str, Tensor],
+        lengths: list[int],
+        means: bool,
+    ) -> Tensor:
         others = sorted(samples.keys() - {"input_ids", "labels", "attention_mask"})
         if others:
             raise InputError(
@@ -111,18 +116,47 @@ class CausalLanguageModeling:
         tokens = samples["input_ids"]
         check_keeps_apart(network, tokens.device)
         packing = Packing(*(index.to(tokens.device) for index in pack(lengths, tokens.shape[1])))
-        output = network(
-            input_ids=tokens.flatten()[packing.taken].masked_fill(~packing.filled, 0),
-            position_ids=packing.positions,
-        )
+        inputs = {
+            "input_ids": tokens.flatten()[packing.taken].masked_fill(~packing.filled, 0),
+            "position_ids": packing.positions,
+        }
         # A token's loss is at the position of the token before it; a sample's last token has none.
-        labels = F.pad(self._next_labels(samples), (0, 1), value=self.ignore_index)
-        packed_labels = labels.flatten()[packing.taken].masked_fill(
-            ~packing.filled, self.ignore_index
+        places = packing.places[:, :-1]
+        return self._forward(network, samples, inputs, places, means)
+
+    def _forward(
+        self,
+        network: nn.Module,
+        samples: Mapping[str, Tensor],
+        inputs: dict[str, Tensor],
+        places: Tensor,
+        means: bool,
+    ) -> Tensor:
+        """Return losses of the labels [B, T], which the network's rows predict at flat `places`."""
+        labels = self._next_labels(samples)
+        labelled = labels != self.ignore_index
+        counts = labelled.sum(dim=1).clamp(min=1)
+        head = output_head(network)
+        if head is not None:
+            # Blocks of plain text need no search for labels, which would wait for the device.
+            whole = self.ignore_index < 0 and not samples.keys() & {"labels", "attention_mask"}
+            cells = labelled.flatten().nonzero().squeeze(1) if not whole else None
+            tokens = Tokens.of(labels, places, counts, cells)
+            return losses_at_head(network, head, inputs, partial(head_losses, head, tokens, means))
+        logits = logits_of(network(**inputs))
+        warn_of_logits(network, logits)
+        # Labels go to their rows of logits, which are not copied; the last is for no row.
+        size = logits.shape[0] * logits.shape[1]
+        own = labels.new_full((size + 1,), self.ignore_index)
+        own.index_copy_(0, places.where(labelled, size).flatten(), labels.flatten())
+        losses = F.cross_entropy(
+            at_least_float32(logits).flatten(0, 1),
+            own[:-1],
+            ignore_index=self.ignore_index,
+            reduction="none",
         )
-        losses = self._cross_entropy(logits_of(output), packed_labels)
-        losses = losses.flatten()[packing.places]  # at padding, some token's loss
-        return losses.masked_fill(labels == self.ignore_index, 0.0), labels
+        losses = losses[places].masked_fill(~labelled, 0.0)
+        return losses.sum(dim=1) / counts if means else losses
 
     def _next_labels(self, samples: Mapping[str, Tensor]) -> Tensor:
         """Return the label of each position's next token, [B, L - 1]; padding has none."""
@@ -131,11 +165,3 @@ class CausalLanguageModeling:
         if mask is None or mask.dim() != 2:
             return labels
         return labels.masked_fill((mask[:, 1:] == 0) | (mask[:, :-1] == 0), self.ignore_index)
-
-    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(
-            at_least_float32(logits).flatten(0, 1),
-            labels.flatten(),
-            ignore_index=self.ignore_index,
-            reduction="none",
-        ).view_as(labels)

@@ -23,12 +23,13 @@ from tandem_pl.objectives import CausalLanguageModeling
 
 Key, Result = TypeVar("Key"), TypeVar("Result")
 
-#: (hidden size, layers, heads, vocabulary) of GPT-NeoX networks; "160m" is Pythia-160M's shape.
+#: (hidden size, layers, heads, vocabulary) of GPT-NeoX networks; the last two are Pythia's shapes.
 SIZES = {
     "tiny": (32, 1, 2, 257),
     "3m": (256, 4, 4, 257),
     "25m": (512, 8, 8, 257),
     "160m": (768, 12, 12, 50_304),
+    "410m": (1024, 24, 16, 50_304),
 }
 
 

@@ -1,26 +1,45 @@
-"""Tokens a second and model FLOPs utilisation at Pythia-160M's shape on a GPU, in bf16, compiled.
+"""Tokens a second, utilisation and memory at Pythia's shapes on a GPU, in bf16, compiled.
 
-`python tests/benchmarks/gpu.py` alternates plain Lightning and TANDEM, and prints their ratio
-beside the bound (E + 3K - 1 + 2/3 V) / (E + K). A step takes 6 N FLOPs a token, N without the
-input embedding, which multiplies nothing, and 6 L T d for causal attention over T tokens.
-`--device cpu --tiny` tries the script without a GPU.
+`python tests/benchmarks/gpu.py` alternates, on the same network and batches,
+
+- bare_whole: a PyTorch loop that computes all logits at once, as one would write it;
+- bare: the same loop with the losses of `CausalLanguageModeling`;
+- litgpt: the same loop with litgpt's network of that shape and its loss, if it is installed;
+- plain: Lightning with the losses of `CausalLanguageModeling`;
+- tandem: `TandemModule`, for each length E of the free phase, beside the bound
+  (E + 3K - 1 + 2/3 V) / (E + K) on its ratio to plain.
+
+A step takes 6 N FLOPs a token, N without the input embedding, which multiplies nothing, and
+6 L T d for causal attention over T tokens. `--profile` prints the kernels that take 95 % of a bare
+step, from whole logits and from chunks. `--device cpu --tiny` tries the script without a GPU.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
+from itertools import chain
 from typing import Any
 
 import torch
-from common import random_data
-from overhead import Contest, compare
-from record import Record, arguments, finish, parse, plot, run_arguments, show
-from torch import nn
+from common import SIZES, adamw, alternate, bound, random_data, wait
+from overhead import Contest, next_token_loss
+from record import Record, Row, arguments, finish, parse, plot, run_arguments, show
+from torch import Tensor, nn
+
+from tandem_pl.objectives import CausalLanguageModeling
 
 NAME = "gpu"
 #: Dense bf16 FLOPs a second, by a part of the device's name.
 PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12}
+OBJECTIVE = CausalLanguageModeling()
+
+
+def chunked_loss(network: nn.Module, samples: Mapping[str, Tensor]) -> Tensor:
+    """Return the mean over a batch."""
+    return OBJECTIVE(network, samples).mean()
 
 
 def flops_a_token(network: nn.Module, block: int) -> float:
@@ -45,17 +64,154 @@ def peak_flops(device: str) -> float | None:
     return next((peak for name, peak in PEAKS.items() if name in device), None)
 
 
+def litgpt_loss(network: nn.Module, samples: Mapping[str, Tensor]) -> Tensor:
+    """Return the loss of litgpt's own training step."""
+    from litgpt.utils import chunked_cross_entropy
+
+    tokens = samples["input_ids"]
+    return chunked_cross_entropy(network(tokens[:, :-1]), tokens[:, 1:].contiguous())
+
+
+def litgpt_network(size: str, block: int) -> nn.Module:
+    """Return litgpt's network of that shape."""
+    from litgpt import GPT, Config
+
+    hidden, layers, heads, vocabulary = SIZES[size]
+    return GPT(
+        Config.from_name(
+            "pythia-160m",
+            block_size=block,
+            n_layer=layers,
+            n_embd=hidden,
+            n_head=heads,
+            n_query_groups=heads,
+            head_size=hidden // heads,
+            intermediate_size=4 * hidden,
+            padded_vocab_size=vocabulary,
+        )
+    )
+
+
+class Measured:
+    """Runs of one kind: seconds a step by epoch, and the largest peak of memory."""
+
+    def __init__(self, run: Callable[[], list[float]], device: str) -> None:
+        self.run, self.device, self.peak = run, device, 0
+
+    def __call__(self) -> list[float]:
+        """Run once."""
+        if self.device == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        seconds = self.run()
+        if self.device == "cuda":
+            self.peak = max(self.peak, torch.cuda.max_memory_allocated())
+        return seconds
+
+
+def kinds_of(
+    contest: Contest, options: argparse.Namespace, size: str
+) -> dict[str, Callable[[], list[float]]]:
+    """Return the runs of a size by name; those of TANDEM are "tandem E"."""
+    steps, epochs = max(options.free) + options.probe, 1 + options.episodes
+    kinds: dict[str, Callable[[], list[float]]] = {
+        "bare_whole": lambda: contest.bare(steps, epochs),
+        "bare": lambda: contest.bare(steps, epochs, chunked_loss),
+    }
+    if find_spec("litgpt") is not None:
+        kinds["litgpt"] = lambda: contest.bare(
+            steps, epochs, litgpt_loss, litgpt_network(size, options.block)
+        )
+    kinds["plain"] = lambda: contest.plain(steps, epochs)
+    for free in options.free:
+        kinds[f"tandem {free}"] = lambda free=free: contest.tandem(  # type: ignore[misc]
+            free, options.probe, options.measure, epochs
+        )
+    return kinds
+
+
+def rows_of(contest: Contest, options: argparse.Namespace, size: str) -> list[Row]:
+    """Return a row for each kind of run at a size."""
+    runs = {
+        name: Measured(run, options.device)
+        for name, run in kinds_of(contest, options, size).items()
+    }
+    times = alternate(runs, options.repeats)
+    flops = flops_a_token(contest.network(), options.block)
+    peak = options.peak or peak_flops(options.machine["device"])
+    plain, rows = statistics.median(chain(*times["plain"])), []
+    for name, lists in times.items():
+        seconds = statistics.median(chain(*lists))
+        kind, _, free = name.partition(" ")
+        tokens = options.batch * options.block / seconds
+        row: Row = {"size": size, "run": kind, "ms": 1e3 * seconds, "tokens_a_second": tokens}
+        work = 1.0
+        if free:
+            work = bound(int(free), options.probe, options.measure)
+            row |= {"E": int(free), "ratio": seconds / plain, "bound": work}
+            row["ratio_over_bound"] = row["ratio"] / work
+        if peak:
+            row["utilisation"] = work * flops * tokens / peak
+        if options.device == "cuda":
+            row["peak_GB"] = runs[name].peak / 1e9
+        rows.append(show(row))
+    return rows
+
+
+def profile(contest: Contest, title: str, loss: Callable[..., Tensor]) -> None:
+    """Print the kernels of one bare step that take 95 % of its time."""
+    device = torch.device(contest.device)
+    module = contest.network().to(device)
+    if contest.compile:
+        module.compile()
+    optimizer = adamw(module.parameters())
+    batch = next(iter(contest.loader()))
+    samples = {key: value.to(device) for key, value in batch.items()}
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with torch.autocast(device.type, torch.bfloat16):
+            value = loss(module, samples)
+        value.backward()
+        optimizer.step()
+        wait(device)
+
+    for _ in range(3):
+        step()
+    on_gpu = device.type == "cuda"
+    kinds = torch.profiler.ProfilerActivity
+    with torch.profiler.profile(activities=[kinds.CUDA if on_gpu else kinds.CPU]) as found:
+        step()
+    events = [
+        (
+            event.self_device_time_total if on_gpu else event.self_cpu_time_total,
+            event.count,
+            event.key,
+        )
+        for event in found.key_averages()
+    ]
+    total, seen = sum(time for time, _, _ in events), 0.0
+    print(f"-- {title}: {total / 1e3:.4g} ms in kernels")
+    for taken, count, name in sorted(events, reverse=True):
+        if seen >= 0.95 * total:
+            break
+        seen += taken
+        print(f"{100 * taken / total:5.1f} %  {taken / 1e3:9.3f} ms  {count:5d} x  {name[:90]}")
+
+
 def main(argv: Sequence[str] | None = None) -> Record:
-    """Compare at each length of the free phase."""
-    parser = arguments(__doc__, repeats=3, device="cuda")
+    """Compare all kinds of run at each size."""
+    parser = arguments(__doc__, repeats=2, device="cuda")
     parser.add_argument("--tiny", action="store_true", help="the smallest network and blocks")
-    run_arguments(parser, [15, 45, 95], size="160m", block=512, batch=64)
+    run_arguments(parser, [15, 45, 95], block=512, batch=64)
+    parser.add_argument("--sizes", nargs="+", choices=tuple(SIZES), default=["160m", "410m"])
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--precision", default="bf16-mixed")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="default: on GPUs")
     parser.add_argument("--episodes", type=int, default=2, help="that are timed, of each run")
     parser.add_argument("--peak", type=float, help="FLOPs a second, for devices not in the table")
-    tiny = {"size": "tiny", "block": 16, "batch": 4, "workers": 0}
+    parser.add_argument("--profile", action="store_true", help="also the kernels of a step")
+    tiny = {"sizes": ["tiny"], "block": 16, "batch": 4, "workers": 0}
     few = {"free": [2], "probe": 1, "measure": 1, "episodes": 1}
     if parser.parse_known_args(argv)[0].tiny:
         parser.set_defaults(repeats=1, **tiny, **few)
@@ -65,31 +221,15 @@ def main(argv: Sequence[str] | None = None) -> Record:
 
     needed = options.batch * (max(options.free) + options.probe)  # in an episode of plain training
     data = random_data(7, options.block, options.batch, size=needed, num_workers=options.workers)
-    contest = Contest(
-        data, options.size, options.device, options.compile, precision=options.precision
-    )
-    tokens = options.batch * options.block
-    flops = flops_a_token(contest.network(), options.block)
-    peak = options.peak or peak_flops(options.machine["device"])
     rows = []
-    for free in options.free:
-        episode = free + options.probe
-        steps = options.episodes * episode
-        if options.device == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-        row = compare(contest, free, options.probe, options.measure, steps, options.repeats)
-        plain = tokens / (1e-3 * row["plain_ms"])
-        row |= {"plain_tokens_a_second": plain, "tandem_tokens_a_second": plain / row["ratio"]}
-        if peak:  # TANDEM does `bound` times the work
-            row["plain_utilisation"] = flops * plain / peak
-            row["tandem_utilisation"] = row["plain_utilisation"] / row["ratio_over_bound"]
-        if options.device == "cuda":
-            row["largest_peak_GB"] = torch.cuda.max_memory_allocated() / 1e9
-        rows.append(show(row))
-    plots = [
-        plot("TANDEM over plain Lightning", "E", "ratio", "bound"),
-        plot("Tokens a second", "E", "plain_tokens_a_second", "tandem_tokens_a_second"),
-    ]
+    for size in options.sizes:
+        settings = {"precision": options.precision, "loss": chunked_loss}
+        contest = Contest(data, size, options.device, options.compile, **settings)
+        if options.profile:
+            profile(contest, f"{size}, whole logits", next_token_loss)
+            profile(contest, f"{size}, chunks", chunked_loss)
+        rows += rows_of(contest, options, size)
+    plots = [plot("Tokens a second", "run", "tokens_a_second", by=("size",))]
     return finish(NAME, options, rows, [], plots)
 
 

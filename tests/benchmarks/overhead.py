@@ -13,7 +13,7 @@ size and optimizer, for the same number of steps:
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -30,6 +30,7 @@ from tandem_pl.datamodules import MixtureDataModule
 from tandem_pl.objectives import CausalLanguageModeling
 
 NAME = "overhead"
+Loss = Callable[[nn.Module, Mapping[str, Tensor]], Tensor]
 
 
 def next_token_loss(network: nn.Module, samples: Mapping[str, Tensor]) -> Tensor:
@@ -42,13 +43,13 @@ def next_token_loss(network: nn.Module, samples: Mapping[str, Tensor]) -> Tensor
 class Plain(LightningModule):
     """Plain Lightning: automatic optimization and one network."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, loss: Loss) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.loss = network, loss
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         """Return the loss."""
-        return next_token_loss(self.network, batch)
+        return self.loss(self.network, batch)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return the optimizer of all runs."""
@@ -63,6 +64,7 @@ class Contest:
         size: of the network, a key of `SIZES`.
         device: "cpu" or "cuda".
         compile: whether networks are compiled.
+        loss: of a batch, in plain Lightning.
         options: of the trainer, such as precision.
     """
 
@@ -72,9 +74,10 @@ class Contest:
         size: str,
         device: str = "cpu",
         compile: bool = False,
+        loss: Loss = next_token_loss,
         **options: Any,
     ) -> None:
-        self.data, self.size, self.device = data, size, device
+        self.data, self.size, self.device, self.loss = data, size, device, loss
         self.compile, self.options = compile, options
         self.blocks: ConcatDataset = ConcatDataset(list(data.train_sets.values()))
 
@@ -95,10 +98,15 @@ class Contest:
             pin_memory=self.device == "cuda",
         )
 
-    def bare(self, steps: int, epochs: int) -> list[float]:
-        """Train by a PyTorch loop."""
+    def bare(
+        self, steps: int, epochs: int, loss: Loss = next_token_loss, module: nn.Module | None = None
+    ) -> list[float]:
+        """Train by a PyTorch loop; `module` in place of the network."""
         device = torch.device(self.device)
-        module = self.network().to(device)
+        module = (module or self.network()).to(device)
+        if self.compile:
+            module.compile()
+        mixed = self.options.get("precision") == "bf16-mixed"
         optimizer = adamw(module.parameters())
         loader, seconds = self.loader(), []
         for _ in range(epochs):
@@ -106,7 +114,9 @@ class Contest:
             for samples in islice(loader, steps):
                 optimizer.zero_grad()
                 moved = {key: value.to(device) for key, value in samples.items()}
-                next_token_loss(module, moved).backward()
+                with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
+                    value = loss(module, moved)
+                value.backward()
                 optimizer.step()
             wait(device)
             seconds.append((time.perf_counter() - start) / steps)
@@ -114,7 +124,7 @@ class Contest:
 
     def plain(self, steps: int, epochs: int) -> list[float]:
         """Train by plain Lightning."""
-        module = Plain(self.network())
+        module = Plain(self.network(), self.loss)
         if self.compile:
             module.network.compile()
         return self._fit(module, self.loader(), steps, epochs, limit_train_batches=steps)
