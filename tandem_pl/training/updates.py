@@ -67,8 +67,11 @@ class ManualUpdates(EvaluationByDomain):
         return bad
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Clip each parameter group by itself; gradients are unscaled here."""
+        """Clip each parameter group by itself, after gradients of 16-bit losses are unscaled."""
         if self.gradient_clip_val is not None:
+            scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+            if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+                scaler.unscale_(optimizer)  # a fused optimizer would do so in its step, too late
             for group in optimizer.param_groups:
                 torch.nn.utils.clip_grad_norm_(group["params"], self.gradient_clip_val)
 

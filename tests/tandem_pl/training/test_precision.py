@@ -57,12 +57,21 @@ def test_an_overflow_skips_both_twins_alike(tmp_path, where) -> None:
     assert scaler.scaler.get_scale() == 2.0**10 / 2**overflows  # once an overflow, not once a twin
 
 
-def test_the_scale_does_not_change_the_steps(tmp_path) -> None:
+def fused_sgd(parameters):
+    """Unscales gradients in its own step, after clipping."""
+    return torch.optim.SGD(parameters, 0.1, momentum=0.9, fused=True)
+
+
+@pytest.mark.parametrize("make_optimizer", [sgd, fused_sgd])
+def test_the_scale_does_not_change_the_steps(make_optimizer, tmp_path) -> None:
     """Clipping sees unscaled gradients: with fp16's scaler the steps are those without."""
     ends = []
     for scale in (1.0, 2.0**12):
         module = TandemModule(
-            small_network(WIDTH, dtype=torch.float32), predict_last, sgd, gradient_clip_val=0.1
+            small_network(WIDTH, dtype=torch.float32),
+            predict_last,
+            make_optimizer,
+            gradient_clip_val=0.1,
         )
         recorder = Recorder()
         fit(
