@@ -71,7 +71,10 @@ def mixture_lines(run: Run) -> list[str]:
             "more measured samples may show which do."
         )
     if run.updates >= LEAST_UPDATES:
-        lines.append(f"Train a fresh network at the average: tandem init train --run {run.folder}")
+        lines.append(
+            f"Keep the network, which is trained: tandem export {run.folder} --network exported"
+        )
+        lines.append(f"Or train another at the average: tandem init train --run {run.folder}")
     lines.append(f"See why the weights moved: tandem report {run.folder}")
     return lines
 

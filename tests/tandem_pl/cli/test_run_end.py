@@ -53,7 +53,8 @@ def test_a_settled_run_with_two_significant_moves(tmp_path):
         "Settled: the means of the third and the fourth quarter differ by 0.0 % of the data, and "
         "the weights fluctuate by 0.0 % within a quarter.",
         "Significant (95 % intervals of the hyper-gradient): the moves of 2 of 3 weights, a, b.",
-        f"Train a fresh network at the average: tandem init train --run {tmp_path}",
+        f"Keep the network, which is trained: tandem export {tmp_path} --network exported",
+        f"Or train another at the average: tandem init train --run {tmp_path}",
         f"See why the weights moved: tandem report {tmp_path}",
     ]
 
