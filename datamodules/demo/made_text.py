@@ -32,7 +32,7 @@ def make_text(kind: str, size: int, generator: Generator) -> list[str]:
     Example:
         >>> texts = make_text("numbers", 20_000, np.random.default_rng(0))
         >>> [len(text) // 1000 for text in texts], texts[0].splitlines()[1]
-        ([8, 8, 4], '1,0.1049,-0.5357,617')
+        ([8, 8, 3], '1,0.1049,-0.5357,40')
     """
     documents: list[str] = []
     number, left = 0, size

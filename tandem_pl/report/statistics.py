@@ -18,6 +18,7 @@ def batch_means(values: Array) -> list[Interval]:
     are nearly independent, so Student's t applies to them. Intervals are wide for few batches, and
     NaN for T < 8.
 
+    >>> import numpy as np
     >>> batch_means(np.array([[1.0], [3.0]] * 8))
     [Interval(mean=2.0, half=0.0)]
     """

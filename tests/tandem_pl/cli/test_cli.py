@@ -16,7 +16,15 @@ from tandem_pl.cli import VERBS, main
 
 ROOT = Path(__file__).parents[3]
 #: Their files run in these verbs' tests, and in test_vision_configs.py.
-ELSEWHERE = ("prepare", "compare", "strategy_", "vision_cifar10", "vision_domainbed")
+ELSEWHERE = (
+    "prepare",
+    "compare",
+    "online",
+    "strategy_",
+    "suite_",
+    "vision_cifar10",
+    "vision_domainbed",
+)
 CONFIGS = sorted(
     path for path in (ROOT / "configs").glob("*.yaml") if not path.stem.startswith(ELSEWHERE)
 ) + sorted((ROOT / "configs" / "published").glob("*_tiny.yaml"))
@@ -86,7 +94,7 @@ def test_every_shipped_configuration_runs(config, place):
     method = settings["trainer"]["callbacks"][0]
     if "TandemReweighting" in method["class_path"]:
         learned = Mixture.load(run / "mixture.yaml")
-        length = method["init_args"]["free_steps"] + method["init_args"]["probe_steps"]
+        length = sum(learned.about["settings"][key] for key in ("free_steps", "probe_steps"))
         assert learned.about["episodes"] == 55 // length
         assert learned != Mixture.uniform(learned.domains)
         assert (run / "mixture.png").read_bytes()[1:4] == b"PNG"
