@@ -100,7 +100,7 @@ class DGAReweighting(ReweightingCallback):
         self,
         period: int = 20,
         measure_batches: int = 2,
-        learning_rate: LearningRate = AUTO,
+        learning_rate: LearningRate = "auto",
         ema: float = 0.8,
         distributions: list[list[float]] | None = None,
     ) -> None:

@@ -119,10 +119,10 @@ class TandemReweighting(ReweightingCallback):
 
     def __init__(
         self,
-        free_steps: int | Auto = AUTO,
+        free_steps: int | Auto = "auto",
         probe_steps: int = 5,
-        measure_batches: int | Auto = AUTO,
-        learning_rate: LearningRate = AUTO,
+        measure_batches: int | Auto = "auto",
+        learning_rate: LearningRate = "auto",
         floor: float = 0.0,
         caps: dict[str, float] | None = None,
         update: Literal["projected", "exponentiated"] = "projected",
