@@ -37,7 +37,7 @@ def test_other_verbs_take_a_run(verb, capsys):
 
 def test_a_class_shows_its_options(capsys):
     text = printed(["fit", "--help", "TandemReweighting"], capsys)
-    assert '  learning_rate\n      "auto", or eta, weight per nat. (default: auto)\n' in text
+    assert "  learning_rate\n      \"auto\", or eta, weight per nat. (default: 'auto')\n" in text
     assert printed(["fit", "--help", "torch.optim.AdamW"], capsys).count("weight_decay") >= 1
 
 
