@@ -1,4 +1,4 @@
-"""`tandem search fit`: a mixture from a table of runs."""
+"""`tandem search`: a mixture from finished runs; this file has `fit`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Any
 from tandem_pl.errors import InputError, did_you_mean
 
 from .arguments import run_verb
+from .search_continued import EPILOG as CONTINUED
+from .search_continued import search_cmr, search_dcpt
 
 EPILOG = """examples:
   tandem search fit runs.csv --metric loss --out search
@@ -161,18 +163,21 @@ def search_fit(
     )
 
 
-ACTIONS = {"fit": search_fit}
+ACTIONS = {"fit": search_fit, "cmr": search_cmr, "dcpt": search_dcpt}
+EPILOGS = {"fit": EPILOG, "cmr": CONTINUED, "dcpt": CONTINUED}
 
 
 def main(arguments: Sequence[str]) -> None:
     """Run the action that `arguments[1]` names."""
     action = arguments[1] if len(arguments) > 1 else ""
     if action in ("", "-h", "--help"):
-        print("usage: tandem search fit RUNS [OPTIONS]\n\nOptions: tandem search fit --help")
+        about = [f"  {name:8}{(f.__doc__ or '').splitlines()[0]}" for name, f in ACTIONS.items()]
+        print("usage: tandem search ACTION [OPTIONS]\n\nactions:", *about, sep="\n")
+        print("\nOptions of an action: tandem search ACTION --help")
         return
     if action not in ACTIONS:
         raise InputError(
             f"unknown action {action!r}: {did_you_mean(action, ACTIONS)}use tandem search "
             f"{' or '.join(ACTIONS)}."
         )
-    run_verb(ACTIONS[action], arguments[2:], positional=True, epilog=EPILOG)
+    run_verb(ACTIONS[action], arguments[2:], positional=True, epilog=EPILOGS[action])

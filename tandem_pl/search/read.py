@@ -62,15 +62,15 @@ def read_runs(
         table = _read_comparison(Path(path))
         domains = domains or [name for name in table if name.startswith("weight/")]
     else:
-        table = _read_table(path)
+        table = read_table(path)
     alone = [] if losses is None else [str(name) for name in table.columns]
     if losses is not None:
-        table = _join(table, _read_table(losses), str(path), str(losses), notes)
+        table = _join(table, read_table(losses), str(path), str(losses), notes)
     table = _leave_out_failed(table, notes)
     shares = _weight_columns(table, domains, alone, str(path))
     found = _metric_columns(table, shares, metrics, str(losses or path))
     names = _names(table)
-    values = {name: _numbers(table[name], name, names) for name in found}
+    values = {name: read_numbers(table[name], name, names) for name in found}
     lost = np.zeros(len(table), bool)
     for name, column in values.items():
         gone = ~np.isfinite(column)
@@ -86,7 +86,7 @@ def read_runs(
         notes.append(f"{lost.sum()} of {len(lost)} runs miss a metric: left out.")
     runs = Runs(
         domains=tuple(_domain_name(name, prefix) for name in shares),
-        weights=np.column_stack([_numbers(table[name], name, names) for name in shares]),
+        weights=np.column_stack([read_numbers(table[name], name, names) for name in shares]),
         metrics=values,
         names=names,
         size=_optional(table, SIZES, names),
@@ -101,7 +101,8 @@ def read_runs(
     return runs
 
 
-def _read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
+def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """Return a table of runs from a CSV or Parquet file; raise an error if it is none."""
     if not Path(path).exists():
         beside = Path(path).parent
         near = did_you_mean(Path(path).name, os.listdir(beside)) if beside.is_dir() else ""
@@ -261,7 +262,12 @@ def _names(table: pd.DataFrame) -> tuple[str, ...]:
     return tuple(str(n) for n in (table[column] if column is not None else table.index + 1))
 
 
-def _numbers(column: pd.Series, name: str, names: Sequence[str]) -> np.ndarray:
+def read_numbers(column: pd.Series, name: str, names: Sequence[str]) -> np.ndarray:
+    """Return a column as [N] float64, NaN if empty; `names` are those of its runs, for the error.
+
+    Raises:
+        InputError: a cell has another text.
+    """
     values = pd.to_numeric(column, errors="coerce")
     text = values.isna() & column.notna()
     if text.any():
@@ -274,7 +280,7 @@ def _optional(table: pd.DataFrame, known: Sequence[str], names: Sequence[str]) -
     column = next((n for n in table if str(n).lower() in known), None)
     if column is None or not pd.api.types.is_numeric_dtype(table[column]):
         return None
-    values = _numbers(table[column], str(column), names)
+    values = read_numbers(table[column], str(column), names)
     return values if np.isfinite(values).all() and (values > 0).all() else None
 
 
