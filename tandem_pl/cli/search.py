@@ -13,6 +13,8 @@ from tandem_pl.errors import InputError, did_you_mean
 from .arguments import run_verb
 from .search_continued import EPILOG as CONTINUED
 from .search_continued import search_cmr, search_dcpt
+from .search_merge import EPILOG as MERGE
+from .search_merge import search_merge
 from .search_mixmin import EPILOG as MIXMIN
 from .search_mixmin import search_mixmin
 
@@ -165,8 +167,14 @@ def search_fit(
     )
 
 
-ACTIONS = {"fit": search_fit, "cmr": search_cmr, "dcpt": search_dcpt, "mixmin": search_mixmin}
-EPILOGS = {"fit": EPILOG, "cmr": CONTINUED, "dcpt": CONTINUED, "mixmin": MIXMIN}
+ACTIONS = {
+    "fit": search_fit,
+    "cmr": search_cmr,
+    "dcpt": search_dcpt,
+    "mixmin": search_mixmin,
+    "merge": search_merge,
+}
+EPILOGS = {"fit": EPILOG, "cmr": CONTINUED, "dcpt": CONTINUED, "mixmin": MIXMIN, "merge": MERGE}
 
 
 def main(arguments: Sequence[str]) -> None:

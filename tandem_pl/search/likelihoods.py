@@ -97,5 +97,8 @@ def read_likelihoods(path: str | os.PathLike[str]) -> Likelihoods:
         samples = np.unique(frame[SAMPLE].astype(str), return_inverse=True)[1].reshape(-1)
     domains = tuple(frame[DOMAIN].astype(str)) if DOMAIN in columns else None
     return Likelihoods(
-        tuple(name.removeprefix(MARK) for name in experts), values, samples.astype(np.int64), domains
+        tuple(name.removeprefix(MARK) for name in experts),
+        values,
+        samples.astype(np.int64),
+        domains,
     )

@@ -87,7 +87,7 @@ class ExpertLaw(Law):
 
     @cached_property
     def model(self) -> ExpertModel:
-        """f on all samples."""
+        """The loss f on all samples."""
         return self._model(np.ones(len(self.samples), bool))
 
     @cached_property
@@ -170,8 +170,8 @@ def fit_experts(
     table = np.asarray(log_likelihoods, np.float64)
     if table.ndim != 2 or table.shape[1] != len(names):
         raise InputError(
-            f"log_likelihoods have the shape {list(table.shape)}: give [samples, {len(names)}], one "
-            "column for each expert."
+            f"log_likelihoods have the shape {list(table.shape)}: give [samples, {len(names)}], "
+            "one column for each expert."
         )
     rows = np.arange(len(table)) if samples is None else np.asarray(samples)
     if rows.shape != (len(table),):
@@ -192,6 +192,4 @@ def fit_experts(
     counts = np.bincount(numbers)
     losses = -(1.0 / (len(counts) * counts[numbers])) @ table
     runs = Runs(names, np.eye(len(names)), {"target": losses}, names)
-    return ExpertLaw(
-        "mixmin", "target", runs, losses, seed, log_likelihoods=table, samples=numbers
-    )
+    return ExpertLaw("mixmin", "target", runs, losses, seed, log_likelihoods=table, samples=numbers)

@@ -66,7 +66,7 @@ def test_caps_and_a_prior_bind():
 
 def test_the_gain_and_its_error_are_those_of_the_samples():
     generator = np.random.default_rng(1)
-    table = generator.normal(0, 1, (2000, 3)) + [0.5, 0, 0]
+    table = generator.normal([0.5, 0, 0], 1, (2000, 3))
     law = fit_experts(table, ["a", "b", "c"])
     found = propose({"target": law}, kl=0.0)
     weights = np.array(list(found.weights.values()))
