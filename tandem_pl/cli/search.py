@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +167,7 @@ def search_fit(
     )
 
 
-ACTIONS = {
+ACTIONS: dict[str, Callable[..., None]] = {
     "fit": search_fit,
     "cmr": search_cmr,
     "dcpt": search_dcpt,

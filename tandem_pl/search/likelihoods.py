@@ -69,7 +69,8 @@ def read_likelihoods(path: str | os.PathLike[str]) -> Likelihoods:
     which says which sample a token is of. A column `domain` has the domain of the sample.
 
     Raises:
-        InputError: no such file, fewer than two experts, or losses, which are above 0.
+        InputError: no such file, fewer than two experts, a row without a sample, or losses, which
+            are above 0.
     """
     frame = read_table(path)
     columns = [str(name) for name in frame.columns]
@@ -94,7 +95,9 @@ def read_likelihoods(path: str | os.PathLike[str]) -> Likelihoods:
         )
     samples = np.arange(len(frame))
     if SAMPLE in columns:
-        samples = np.unique(frame[SAMPLE].astype(str), return_inverse=True)[1].reshape(-1)
+        samples = pd.factorize(frame[SAMPLE])[0]
+        if (samples < 0).any():
+            raise InputError(f"{path} has rows without a sample: fill in the column 'sample'.")
     domains = tuple(frame[DOMAIN].astype(str)) if DOMAIN in columns else None
     return Likelihoods(
         tuple(name.removeprefix(MARK) for name in experts),

@@ -126,7 +126,8 @@ def critical_ratios(
     own = runs.of_size(size)
     general, positive = own.losses("general"), own.share > 0
     first = own.start_loss(size if own.size is None else float(own.size[0]), start)
-    tokens, laws, ratios, others = [], [], [], []
+    tokens: list[float] = []
+    laws, ratios, others = [], [], []
     for one in np.unique(own.tokens).tolist():
         here = positive & np.isclose(own.tokens, one, rtol=SAME)
         if len(np.unique(own.share[here])) < LEAST or (tokens and one / tokens[-1] - 1 < SAME):

@@ -43,8 +43,9 @@ def draw_critical_ratios(found: CriticalRatios, runs: Continued, tokens: float |
     right.plot(found.tokens, found.ratios, "o", color="C0", ms=4, label="from the losses")
     length = found.tokens[-1] if tokens is None else tokens
     if found.over_tokens is not None:
-        line = np.geomspace(found.tokens[0], max(length, found.tokens[-1]), 200)
-        right.plot(line, np.clip(found.over_tokens.predict(line), 0, 1), color="C0", label="law")
+        lengths = np.geomspace(found.tokens[0], max(length, found.tokens[-1]), 200)
+        law = np.clip(found.over_tokens.predict(lengths), 0, 1)
+        right.plot(lengths, law, color="C0", label="law")
     right.plot([length], [ratio], "D", color="black", label=f"{ratio:.3f}")
     right.set(xlabel="tokens", ylabel="critical ratio", xscale="log", ylim=(0, 1.02))
     right.legend(fontsize=8, frameon=False)

@@ -89,7 +89,7 @@ def fit_power(x: ArrayLike, y: ArrayLike, what: str = "the power law") -> PowerL
 
     def solve(power: float) -> tuple[float, Array]:
         columns = np.column_stack([np.ones_like(ratio), _rise(ratio, power)])
-        solution = np.linalg.lstsq(columns, ys, rcond=None)[0]
+        solution: Array = np.asarray(np.linalg.lstsq(columns, ys, rcond=None)[0], np.float64)
         return float(((columns @ solution - ys) ** 2).sum()), solution
 
     grid = np.linspace(-STEEPEST, STEEPEST, GRID)

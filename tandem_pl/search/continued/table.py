@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tandem_pl.domain_names import list_names
 from tandem_pl.errors import InputError, did_you_mean
@@ -184,7 +185,9 @@ def read_continued(
     return Continued(part[trained], length[trained], sizes, of_domain, of_general, start)
 
 
-def _start(first: Array, size: Array | None, general: Array | None) -> dict[float | None, float]:
+def _start(
+    first: NDArray[np.bool_], size: Array | None, general: Array | None
+) -> dict[float | None, float]:
     """Return size (None if unknown) -> general loss in the rows of 0 tokens."""
     if general is None:
         return {}
