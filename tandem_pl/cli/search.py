@@ -54,7 +54,8 @@ def search_fit(
     """Fit a law of each metric on finished runs, and propose the mixture that the laws favour.
 
     Args:
-        runs: CSV or Parquet file with a row for each run, or a folder of `tandem compare`.
+        runs: CSV or Parquet file with a row for each run, a folder of `tandem compare`, or a run's
+            folder or one of several, with a row for each validation.
         losses: second file with the metrics, as RegMix publishes its runs.
         law: linear, log_linear, exponential, bimix, autoscale, lightgbm or gaussian_process.
         metric: columns to fit, such as `--metric loss`; by default all metrics.

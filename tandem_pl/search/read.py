@@ -1,4 +1,4 @@
-"""Read tables of runs: CSV or Parquet, in one file or two, or a folder of `tandem compare`."""
+"""Read tables of runs: CSV or Parquet, in one file or two, or folders of runs."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pandas as pd
 
 from tandem_pl.domain_names import list_names
 from tandem_pl.errors import InputError, did_you_mean
-from tandem_pl.yaml_files import read_yaml
 
+from .run_folders import read_folder
 from .runs import Runs, drop_copies
 
 #: How columns of weights may begin; the first two are no part of the domain's name.
@@ -43,7 +43,8 @@ def read_runs(
     `status` is not "done" is left out.
 
     Args:
-        path: CSV or Parquet with a row for each run, or a folder of `tandem compare`.
+        path: CSV or Parquet with a row for each run, a folder of `tandem compare`, or of a run or
+            several: a row for each validation, see `run_folders`.
         losses: a second table with the metrics; rows are joined by a column such as "index", or
             in their order if both have none. RegMix publishes its runs so.
         domains: the columns of weights.
@@ -59,7 +60,7 @@ def read_runs(
         raise InputError(f"missing={missing!r} must be 'error' or 'drop'.")
     notes: list[str] = []
     if Path(path).is_dir():
-        table = _read_comparison(Path(path))
+        table = read_folder(Path(path), notes)
         domains = domains or [name for name in table if name.startswith("weight/")]
     else:
         table = read_table(path)
@@ -117,24 +118,6 @@ def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
     if not len(table):
         raise InputError(f"{path} has no rows: give a row for each run.")
     return table
-
-
-def _read_comparison(folder: Path) -> pd.DataFrame:
-    """Return a row for each network that a comparison trained on a fixed mixture."""
-    rows = []
-    for path in sorted(folder.rglob("final/result.yaml")):
-        result = read_yaml(path)
-        row: dict[str, object] = {"run": str(path.parent.parent.relative_to(folder))}
-        row |= {f"weight/{name}": share for name, share in result["weights"].items()}
-        row |= {f"loss/{name}": loss for name, loss in result["losses"].items()}
-        row["loss/mean"] = float(np.mean(list(result["losses"].values())))
-        rows.append(row)
-    if not rows:
-        raise InputError(
-            f"{folder} has no METHOD/seed-N/final/result.yaml: give a folder of `tandem compare`, "
-            "or a CSV or Parquet file."
-        )
-    return pd.DataFrame(rows)
 
 
 def _join(
