@@ -85,7 +85,7 @@ def _losses(
         name = getattr(module.objective, "__name__", type(module.objective).__name__)
         raise InputError(f"objective={name} has no losses of tokens: leave out --per_token.")
     for batch in data.val_dataloader():
-        batch = move_data_to_device(data.transform_on_device(batch), device)
+        batch = data.transform_on_device(move_data_to_device(batch, device))
         size = len(batch.domains)
         if per_token:
             losses, labelled = module.objective.token_losses(module.network, batch.samples)
