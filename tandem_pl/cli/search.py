@@ -1,16 +1,22 @@
-"""`tandem search fit`: a mixture from a table of runs."""
+"""`tandem search`: a mixture from finished runs; this file has `fit`."""
 
 from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from tandem_pl.errors import InputError, did_you_mean
 
 from .arguments import run_verb
+from .search_continued import EPILOG as CONTINUED
+from .search_continued import search_cmr, search_dcpt
+from .search_merge import EPILOG as MERGE
+from .search_merge import search_merge
+from .search_mixmin import EPILOG as MIXMIN
+from .search_mixmin import search_mixmin
 
 EPILOG = """examples:
   tandem search fit runs.csv --metric loss --out search
@@ -48,7 +54,8 @@ def search_fit(
     """Fit a law of each metric on finished runs, and propose the mixture that the laws favour.
 
     Args:
-        runs: CSV or Parquet file with a row for each run, or a folder of `tandem compare`.
+        runs: CSV or Parquet file with a row for each run, a folder of `tandem compare`, or a run's
+            folder or one of several, with a row for each validation.
         losses: second file with the metrics, as RegMix publishes its runs.
         law: linear, log_linear, exponential, bimix, autoscale, lightgbm or gaussian_process.
         metric: columns to fit, such as `--metric loss`; by default all metrics.
@@ -161,18 +168,27 @@ def search_fit(
     )
 
 
-ACTIONS = {"fit": search_fit}
+ACTIONS: dict[str, Callable[..., None]] = {
+    "fit": search_fit,
+    "cmr": search_cmr,
+    "dcpt": search_dcpt,
+    "mixmin": search_mixmin,
+    "merge": search_merge,
+}
+EPILOGS = {"fit": EPILOG, "cmr": CONTINUED, "dcpt": CONTINUED, "mixmin": MIXMIN, "merge": MERGE}
 
 
 def main(arguments: Sequence[str]) -> None:
     """Run the action that `arguments[1]` names."""
     action = arguments[1] if len(arguments) > 1 else ""
     if action in ("", "-h", "--help"):
-        print("usage: tandem search fit RUNS [OPTIONS]\n\nOptions: tandem search fit --help")
+        about = [f"  {name:8}{(f.__doc__ or '').splitlines()[0]}" for name, f in ACTIONS.items()]
+        print("usage: tandem search ACTION [OPTIONS]\n\nactions:", *about, sep="\n")
+        print("\nOptions of an action: tandem search ACTION --help")
         return
     if action not in ACTIONS:
         raise InputError(
             f"unknown action {action!r}: {did_you_mean(action, ACTIONS)}use tandem search "
             f"{' or '.join(ACTIONS)}."
         )
-    run_verb(ACTIONS[action], arguments[2:], positional=True, epilog=EPILOG)
+    run_verb(ACTIONS[action], arguments[2:], positional=True, epilog=EPILOGS[action])

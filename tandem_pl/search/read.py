@@ -1,4 +1,4 @@
-"""Read tables of runs: CSV or Parquet, in one file or two, or a folder of `tandem compare`."""
+"""Read tables of runs: CSV or Parquet, in one file or two, or folders of runs."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pandas as pd
 
 from tandem_pl.domain_names import list_names
 from tandem_pl.errors import InputError, did_you_mean
-from tandem_pl.yaml_files import read_yaml
 
+from .run_folders import read_folder
 from .runs import Runs, drop_copies
 
 #: How columns of weights may begin; the first two are no part of the domain's name.
@@ -43,7 +43,8 @@ def read_runs(
     `status` is not "done" is left out.
 
     Args:
-        path: CSV or Parquet with a row for each run, or a folder of `tandem compare`.
+        path: CSV or Parquet with a row for each run, a folder of `tandem compare`, or of a run or
+            several: a row for each validation, see `run_folders`.
         losses: a second table with the metrics; rows are joined by a column such as "index", or
             in their order if both have none. RegMix publishes its runs so.
         domains: the columns of weights.
@@ -59,18 +60,18 @@ def read_runs(
         raise InputError(f"missing={missing!r} must be 'error' or 'drop'.")
     notes: list[str] = []
     if Path(path).is_dir():
-        table = _read_comparison(Path(path))
+        table = read_folder(Path(path), notes)
         domains = domains or [name for name in table if name.startswith("weight/")]
     else:
-        table = _read_table(path)
+        table = read_table(path)
     alone = [] if losses is None else [str(name) for name in table.columns]
     if losses is not None:
-        table = _join(table, _read_table(losses), str(path), str(losses), notes)
+        table = _join(table, read_table(losses), str(path), str(losses), notes)
     table = _leave_out_failed(table, notes)
     shares = _weight_columns(table, domains, alone, str(path))
     found = _metric_columns(table, shares, metrics, str(losses or path))
     names = _names(table)
-    values = {name: _numbers(table[name], name, names) for name in found}
+    values = {name: read_numbers(table[name], name, names) for name in found}
     lost = np.zeros(len(table), bool)
     for name, column in values.items():
         gone = ~np.isfinite(column)
@@ -86,7 +87,7 @@ def read_runs(
         notes.append(f"{lost.sum()} of {len(lost)} runs miss a metric: left out.")
     runs = Runs(
         domains=tuple(_domain_name(name, prefix) for name in shares),
-        weights=np.column_stack([_numbers(table[name], name, names) for name in shares]),
+        weights=np.column_stack([read_numbers(table[name], name, names) for name in shares]),
         metrics=values,
         names=names,
         size=_optional(table, SIZES, names),
@@ -101,7 +102,8 @@ def read_runs(
     return runs
 
 
-def _read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
+def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """Return a table of runs from a CSV or Parquet file; raise an error if it is none."""
     if not Path(path).exists():
         beside = Path(path).parent
         near = did_you_mean(Path(path).name, os.listdir(beside)) if beside.is_dir() else ""
@@ -116,24 +118,6 @@ def _read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
     if not len(table):
         raise InputError(f"{path} has no rows: give a row for each run.")
     return table
-
-
-def _read_comparison(folder: Path) -> pd.DataFrame:
-    """Return a row for each network that a comparison trained on a fixed mixture."""
-    rows = []
-    for path in sorted(folder.rglob("final/result.yaml")):
-        result = read_yaml(path)
-        row: dict[str, object] = {"run": str(path.parent.parent.relative_to(folder))}
-        row |= {f"weight/{name}": share for name, share in result["weights"].items()}
-        row |= {f"loss/{name}": loss for name, loss in result["losses"].items()}
-        row["loss/mean"] = float(np.mean(list(result["losses"].values())))
-        rows.append(row)
-    if not rows:
-        raise InputError(
-            f"{folder} has no METHOD/seed-N/final/result.yaml: give a folder of `tandem compare`, "
-            "or a CSV or Parquet file."
-        )
-    return pd.DataFrame(rows)
 
 
 def _join(
@@ -261,7 +245,12 @@ def _names(table: pd.DataFrame) -> tuple[str, ...]:
     return tuple(str(n) for n in (table[column] if column is not None else table.index + 1))
 
 
-def _numbers(column: pd.Series, name: str, names: Sequence[str]) -> np.ndarray:
+def read_numbers(column: pd.Series, name: str, names: Sequence[str]) -> np.ndarray:
+    """Return a column as [N] float64, NaN if empty; `names` are those of its runs, for the error.
+
+    Raises:
+        InputError: a cell has another text.
+    """
     values = pd.to_numeric(column, errors="coerce")
     text = values.isna() & column.notna()
     if text.any():
@@ -274,7 +263,7 @@ def _optional(table: pd.DataFrame, known: Sequence[str], names: Sequence[str]) -
     column = next((n for n in table if str(n).lower() in known), None)
     if column is None or not pd.api.types.is_numeric_dtype(table[column]):
         return None
-    values = _numbers(table[column], str(column), names)
+    values = read_numbers(table[column], str(column), names)
     return values if np.isfinite(values).all() and (values > 0).all() else None
 
 

@@ -95,7 +95,7 @@ def test_a_mistake_is_one_line(place, capsys, arguments, message):
 
 def test_help_is_printed(capsys):
     assert main(["search"]) == 0
-    assert "tandem search fit RUNS" in capsys.readouterr().out
+    assert "tandem search ACTION" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main(["search", "fit", "--help"])
     assert "tandem search fit" in capsys.readouterr().out

@@ -1,0 +1,97 @@
+"""Log-likelihoods of target samples under the networks of several runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jsonargparse import ArgumentError
+from lightning.fabric.utilities.apply_func import move_data_to_device
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.cli import LightningArgumentParser
+
+from tandem_pl.errors import InputError
+from tandem_pl.export.checkpoint import build_module, load_network
+from tandem_pl.search.likelihoods import Likelihoods
+
+from .run_folder import last_checkpoint, read_config
+
+
+def expert_likelihoods(runs: Mapping[str, str], per_token: bool = False) -> Likelihoods:
+    """Evaluate the networks of runs on the target data of the first of them.
+
+    Args:
+        runs: domain -> folder of the run that was trained on it.
+        per_token: a row for each token instead of each sample; for objectives of tokens.
+
+    Raises:
+        InputError: a folder is not that of a run, the first run has no target data, or the
+            objective has no losses of tokens.
+    """
+    configs = {name: read_config(Path(run)) for name, run in runs.items()}
+    paths = {name: last_checkpoint(Path(run), configs[name]) for name, run in runs.items()}
+    first = next(iter(runs))
+    data = build_data(configs[first], runs[first])
+    data.prepare_data()
+    data.setup("validate")
+    if not getattr(data, "target_sets", None):
+        raise InputError(
+            f"run {runs[first]!r} has no target data, whose losses MixMin needs: give the run a "
+            "data module with target samples."
+        )
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    columns, samples, domains = [], np.zeros(0, np.int64), np.zeros(0, np.int64)
+    for name, run in runs.items():
+        module = build_module(configs[name], str(Path(run) / "config.yaml"))
+        module.network = load_network(module, paths[name]).to(device)
+        parts = list(_losses(module, data, device, per_token))
+        columns.append(-np.concatenate([losses for losses, _, _ in parts]))
+        offsets = np.cumsum([0, *(len(own) for _, _, own in parts)])
+        samples = np.concatenate(
+            [rows + start for (_, rows, _), start in zip(parts, offsets, strict=False)]
+        )
+        of_sample = np.concatenate([own for _, _, own in parts])
+        domains = of_sample[samples]
+    names = data.domain_names("validate")
+    return Likelihoods(
+        tuple(runs), np.stack(columns, axis=1), samples, tuple(names[m] for m in domains)
+    )
+
+
+def build_data(config: Mapping[str, Any], run: str) -> Any:
+    """Build the data module of a run's configuration.
+
+    Raises:
+        InputError: it cannot be built.
+    """
+    parser = LightningArgumentParser(exit_on_error=False, parser_mode="omegaconf+")
+    parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True, required=True)
+    try:
+        return parser.instantiate_classes(parser.parse_object({"data": config["data"]})).data
+    except (ArgumentError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"the data module of run {run!r} cannot be built: {reason}") from error
+
+
+@torch.inference_mode()
+def _losses(
+    module: Any, data: Any, device: torch.device, per_token: bool
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yield losses [n], the sample in the batch that each is of [n], and the domains [B]."""
+    if per_token and not hasattr(module.objective, "token_losses"):  # any objective may lack it
+        name = getattr(module.objective, "__name__", type(module.objective).__name__)
+        raise InputError(f"objective={name} has no losses of tokens: leave out --per_token.")
+    for batch in data.val_dataloader():
+        batch = data.transform_on_device(move_data_to_device(batch, device))
+        size = len(batch.domains)
+        if per_token:
+            losses, labelled = module.objective.token_losses(module.network, batch.samples)
+            rows = labelled.nonzero()[:, 0]
+            losses = losses[labelled]
+        else:
+            losses = module.sample_losses(module.network, batch.samples, size)
+            rows = torch.arange(size)
+        yield losses.double().cpu().numpy(), rows.cpu().numpy(), batch.domains.cpu().numpy()

@@ -1,0 +1,124 @@
+"""`tandem search mixmin` and `merge` on runs of one domain each, and on tables of likelihoods."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from tiny_experts import train_experts
+
+from tandem_pl import Mixture
+from tandem_pl.cli import main
+from tandem_pl.cli.expert_losses import expert_likelihoods
+from tandem_pl.search import fit_experts, propose
+from tandem_pl.search.likelihoods import read_likelihoods
+
+EXPERTS = "{low: runs/low, high: runs/high}"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Return a folder with a run of each of two domains."""
+    place = tmp_path_factory.mktemp("experts")
+    train_experts(place)
+    return place
+
+
+def test_experts_are_evaluated_on_target_data(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    options = ["--target", "both", "--out", "found"]
+    assert main(["search", "mixmin", "--experts", EXPERTS, *options]) == 0
+    printed = capsys.readouterr().out
+    table = read_likelihoods("found/likelihoods.csv")
+    assert table.experts == ("low", "high")
+    assert len(table.samples) == 36
+    own = table.of_targets(["both"])
+    law = fit_experts(own.values, own.experts)
+    weights = Mixture.load("found/proposal.yaml").weights
+    assert weights == pytest.approx(propose({"target": law}, kl=0.0).weights, abs=1e-6)
+    assert 0.3 < weights["low"] < 0.7  # half of the samples are like each domain
+    assert "30 target samples" in printed
+    assert f"without bounds: {law.held_out.mixture:.4f}" in printed
+    # an expert's mean loss on a domain is what `tandem validate` finds
+    assert main(["validate", "runs/high"]) == 0
+    validated = pd.read_csv("runs/high/validation.csv").set_index("domain")["loss"]
+    for name in ("both", "few"):
+        losses = -table.of_targets([name]).values[:, 1]
+        assert losses.mean() == pytest.approx(validated[name], rel=1e-5)
+
+
+def test_experts_are_mixed_token_by_token(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    expert_likelihoods({"low": "runs/low", "high": "runs/high"}).save("each.csv")
+    options = ["--per_token", "--out", "tokens"]
+    assert main(["search", "mixmin", "--experts", EXPERTS, *options]) == 0
+    tokens, samples = read_likelihoods("tokens/likelihoods.csv"), read_likelihoods("each.csv")
+    counts = np.bincount(tokens.samples)
+    assert sorted(counts) == [3] * 6 + [11] * 30  # a text has no loss of its first token
+    sums = np.stack([np.bincount(tokens.samples, column) for column in tokens.values.T], axis=1)
+    assert sums / counts[:, None] == pytest.approx(samples.values, rel=1e-5)
+    law = fit_experts(tokens.values, tokens.experts, tokens.samples)
+    weights = propose({"t": law}, kl=0.0).weights
+    assert Mixture.load("tokens/proposal.yaml").weights == pytest.approx(weights, abs=1e-6)
+
+
+def test_a_merged_checkpoint_is_written(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    Mixture({"low": 0.25, "high": 0.75}).save("mixture.yaml")
+    assert main(["search", "merge", EXPERTS, "mixture.yaml"]) == 0
+    assert "tandem test runs/low --ckpt_path merged.ckpt" in capsys.readouterr().out
+    paths = [*(f"runs/{name}/checkpoints/last.ckpt" for name in ("low", "high")), "merged.ckpt"]
+    first, second, merged = (torch.load(path, weights_only=True)["state_dict"] for path in paths)
+    for key, value in merged.items():
+        assert torch.allclose(value, 0.25 * first[key] + 0.75 * second[key], atol=1e-6)
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    generator = np.random.default_rng(0)
+    table = pd.DataFrame(-generator.gamma(2.0, size=(60, 2)), columns=["web", "code"])
+    table.to_csv("plain.csv", index=False)
+    table.abs().to_csv("losses.csv", index=False)
+    table[["web"]].to_csv("one.csv", index=False)
+    table.assign(sample=[None, *range(59)]).to_csv("gap.csv", index=False)
+    table.assign(domain=["math", "law"] * 30, sample=np.arange(60) // 2).to_csv("all.csv")
+    (tmp_path / "tokens.yaml").write_text("{web: 500, code: 20}\n")
+    return tmp_path
+
+
+def test_a_table_of_likelihoods_is_read(place, capsys):
+    bounds = ["--tokens", "100", "--tokens_per_domain", "tokens.yaml", "--repeats", "2"]
+    assert main(["search", "mixmin", "--likelihoods", "plain.csv", *bounds]) == 0
+    assert Mixture.load("proposal.yaml")["code"] <= 0.4
+    frame = pd.read_csv("all.csv", index_col=0)
+    frame.to_csv("own.csv", index=False)
+    assert main(["search", "mixmin", "--likelihoods", "own.csv", "--target", "law"]) == 0
+    assert "30 target samples, 30 rows of likelihoods, 2 experts" in capsys.readouterr().out
+    rows = frame[frame["domain"] == "law"]
+    law = fit_experts(rows[["web", "code"]].to_numpy(), ["web", "code"])
+    expected = propose({"t": law}, kl=0.0).weights
+    assert Mixture.load("proposal.yaml").weights == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["mixmin"], "give either --experts, the runs of each domain, or --likelihoods FILE"),
+        (["mixmin", "--likelihoods", "plan.csv"], "did you mean 'plain.csv'"),
+        (["mixmin", "--likelihoods", "one.csv"], "for each of two experts or more"),
+        (["mixmin", "--likelihoods", "losses.csv"], "minus the losses"),
+        (["mixmin", "--likelihoods", "plain.csv", "--target", "math"], "needs a column 'domain'"),
+        (["mixmin", "--likelihoods", "all.csv", "--target", "maths"], "did you mean 'math'"),
+        (["mixmin", "--likelihoods", "gap.csv"], "gap.csv has rows without a sample"),
+        (["mixmin", "--likelihoods", "plain.csv", "--per_token"], "--per_token is for --experts"),
+        (["mixmin", "--likelihoods", "plain.csv", "--caps", "{web: 0.1, code: 0.1}"], "caps sum"),
+        (["mixmin", "--likelihoods", "plain.csv", "--tokens", "9"], "give all three, or none"),
+        (["mixmin", "--experts", "{web: none, code: none}"], "run 'none' does not exist"),
+        (["merge", "{web: none, code: none}", "uniform"], "run 'none' does not exist"),
+    ],
+)
+def test_bad_input_is_one_sentence(place, capsys, arguments, message):
+    assert main(["search", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1

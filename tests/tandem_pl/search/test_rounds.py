@@ -1,0 +1,59 @@
+"""Search in rounds on losses whose best mixture is known."""
+
+import numpy as np
+import pytest
+
+from tandem_pl.errors import InputError
+from tandem_pl.search import Runs
+from tandem_pl.search.rounds import search_in_rounds
+
+DOMAINS = ("web", "code", "books", "math")
+BEST = np.array([0.3, 0.5, 0.15, 0.05])
+
+
+def evaluate(points):
+    """Return the cross-entropy of the best shares under each mixture."""
+    return Runs(DOMAINS, points, {"loss": -np.log(points + 0.02) @ BEST})
+
+
+def test_later_rounds_are_near_the_best_mixture():
+    found, runs = search_in_rounds(evaluate, DOMAINS, rounds=(24, 12, 6), law="gaussian_process")
+    assert len(runs) == 42
+    distances = 0.5 * np.abs(runs.weights - BEST).sum(axis=1)
+    assert distances[36:].mean() < 0.5 * distances[:24].mean()
+    weights = np.array(list(found.weights.values()))
+    value = evaluate(weights[None]).metrics["loss"]
+    lost = (value - evaluate(BEST[None]).metrics["loss"]).item()
+    assert lost < 0.02
+    assert found.gain > 0
+
+
+def test_equal_seeds_give_equal_searches_and_caps_hold():
+    options = {
+        "rounds": (20, 5),
+        "law": "linear",
+        "caps": {"code": 0.3},
+        "prior": [0.1, 0.4, 0.3, 0.2],
+    }
+    first, runs = search_in_rounds(evaluate, DOMAINS, **options, seed=3)
+    second, _ = search_in_rounds(evaluate, DOMAINS, **options, seed=3)
+    assert first.weights == second.weights
+    assert first.weights["code"] <= 0.3
+    assert runs.weights[:, 0].max() <= 0.4 + 1e-9  # four times the prior
+
+
+def test_several_metrics_are_ranked_together():
+    def two(points):
+        own = evaluate(points)
+        return Runs(DOMAINS, points, own.metrics | {"large": 1000 * own.metrics["loss"]})
+
+    _, one = search_in_rounds(evaluate, DOMAINS, rounds=(20, 5), law="linear")
+    _, both = search_in_rounds(two, DOMAINS, rounds=(20, 5), law="linear")
+    assert both.weights == pytest.approx(one.weights)
+
+
+def test_too_few_mixtures_are_one_sentence():
+    with pytest.raises(InputError, match="needs at least 5 runs"):
+        search_in_rounds(evaluate, DOMAINS, rounds=(3, 2), law="linear")
+    with pytest.raises(InputError, match="must be numbers of mixtures"):
+        search_in_rounds(evaluate, DOMAINS, rounds=())
