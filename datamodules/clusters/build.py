@@ -1,5 +1,7 @@
 """Cluster documents into domains: a pass to sample them, and a pass to assign and write them."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -43,17 +45,32 @@ class ClusterOptions(NamedTuple):
             "smallest_cluster": self.smallest,
         }
 
-    def check(self) -> None:
-        """Raise `InputError` for values that cannot be used."""
-        if isinstance(self.cluster, int):
-            check_at_least("cluster", self.cluster, 2)
-        elif self.cluster != AUTO and not Path(self.cluster).expanduser().is_dir():
-            raise InputError(
-                f"cluster={self.cluster!r} is no number, not auto, and no folder that `tandem "
-                "prepare --cluster` wrote; give one of these."
-            )
-        if self.smallest is not None:
-            check_at_least("smallest_cluster", self.smallest, 1)
+    @classmethod
+    def checked(
+        cls,
+        cluster: int | str | None,
+        within: bool,
+        embedder: str | None,
+        smallest: int | None,
+        seed: int,
+    ) -> ClusterOptions | None:
+        """Return the options; None if the user asks for no clusters.
+
+        Raises:
+            InputError: values that cannot be used, or scikit-learn is not installed.
+        """
+        options = cls(cluster or 0, within, embedder, smallest, seed)
+        if cluster is None:
+            for key, value in options.settings().items():
+                if value:
+                    raise InputError(f"{key}={value!r} is used only with cluster; give that too.")
+            return None
+        if isinstance(cluster, int):
+            check_at_least("cluster", cluster, 2)
+        elif cluster != AUTO:
+            options._check_folder(cluster)
+        if smallest is not None:
+            check_at_least("smallest_cluster", smallest, 1)
         try:
             import sklearn  # noqa: F401
         except ImportError as error:
@@ -61,6 +78,20 @@ class ClusterOptions(NamedTuple):
                 "cluster needs scikit-learn, which is not installed: pip install "
                 "tandem_pl[cluster]."
             ) from error
+        return options
+
+    def _check_folder(self, folder: str) -> None:
+        if not Path(folder).expanduser().is_dir():
+            raise InputError(
+                f"cluster={folder!r} is no number, not auto, and no folder that `tandem prepare "
+                "--cluster` wrote; give one of these."
+            )
+        for key, value in (("cluster_within", self.within), ("smallest_cluster", self.smallest)):
+            if value:
+                raise InputError(
+                    f"{key}={value!r} does not go with the clusters of a folder (cluster="
+                    f"{folder!r}), which stay as they are; leave it out."
+                )
 
 
 class Clustering(NamedTuple):
@@ -108,8 +139,7 @@ def cluster_sources(
     """
     from threadpoolctl import threadpool_limits
 
-    options.check()
-    with threadpool_limits(1, "blas"):  # sums in another order would move documents at borders
+    with threadpool_limits(1):  # sums in another order would move documents at borders
         return _cluster(folder, sources, read, options, threads)
 
 
@@ -155,7 +185,8 @@ def _cluster(
 
 def _embed(embedder: Any, texts: list[str]) -> np.ndarray:
     step = 1000  # so that a sample's features are never in memory together
-    return np.concatenate([embedder.embed(texts[i : i + step]) for i in range(0, len(texts), step)])
+    parts = [embedder.embed(texts[start : start + step]) for start in range(0, len(texts), step)]
+    return np.concatenate(parts)
 
 
 def _check_enough(samples: list[Sample], names: list[str], options: ClusterOptions) -> None:

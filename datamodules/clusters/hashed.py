@@ -8,12 +8,16 @@ import numpy as np
 from tandem_pl.errors import InputError
 
 CHARACTERS = 2000  # of a document that are embedded: `PIECES` of equal length
-PIECES = 4
-FEATURES = 1 << 16  # of words and marks, and as many of character n-grams
+PIECES = 8
+BITS = 16  # 2^16 features of words and marks, and as many of character 3-grams
 DIMENSIONS = 32
 #: Words, runs of marks, and the indentation of lines, which tells code and prose apart.
 TOKENS = r"\w+|[^\w\s]+|\n[ \t]*"
 SVD_ITERATIONS = 5
+AT_ONCE = 512  # documents whose 3-grams are in memory together
+MULTIPLIERS = np.array(  # of hashes; odd, and without a pattern
+    [0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xFF51AFD7ED558CCD], np.uint64
+)
 
 
 def excerpt(text: str, characters: int = CHARACTERS, pieces: int = PIECES) -> str:
@@ -89,12 +93,37 @@ def _count_features(texts: Sequence[str]) -> Any:
     from scipy import sparse
     from sklearn.feature_extraction.text import HashingVectorizer
 
-    options = {
-        "n_features": FEATURES,
-        "alternate_sign": False,
-        "norm": None,
-        "dtype": np.float32,
-    }
-    words = HashingVectorizer(token_pattern=TOKENS, **options)
-    characters = HashingVectorizer(analyzer="char_wb", ngram_range=(3, 3), **options)
-    return sparse.hstack([part.transform(texts) for part in (words, characters)]).tocsr()
+    words = HashingVectorizer(
+        n_features=1 << BITS,
+        alternate_sign=False,
+        norm=None,
+        dtype=np.float32,
+        token_pattern=TOKENS,
+    )
+    parts = [texts[i : i + AT_ONCE] for i in range(0, len(texts), AT_ONCE)]
+    blocks = [sparse.hstack([words.transform(some), _count_trigrams(some)]) for some in parts]
+    return sparse.vstack(blocks).tocsr()
+
+
+def _count_trigrams(texts: Sequence[str]) -> Any:
+    """Return counts of hashed character 3-grams, in lower case and with white space made one space.
+
+    By NumPy, four times as fast as `HashingVectorizer` with the analyzer "char_wb".
+    """
+    from scipy import sparse
+
+    spaced = [f" {' '.join(text.lower().split())} " for text in texts]
+    ends = np.cumsum([len(text) for text in spaced])
+    data = "".join(spaced).encode("utf-32-le", "surrogatepass")
+    signs = np.frombuffer(data, "<u4").astype(np.uint64)
+    hashes = signs[:-2] * MULTIPLIERS[0] + signs[1:-1] * MULTIPLIERS[1] + signs[2:] * MULTIPLIERS[2]
+    features = ((hashes * MULTIPLIERS[3]) >> np.uint64(64 - BITS)).astype(np.int32)
+    inside = np.ones(len(features), dtype=bool)
+    inside[ends[:-1] - 2] = inside[ends[:-1] - 1] = False  # across two texts
+    rows = np.concatenate([[0], np.cumsum([len(text) - 2 for text in spaced])])
+    found = features[inside]
+    counts = sparse.csr_matrix(
+        (np.ones(len(found), np.float32), found, rows), shape=(len(texts), 1 << BITS)
+    )
+    counts.sum_duplicates()
+    return counts

@@ -30,7 +30,9 @@ def telling_terms(texts: Sequence[str], labels: np.ndarray, number: int) -> list
     """
     from sklearn.feature_extraction.text import CountVectorizer
 
-    words = CountVectorizer(token_pattern=WORDS, binary=True, max_features=MOST_WORDS, min_df=2)
+    words = CountVectorizer(
+        token_pattern=WORDS, binary=True, max_features=MOST_WORDS, min_df=2, stop_words="english"
+    )
     try:
         found = words.fit_transform(texts)
     except ValueError:  # no word is in two documents

@@ -135,10 +135,9 @@ def prepare_corpus(
     if near_duplicate is not None and not 0 < near_duplicate <= 1:
         raise InputError(f"near_duplicate is {near_duplicate}; give a share up to 1, or null.")
     loaded = None if train_bpe else load_tokenizer(tokenizer or "bytes", hub=True)
-    options = None
-    if cluster is not None:
-        options = ClusterOptions(cluster, cluster_within, embedder, smallest_cluster, split_seed)
-        options.check()
+    options = ClusterOptions.checked(
+        cluster, cluster_within, embedder, smallest_cluster, split_seed
+    )
     if options and dataset and not cluster_within:
         whole = {"documents": {"dataset": dataset} if isinstance(dataset, str) else dataset}
         sources = open_sources(whole, "dataset", encoding_errors, corrupt)
