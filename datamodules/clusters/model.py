@@ -149,7 +149,7 @@ class ClusterModel:
             about: dict[str, Any] = dict(read_yaml(path / ABOUT))
             with np.load(path / ARRAYS, allow_pickle=False) as file:
                 arrays = dict(file)
-            own = [arrays.pop(key) for key in ("centres", "groups", "pools")]
+            centres, groups, pools = (arrays.pop(key) for key in ("centres", "groups", "pools"))
             clusters, usual = dict(about["clusters"]), float(about["usual_similarity"])
             opened = open_embedder(embedder or str(about["embedder"]))
         except InputError:
@@ -163,7 +163,7 @@ class ClusterModel:
             ) from error
         if not isinstance(opened, GivenEmbeddings):
             opened.load_state(arrays)
-        model = cls(opened, *own, list(clusters), list(clusters.values()), usual)
+        model = cls(opened, centres, groups, pools, list(clusters), list(clusters.values()), usual)
         _check_same(path, model.fingerprint(), about)
         return model
 
