@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from tandem_pl.checks import check_at_least
 from tandem_pl.datamodules.sources.domain_rows import RowWriter, read_rows
 from tandem_pl.datamodules.sources.source import Source, Sources
 from tandem_pl.datamodules.text.threads import map_in_threads
@@ -20,78 +19,11 @@ from .embedders import GivenEmbeddings, open_embedder
 from .grouping import choose_number, fit_centres, merge_small, smallest_size
 from .model import ClusterModel
 from .naming import name_clusters, telling_terms
+from .options import AUTO, ClusterOptions
 
 ROWS = "rows.arrow"
 SAMPLE = 20_000  # documents that clusters are made of
 SAMPLE_EACH = 100  # of each cluster, if there are many
-AUTO = "auto"
-
-
-class ClusterOptions(NamedTuple):
-    """How documents are clustered; the fields are options of `prepare_corpus`."""
-
-    cluster: int | str
-    within: bool = False
-    embedder: str | None = None
-    smallest: int | None = None
-    seed: int = 0
-
-    def settings(self) -> dict[str, Any]:
-        """Return the options by the names that users give them."""
-        return {
-            "cluster": self.cluster,
-            "cluster_within": self.within,
-            "embedder": self.embedder,
-            "smallest_cluster": self.smallest,
-        }
-
-    @classmethod
-    def checked(
-        cls,
-        cluster: int | str | None,
-        within: bool,
-        embedder: str | None,
-        smallest: int | None,
-        seed: int,
-    ) -> ClusterOptions | None:
-        """Return the options; None if the user asks for no clusters.
-
-        Raises:
-            InputError: values that cannot be used, or scikit-learn is not installed.
-        """
-        options = cls(cluster or 0, within, embedder, smallest, seed)
-        if cluster is None:
-            for key, value in options.settings().items():
-                if value:
-                    raise InputError(f"{key}={value!r} is used only with cluster; give that too.")
-            return None
-        if isinstance(cluster, int):
-            check_at_least("cluster", cluster, 2)
-        elif cluster != AUTO:
-            options._check_folder(cluster)
-        if smallest is not None:
-            check_at_least("smallest_cluster", smallest, 1)
-        try:
-            import sklearn  # noqa: F401
-        except ImportError as error:
-            raise InputError(
-                "cluster needs scikit-learn, which is not installed: pip install "
-                "tandem_pl[cluster]."
-            ) from error
-        return options
-
-    def _check_folder(self, folder: str) -> None:
-        if not Path(folder).expanduser().is_dir():
-            raise InputError(
-                f"cluster={folder!r} is no number, not auto, and no folder that `tandem prepare "
-                "--cluster` wrote; give one of these."
-            )
-        for key, value in (("cluster_within", self.within), ("smallest_cluster", self.smallest)):
-            if value:
-                raise InputError(
-                    f"{key}={value!r} does not go with the clusters of a folder (cluster="
-                    f"{folder!r}), which stay as they are; leave it out."
-                )
 
 
 class Clustering(NamedTuple):
@@ -177,7 +109,8 @@ def _cluster(
     if loaded is None:
         _name(model, marked, names if options.within else [""])
     clusters = model.groups[labels]
-    opened = _open(folder / ROWS, sources, clusters, model)
+    corrupt = next(iter(sources.values())).corrupt
+    opened = open_clusters(folder / ROWS, clusters, model, kinds_of(sources), corrupt)
     return Clustering(
         model, opened, clusters, similarity, places, folder / ROWS, names, marked
     )  # fmt: skip
@@ -265,16 +198,25 @@ def _name(
     model.usual = round(float(np.quantile(every, 0.05)), 4)
 
 
-def _open(
-    path: Path, sources: Mapping[str, Source], clusters: np.ndarray, model: ClusterModel
+def open_clusters(
+    path: Path,
+    clusters: np.ndarray,
+    model: ClusterModel,
+    kinds: Mapping[str, int],
+    corrupt: Literal["stop", "skip"],
 ) -> Sources:
+    """Return a source for each cluster that has documents.
+
+    Args:
+        path: the file with the rows of all documents.
+        clusters: the cluster of each, `[documents]`.
+        model: names the clusters.
+        kinds: kind -> files that were read.
+        corrupt: see `Source`.
+    """
     from datasets import Dataset
 
     data = Dataset.from_file(str(path))
-    kinds: dict[str, int] = {}
-    for source in sources.values():
-        for kind, (files, _) in source.read_as.items():
-            kinds[kind] = kinds.get(kind, 0) + files
     order = np.argsort(clusters, kind="stable")
     sizes = np.bincount(clusters, minlength=len(model.names))
     opened = Sources()
@@ -282,5 +224,14 @@ def _open(
     for name, numbers in zip(model.names, parts, strict=True):
         if len(numbers):
             reader = partial(read_rows, data, kinds, numbers)
-            opened[name] = Source(name, reader, lambda columns: model.fingerprint())
+            opened[name] = Source(name, reader, lambda columns: model.fingerprint(), None, corrupt)
     return opened
+
+
+def kinds_of(sources: Mapping[str, Source]) -> dict[str, int]:
+    """Return kind -> files that the sources read in their last pass."""
+    kinds: dict[str, int] = {}
+    for source in sources.values():
+        for kind, (files, _) in source.read_as.items():
+            kinds[kind] = kinds.get(kind, 0) + files
+    return kinds

@@ -10,9 +10,10 @@ import numpy as np
 from tandem_pl.datamodules.sources.source import Sources
 from tandem_pl.datamodules.text.documents import DROPPED, SPLIT_CODES, read_text_rows
 
-from .build import ClusterOptions, cluster_sources
+from .build import cluster_sources
 from .listing import write_listing
 from .model import FOLDER
+from .options import ClusterOptions
 from .page import write_page
 from .targets import locate_targets
 
@@ -43,7 +44,7 @@ class ClusteredText:
         options: ClusterOptions,
         threads: int,
     ) -> None:
-        self._folder, self._options = folder, options
+        self._folder = folder
         read = partial(read_text_rows, text_column=text_column)
         self._clustering = cluster_sources(folder, sources, read, options, threads)
         self._targets = locate_targets(self._clustering, target, read)

@@ -15,12 +15,11 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from tandem_pl.checks import check_at_least, check_fractions
-from tandem_pl.datamodules.clusters.build import ClusterOptions
+from tandem_pl.datamodules.clusters.options import ClusterOptions, open_given
 from tandem_pl.datamodules.clusters.prepared import ClusteredText
 from tandem_pl.datamodules.sources.domains import (
     SourceMap,
     check_given,
-    open_domains,
     open_sources,
 )
 from tandem_pl.errors import InputError
@@ -138,11 +137,7 @@ def prepare_corpus(
     options = ClusterOptions.checked(
         cluster, cluster_within, embedder, smallest_cluster, split_seed
     )
-    if options and dataset and not cluster_within:
-        whole = {"documents": {"dataset": dataset} if isinstance(dataset, str) else dataset}
-        sources = open_sources(whole, "dataset", encoding_errors, corrupt)
-    else:
-        sources = open_domains(domains, dataset, domain_column, encoding_errors, corrupt)
+    sources = open_given(options, domains, dataset, domain_column, encoding_errors, corrupt)
     digests = digest_texts(sources, text_column)
     target_sources = open_sources(target or {}, "target", encoding_errors, corrupt)
     target_digests = digest_texts(target_sources, text_column)
