@@ -24,7 +24,7 @@ TEMPLATES = Environment(
 )
 EXAMPLES = 5
 NEIGHBOURS = 3
-CHARACTERS = 400  # of an example
+CHARACTERS = 250  # of an example: the first piece of an excerpt
 
 
 def write_page(
