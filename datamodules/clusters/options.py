@@ -50,8 +50,11 @@ class ClusterOptions(NamedTuple):
         embedder: str | None,
         smallest: int | None,
         seed: int,
+        folders: bool = True,
     ) -> ClusterOptions | None:
         """Return the options; None if the user asks for no clusters.
+
+        `folders` is whether `cluster` may name the folder of other clusters.
 
         Raises:
             InputError: values that cannot be used, or scikit-learn is not installed.
@@ -64,6 +67,10 @@ class ClusterOptions(NamedTuple):
             return None
         if isinstance(cluster, int):
             check_at_least("cluster", cluster, 2)
+        elif cluster != AUTO and not folders:
+            raise InputError(
+                f"cluster={cluster!r} is neither a number nor auto; give one of these."
+            )
         elif cluster != AUTO:
             options._check_folder(cluster)
         if smallest is not None:

@@ -44,24 +44,58 @@ def write_page(
         f"{len(clustering.clusters):,} documents in {len(clustering.sources)} clusters; "
         f"embedder: {model.embedder.name}."
     )
-    content = TEMPLATES.get_template("clusters.html.jinja").render(
-        title=title,
-        facts=facts,
-        warnings=target_remarks(summaries),
-        targets=list(targets),
-        clusters=describe_clusters(clustering, targets),
+    rows = describe_clusters(clustering, targets)
+    content = render_page(title, facts, rows, "documents", list(targets), target_remarks(summaries))
+    write_atomically(path, content)
+
+
+def render_page(
+    title: str,
+    facts: str,
+    rows: Sequence[Mapping[str, Any]],
+    unit: str,
+    targets: Sequence[str] = (),
+    warnings: Sequence[str] = (),
+) -> bytes:
+    """Return the page.
+
+    Args:
+        title: of the page.
+        facts: a sentence below it.
+        rows: of each cluster `name`, `documents`, `terms`, `neighbours`, and if there are some
+            `given`, `examples`, `targets`, see `describe_clusters`, or `sheet`, a PNG in base64.
+        unit: what is clustered.
+        targets: names of target data.
+        warnings: sentences.
+    """
+    most = max(row["documents"] for row in rows)
+    total = sum(row["documents"] for row in rows)
+    clusters = [
+        {
+            "given": [],
+            "examples": [],
+            "targets": [],
+            "sheet": None,
+            **row,
+            "share": row["documents"] / total,
+            "width": 100 * row["documents"] / most,
+        }
+        for row in sorted(rows, key=lambda row: -row["documents"])
+    ]
+    text = TEMPLATES.get_template("clusters.html.jinja").render(
+        title=title, facts=facts, clusters=clusters, unit=unit, targets=targets, warnings=warnings
     )
-    write_atomically(path, content.encode())
+    return text.encode()
 
 
 def describe_clusters(
     clustering: Clustering, targets: Mapping[str, Target]
 ) -> list[dict[str, Any]]:
-    """Return what the page says of each cluster, the largest first.
+    """Return what the page says of each cluster that has documents.
 
-    Keys: `name`, `documents`, `share`, `width` (of its bar, in percent of the largest), `terms`,
-    `given` (given domain and share), `neighbours` (name and cosine), `examples` (where and text),
-    `targets` (for each target, its share of documents and the similarity).
+    Keys: `name`, `documents`, `terms`, `given` (given domain and share), `neighbours`
+    (name and cosine), `examples` (where and text), `targets` (for each target, its share of
+    documents and the similarity).
     """
     model = clustering.model
     sizes = np.bincount(clustering.clusters, minlength=len(model.names))
@@ -69,9 +103,7 @@ def describe_clusters(
     cosines = centres @ centres.T
     given = _given(clustering)
     rows = []
-    for cluster in np.argsort(-sizes, kind="stable").tolist():
-        if not sizes[cluster]:
-            continue
+    for cluster in np.flatnonzero(sizes).tolist():
         near = [
             i for i in np.argsort(-cosines[cluster], kind="stable") if i != cluster and sizes[i]
         ]
@@ -79,8 +111,6 @@ def describe_clusters(
             {
                 "name": model.names[cluster],
                 "documents": int(sizes[cluster]),
-                "share": sizes[cluster] / sizes.sum(),
-                "width": 100 * sizes[cluster] / sizes.max(),
                 "terms": model.terms[cluster],
                 "given": given[cluster] if len(clustering.given_names) > 1 else [],
                 "neighbours": [
