@@ -71,7 +71,7 @@ def open_network(folder: str) -> Describe:
         reason = " ".join(str(error).split())
         raise InputError(
             f"embedder={folder!r} cannot be loaded as a timm network ({reason}); give a folder "
-            "with config.json and weights, such as `hf download timm/NAME --local-dir FOLDER` writes."
+            "with config.json and weights, as `hf download timm/NAME --local-dir FOLDER` writes."
         ) from error
 
     @torch.no_grad()

@@ -1,3 +1,4 @@
+import json
 import re
 import warnings
 
@@ -44,12 +45,12 @@ def colours(images):
 
 @pytest.mark.parametrize("cluster", [3, "auto"])
 def test_images_of_one_colour_are_a_domain(cluster, tmp_path):
-    data = make(write_images(tmp_path / "all"), tmp_path, cluster=cluster)
+    data = make(write_images(tmp_path / "all", each=40), tmp_path, cluster=cluster)
     found = [colours(images) for images in data.train_sets.values()]
     assert sorted(map(sorted, found)) == [["blue"], ["green"], ["red"]]
     assert list(data.target_sets) == list(data.test_sets) == ["all"]
     sizes = sum(map(len, data.train_sets.values())) + len(data.target_sets["all"])
-    assert sizes + len(data.test_sets["all"]) == 60
+    assert sizes + len(data.test_sets["all"]) == 120
     (dog,) = (name for name, images in data.train_sets.items() if colours(images) == {"blue"})
     assert dog == "dog"
 
@@ -84,7 +85,6 @@ def test_edges_tell_images_of_one_colour_apart():
 
 
 def test_a_timm_network_in_a_folder_gives_features(tmp_path):
-    import json
 
     import timm
     from safetensors.torch import save_file
@@ -93,12 +93,8 @@ def test_a_timm_network_in_a_folder_gives_features(tmp_path):
     folder.mkdir()
     network = timm.create_model("test_resnet", num_classes=4)
     save_file(network.state_dict(), folder / "model.safetensors")
-    about = {
-        "architecture": "test_resnet",
-        "num_classes": 4,
-        "pretrained_cfg": network.pretrained_cfg,
-    }
-    about["pretrained_cfg"] = {**about["pretrained_cfg"], "num_classes": 4}
+    settings = {**network.pretrained_cfg, "num_classes": 4}
+    about = {"architecture": "test_resnet", "num_classes": 4, "pretrained_cfg": settings}
     (folder / "config.json").write_text(json.dumps(about))
     describe = features.open_network(str(folder))
     vector = describe(Image.new("RGB", (20, 20), "red"))
@@ -112,5 +108,5 @@ def test_what_cannot_be_clustered_is_refused(tmp_path):
         make(path, tmp_path, cluster=50)
     with pytest.raises(InputError, match="cannot be loaded as a timm network"):
         make(path, tmp_path, cluster=2, embedder=str(tmp_path))
-    with pytest.raises(InputError, match="no number and not auto"):
+    with pytest.raises(InputError, match="neither a number nor auto"):
         make(path, tmp_path, cluster="some")
