@@ -55,7 +55,7 @@ def cluster_sources(
 ) -> Clustering:
     """Cluster the documents of all sources; the clusters are sources of their own.
 
-    Texts are read twice, and memory does not grow with them but by 20 bytes a document. The same
+    Texts are read twice, and memory grows by 30 bytes a document only. The same
     documents, options and seed give the same clusters, whatever `threads` and the names of files.
 
     Args:
