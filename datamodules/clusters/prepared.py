@@ -1,6 +1,7 @@
 """The clusters of a corpus while `tandem prepare` makes it, and what it keeps of them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,13 @@ from typing import Any
 import numpy as np
 
 from tandem_pl.datamodules.sources.source import Sources
-from tandem_pl.datamodules.text.documents import DROPPED, SPLIT_CODES, read_text_rows
+from tandem_pl.datamodules.text.documents import (
+    DROPPED,
+    SPLIT_CODES,
+    TooLittleTextError,
+    read_text_rows,
+)
+from tandem_pl.errors import InputError
 
 from .build import cluster_sources
 from .listing import write_listing
@@ -18,6 +25,19 @@ from .page import write_page
 from .targets import locate_targets
 
 SPLIT_NAMES = {**{code: split for split, code in SPLIT_CODES.items()}, DROPPED: "dropped"}
+
+
+@contextmanager
+def advise_merging(clustered: bool) -> Iterator[None]:
+    """Add to errors of domains with too little text that small clusters can be merged."""
+    try:
+        yield
+    except TooLittleTextError as error:
+        if not clustered:
+            raise
+        raise InputError(
+            f"{str(error)[:-1]}; or give fewer clusters or a larger smallest_cluster."
+        ) from error
 
 
 class ClusteredText:

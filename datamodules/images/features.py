@@ -101,9 +101,9 @@ def embed_images(data: ImageSet, embedder: str | None, threads: int, cache_dir: 
     def some(numbers: range) -> list[np.ndarray]:
         return [describe(data.image(number)) for number in numbers]
 
-    vectors = np.stack(
-        list(map_chunks(some, len(data), threads, f"features of {data.source.where}"))
-    )
+    what = f"features of {data.source.where}"
+    found: list[np.ndarray] = list(map_chunks(some, len(data), threads, what))
+    vectors = np.stack(found)
     if file:
         write_atomically(file, _npy_bytes(vectors))
     return vectors

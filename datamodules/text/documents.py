@@ -21,6 +21,10 @@ SPLIT_CODES = {"train": TRAIN, "target": TARGET, "test": TEST}
 Value = TypeVar("Value")
 
 
+class TooLittleTextError(InputError):
+    """A domain has too little text for its splits."""
+
+
 class Part(NamedTuple):
     """Where documents come from: a domain's own source, or target data under its name."""
 
@@ -166,7 +170,7 @@ def check_enough(part: Part, splits: Sequence[str], count: int, what: str, advic
     if count < len(splits):
         names = f"{', '.join(splits[:-1])} and {splits[-1]}"
         kind = "target" if part.is_target else "domain"
-        raise InputError(
+        raise TooLittleTextError(
             f"{kind} {part.domain!r} has {count} {what} but needs {len(splits)}, one each to "
             f"{names}; {advice} or leave it out."
         )

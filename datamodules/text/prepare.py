@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from tandem_pl.checks import check_at_least, check_fractions
 from tandem_pl.datamodules.clusters.options import ClusterOptions, open_given
-from tandem_pl.datamodules.clusters.prepared import ClusteredText
+from tandem_pl.datamodules.clusters.prepared import ClusteredText, advise_merging
 from tandem_pl.datamodules.sources.domains import (
     SourceMap,
     check_given,
@@ -141,7 +141,8 @@ def prepare_corpus(
     digests = digest_texts(sources, text_column)
     target_sources = open_sources(target or {}, "target", encoding_errors, corrupt)
     target_digests = digest_texts(target_sources, text_column)
-    with new_folder(folder, overwrite, done=MANIFEST) as scratch:
+    new = new_folder(folder, overwrite, done=MANIFEST)
+    with new as scratch, advise_merging(options is not None):
         clustered = None
         if options:
             clustered = ClusteredText(

@@ -195,6 +195,14 @@ def test_options_that_cannot_be_used(unlabelled, corpus, tmp_path):
     refuse("cluster_within=True does not go", cluster=str(corpus[0]), cluster_within=True)
 
 
+def test_clusters_with_too_little_text_are_refused_with_advice(unlabelled, tmp_path):
+    options = {**OPTIONS, "block_size": 4000}
+    with pytest.raises(InputError, match=r"fewer than one block.* or a larger smallest_cluster"):
+        prepare_corpus(str(tmp_path / "o"), dataset=unlabelled, cluster=3, **options)
+    with pytest.raises(InputError, match=r"or more documents\.$"):
+        prepare_corpus(str(tmp_path / "o"), {"all": unlabelled}, **options)
+
+
 def test_a_model_of_another_clustering_is_refused(corpus, unlabelled, tmp_path):
     out = tmp_path / "out"
     prepare_corpus(str(out), dataset=unlabelled, cluster=2, **OPTIONS)
