@@ -1,6 +1,7 @@
 """`InstructionMixtureDataModule`: your own prompts and responses, or chats, as a mixture."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from typing import Any, Literal
 
@@ -8,11 +9,13 @@ import numpy as np
 from tqdm import tqdm
 
 from tandem_pl.checks import check_fractions
+from tandem_pl.datamodules.clusters.cached import cached_clusters
+from tandem_pl.datamodules.clusters.options import ClusterOptions, open_given
 from tandem_pl.datamodules.sources.domains import (
     Source,
     SourceMap,
+    Sources,
     check_given,
-    open_domains,
     open_sources,
 )
 from tandem_pl.datamodules.sources.reading import OptionalColumn
@@ -20,8 +23,6 @@ from tandem_pl.datamodules.text.documents import (
     DROPPED,
     SPLIT_CODES,
     Part,
-    assign_splits,
-    check_enough,
     document_keys,
     domains_of,
     parts_of,
@@ -29,7 +30,8 @@ from tandem_pl.datamodules.text.documents import (
 )
 from tandem_pl.errors import InputError
 
-from .messages import Chat, from_columns, from_messages, prompt_of
+from .messages import Chat, from_columns, from_messages, prompt_of, text_of
+from .prompt_splits import split_by_prompt
 from .responses import Conversation, ResponseDataModule
 
 SPLIT_OF = {code: split for split, code in SPLIT_CODES.items()}
@@ -74,6 +76,12 @@ class InstructionMixtureDataModule(ResponseDataModule):
         split_seed: decides which prompts are in which split; `seed` only orders the batches.
         encoding_errors: `"raise"` or `"replace"`, for files that are not UTF-8.
         corrupt: `"stop"` at a row that cannot be used, or `"skip"` and count it.
+        cluster: a number of clusters that become the domains, `auto`, or a folder with clusters,
+            see `prepare_corpus`; they are made of prompts and responses. `dataset` then needs no
+            domain column.
+        cluster_within: whether to cluster each given domain by itself.
+        smallest_cluster: samples below which a cluster is merged into the nearest.
+        embedder: what clusters are made of.
         sampling: options of `ResponseDataModule` and `ConfiguredDataModule`.
 
     Raises:
@@ -102,11 +110,18 @@ class InstructionMixtureDataModule(ResponseDataModule):
         split_seed: int = 0,
         encoding_errors: str = "raise",
         corrupt: Literal["stop", "skip"] = "stop",
+        cluster: int | str | None = None,
+        cluster_within: bool = False,
+        smallest_cluster: int | None = None,
+        embedder: str | None = None,
         **sampling: Any,
     ) -> None:
         super().__init__(**sampling)
         check_given(domains, dataset)
         check_fractions(target_fraction, test_fraction)
+        self.clusters = ClusterOptions.checked(
+            cluster, cluster_within, embedder, smallest_cluster, split_seed
+        )
         self.domains, self.dataset, self.domain_column = domains, dataset, domain_column
         self.target = target or {}
         self.encoding_errors, self.corrupt = encoding_errors, corrupt
@@ -118,11 +133,14 @@ class InstructionMixtureDataModule(ResponseDataModule):
         prompts = [prompt_column] if isinstance(prompt_column, str) else prompt_column
         self.columns = [*prompts, response_column] if messages_column is None else [messages_column]
         self._sources: dict[Part, Source] = {}
+        self._find_clusters: Callable[[], Sources] | None = None
 
     def settings(self) -> dict[str, Any]:
         """Return the options that decide the samples and splits, and a digest of every source."""
         reading = (self.encoding_errors, self.corrupt)
-        sources = open_domains(self.domains, self.dataset, self.domain_column, *reading)
+        sources = open_given(
+            self.clusters, self.domains, self.dataset, self.domain_column, *reading
+        )
         target = open_sources(self.target, "target", *reading)
         self._sources = parts_of(sources, target)
         pairs = self.messages_column is None
@@ -143,10 +161,24 @@ class InstructionMixtureDataModule(ResponseDataModule):
         if target:
             settings["target"] = list(target)
             settings["target_sources"] = {d: s.digest(self.columns) for d, s in target.items()}
+        if self.clusters:
+            settings["clusters"] = self.clusters.identity()
+            self._find_clusters = partial(
+                cached_clusters,
+                self.cache_dir,
+                settings,
+                sources,
+                target,
+                self._read_to_cluster,
+                self.clusters,
+            )
         return settings
 
     def conversations(self) -> tuple[Mapping[str, Iterator[Conversation]], dict[str, int]]:
         """Read every source once to decide the splits; the iterators read it again."""
+        if self._find_clusters:
+            target = {part.domain: s for part, s in self._sources.items() if part.is_target}
+            self._sources = parts_of(self._find_clusters(), target)
         prompts: dict[Part, np.ndarray] = {}
         samples: dict[Part, np.ndarray] = {}
         for part, source in self._sources.items():
@@ -204,56 +236,25 @@ class InstructionMixtureDataModule(ResponseDataModule):
 
     def _read(self, source: Source) -> Iterator[tuple[str, Chat]]:
         """Yield the conversations of a source in order, without those that cannot be used."""
+        return ((where, chat) for where, _, chat in self._read_rows(source, ()))
+
+    def _read_to_cluster(
+        self, source: Source, columns: Sequence[str]
+    ) -> Iterator[tuple[str, dict[str, Any], str]]:
+        for where, row, chat in self._read_rows(source, columns):
+            yield where, row, "\n\n".join(map(text_of, chat))
+
+    def _read_rows(
+        self, source: Source, columns: Sequence[str]
+    ) -> Iterator[tuple[str, dict[str, Any], Chat]]:
         tools = [] if self.tools_column is None else [OptionalColumn(self.tools_column)]
-        for where, row in source.rows([*self.columns, *tools]):
+        for where, row in source.rows([*self.columns, *tools, *columns]):
             try:
                 if self.messages_column is None:
-                    yield where, from_columns(row, where, self.columns)
+                    chat = from_columns(row, where, self.columns)
                 else:
-                    yield where, from_messages(row, where, self.messages_column, self.tools_column)
+                    chat = from_messages(row, where, self.messages_column, self.tools_column)
             except InputError as error:
                 source.refuse(f'{str(error)[:-1]}; or set corrupt to "skip".')
-
-
-def split_by_prompt(
-    prompts: Mapping[Part, np.ndarray],
-    samples: Mapping[Part, np.ndarray],
-    target_fraction: float,
-    test_fraction: float,
-) -> dict[Part, np.ndarray]:
-    """Assign every sample to the split of its prompt, and drop repeated samples.
-
-    A part's prompts that no earlier part has are split as documents are, see `assign_splits`. A
-    prompt of an earlier part keeps that part's split; if the earlier one is of target data and this
-    one is not, the sample is dropped.
-
-    Args:
-        prompts: part -> keys of its samples' prompts as read, uint64 of shape `[samples, 2]`.
-        samples: the same for whole samples.
-        target_fraction: share of a part's prompts for the target split.
-        test_fraction: share for the test split.
-
-    Returns:
-        part -> uint8 of shape `[samples]`: the codes of `SPLIT_CODES`, or `DROPPED`.
-
-    Raises:
-        InputError: a part has fewer prompts of its own than splits.
-    """
-    sizes = [len(keys) for keys in prompts.values()]
-    _, first, prompt_number = np.unique(
-        np.concatenate(list(prompts.values())), axis=0, return_index=True, return_inverse=True
-    )
-    own = np.bincount(np.repeat(np.arange(len(sizes)), sizes)[first], minlength=len(sizes))
-    has_target = any(part.is_target for part in prompts)
-    for part, size, count in zip(prompts, sizes, own.tolist(), strict=True):
-        what = f"prompts that no other has ({size} samples read)"
-        check_enough(part, splits_of(part, has_target), count, what, "add samples")
-    codes = np.concatenate(list(assign_splits(prompts, target_fraction, test_fraction).values()))
-    first_of = first[prompt_number.reshape(-1)]  # of each sample, the first one of its prompt
-    codes = codes[first_of]
-    of_target = np.repeat([part.is_target for part in prompts], sizes)
-    _, kept = np.unique(np.concatenate(list(samples.values())), axis=0, return_index=True)
-    repeated = np.ones(len(codes), dtype=bool)
-    repeated[kept] = False
-    codes[repeated | (of_target[first_of] & ~of_target)] = DROPPED
-    return dict(zip(prompts, np.split(codes, np.cumsum(sizes)[:-1]), strict=True))
+            else:
+                yield where, row, chat

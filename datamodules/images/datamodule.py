@@ -13,11 +13,13 @@ from typing import Any, Literal
 import numpy as np
 
 from tandem_pl.checks import check_choice
+from tandem_pl.datamodules.clusters.options import ClusterOptions
 from tandem_pl.datamodules.sources.cache_folder import default_cache_dir
 from tandem_pl.errors import InputError
 
 from .batches import AugmentedImageDataModule, ImageSet
 from .classes import class_numbers, find_classes
+from .clusters import cluster_images
 from .copies import find_copies
 from .readable import check_readable, find_readable
 from .sources import ImageSource
@@ -69,6 +71,10 @@ class ImageMixtureDataModule(AugmentedImageDataModule):
         corrupt: every image is decoded once before the first start; one that cannot be used ends
             the run with one sentence ("stop"), or is left out ("skip").
         cache_dir: folder that remembers bad images and copies; None for `default_cache_dir`.
+        cluster: number of clusters that each training domain is divided into, or `auto`, see
+            `cluster_images`; target and test data keep their domains.
+        smallest_cluster: images below which a cluster is merged into the nearest.
+        embedder: folder of a timm network whose features are clustered; None for histograms.
         pixels: options of `AugmentedImageDataModule` and `ConfiguredDataModule`.
 
     Raises:
@@ -95,6 +101,9 @@ class ImageMixtureDataModule(AugmentedImageDataModule):
         classes: int | list[str | int] | None = None,
         corrupt: Literal["stop", "skip"] = "stop",
         cache_dir: str | None = None,
+        cluster: int | str | None = None,
+        smallest_cluster: int | None = None,
+        embedder: str | None = None,
         **pixels: Any,
     ) -> None:
         super().__init__(**pixels)
@@ -111,6 +120,9 @@ class ImageMixtureDataModule(AugmentedImageDataModule):
         self.specs = {"train": train or {}, "target": target or {}, "test": test or {}}
         self.table, self.root = table, root
         self.hold_out = HoldOut(hold_out or (), target_fraction, test_fraction, split_seed)
+        self.clusters = ClusterOptions.checked(
+            cluster, False, embedder, smallest_cluster, split_seed, folders=False
+        )
         self.asked_classes = classes
         self.corrupt = corrupt
         self.cache_dir = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
@@ -180,6 +192,9 @@ class ImageMixtureDataModule(AugmentedImageDataModule):
         self._leave_out_copies(sets["target"], [sets["test"]], "are left out")
         held_out = [sets["target"], sets["test"]]
         self._leave_out_copies(sets["train"], held_out, "are not trained on")
+        if self.clusters:
+            options = (self._classes, self.clusters, self._threads, self.cache_dir)
+            sets["train"] = cluster_images(sets["train"], *options)
         self._sets = sets
         return sets
 

@@ -4,6 +4,8 @@ The rows are those of the readers of files, so that values are as in the file an
 named; the builders of `datasets` guess types. A row is kept as JSON.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -107,6 +109,41 @@ def read_rows(data: Any, kinds: Mapping[str, int], numbers: np.ndarray, columns:
     yield ReadAs(", ".join(kinds), len(chosen), sum(kinds.values()))
 
 
+class RowWriter:
+    """Writes rows with the columns `NAMES` to a file; use it in a `with` statement."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = pa.OSFile(str(path), "wb")
+        self._writer = pa.ipc.new_stream(self._file, SCHEMA)
+        self._rows: list[tuple[str, str, str]] = []
+
+    def __enter__(self) -> RowWriter:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        try:
+            self._flush()
+            self._writer.close()
+        finally:
+            self._file.close()
+
+    def write(self, where: str, domain: str, row: Mapping[str, Any]) -> None:
+        """Write a row."""
+        self.write_text(where, domain, json.dumps(row, ensure_ascii=False, default=str))
+
+    def write_text(self, where: str, domain: str, row: str) -> None:
+        """Write a row that is JSON."""
+        self._rows.append((where, domain, row))
+        if len(self._rows) == ROWS_AT_ONCE:
+            self._flush()
+
+    def _flush(self) -> None:
+        columns = zip(*self._rows, strict=True) if self._rows else ((), (), ())
+        arrays = [pa.array(column, pa.large_string()) for column in columns]
+        self._writer.write_batch(pa.record_batch(arrays, SCHEMA))
+        self._rows = []
+
+
 def _write(folder: Path, rows: Rows, domain_column: str, stop: bool) -> None:
     about: dict[str, Any] = {"kinds": {}, "remarks": [], "skipped": 0, "first_skipped": None}
 
@@ -129,23 +166,10 @@ def _write(folder: Path, rows: Rows, domain_column: str, stop: bool) -> None:
                     about["skipped"] += 1
                     about["first_skipped"] = about["first_skipped"] or str(error)
 
-    with (
-        pa.OSFile(str(folder / ROWS), "wb") as file,
-        pa.ipc.new_stream(file, SCHEMA) as writer,
-    ):
-        batch: list[tuple[str, str, str]] = []
-        for row in texts():
-            batch.append(row)
-            if len(batch) == ROWS_AT_ONCE:
-                writer.write_batch(_batch(batch))
-                batch = []
-        writer.write_batch(_batch(batch))
+    with RowWriter(folder / ROWS) as writer:
+        for where, domain, text in texts():
+            writer.write_text(where, domain, text)
     (folder / ABOUT).write_text(json.dumps(about), encoding="utf-8")
-
-
-def _batch(rows: Sequence[tuple[str, str, str]]) -> pa.RecordBatch:
-    columns = zip(*rows, strict=True) if rows else ((), (), ())
-    return pa.record_batch([pa.array(column, pa.large_string()) for column in columns], SCHEMA)
 
 
 def _domain(row: dict[str, Any], column: str, where: str) -> str:

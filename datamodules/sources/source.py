@@ -47,8 +47,8 @@ class Source:
         left_out: Mapping[str, int] | None = None,
     ) -> None:
         check_choice("corrupt", corrupt, ("stop", "skip"))
-        self.domain, self.column = domain, column
-        self._read, self._digest, self._corrupt = read, digest, corrupt
+        self.domain, self.column, self.corrupt = domain, column, corrupt
+        self._read, self._digest = read, digest
         self.left_out = dict(left_out or {})
         self.skipped = 0
         self.first_skipped: str | None = None
@@ -100,7 +100,7 @@ class Source:
 
     def refuse(self, message: str) -> None:
         """Raise `InputError(message)`, or count a row that is left out."""
-        if self._corrupt == "stop":
+        if self.corrupt == "stop":
             raise InputError(message)
         self.skipped += 1
         self.first_skipped = self.first_skipped or message

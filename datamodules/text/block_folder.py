@@ -19,7 +19,7 @@ from tandem_pl.files import file_names
 from tandem_pl.yaml_files import dump_yaml, read_yaml
 
 from .blocks import COUNTS, BlockWriter, encode_documents
-from .documents import SPLIT_CODES, SPLITS
+from .documents import SPLIT_CODES, SPLITS, TooLittleTextError
 from .threads import map_in_threads
 from .tokenization import Tokenizer
 
@@ -118,7 +118,7 @@ def write_splits(
         for split, writer in writers.items():
             counts = splits[split][domain] = writer.counts
             if counts["blocks"] == 0:
-                raise InputError(
+                raise TooLittleTextError(
                     f"domain {domain!r} has {counts['tokens']} tokens in its {split} split, "
                     f"fewer than one block of block_size {block_size}; "
                     "give a smaller block_size, a larger split or more documents."

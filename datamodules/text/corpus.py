@@ -95,16 +95,6 @@ class Corpus:
         """Return the number of dropped documents of each domain."""
         return {domain: int((codes == DROPPED).sum()) for domain, codes in self.codes.items()}
 
-    def skipped(self) -> tuple[dict[str, int], dict[str, str]]:
-        """Return the rows left out of each domain in the last pass, and the first one's message."""
-        counts: dict[str, int] = dict.fromkeys(self.parts, 0)
-        first: dict[str, str] = {}
-        for part, source in self.sources.items():
-            counts[part.domain] += source.skipped
-            if source.first_skipped:
-                first.setdefault(part.domain, source.first_skipped)
-        return counts, first
-
     def texts(self, domain: str, wanted: np.ndarray | None = None) -> Iterator[str]:
         """Yield a domain's documents, or those for which `wanted` is true."""
         sources = (self.sources[part] for part in self.parts[domain])
@@ -132,3 +122,14 @@ class Corpus:
 
 def _keys_and_characters(texts: list[str], seed: int) -> tuple[np.ndarray, int]:
     return document_keys(texts, seed), sum(map(len, texts))
+
+
+def count_skipped(sources: Mapping[Part, Source]) -> tuple[dict[str, int], dict[str, str]]:
+    """Return the rows left out of each domain in the last pass, and the first one's message."""
+    counts = dict.fromkeys(domains_of(sources), 0)
+    first: dict[str, str] = {}
+    for part, source in sources.items():
+        counts[part.domain] += source.skipped
+        if source.first_skipped:
+            first.setdefault(part.domain, source.first_skipped)
+    return counts, first

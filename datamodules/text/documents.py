@@ -6,7 +6,7 @@ keys are sorted to find duplicates; afterwards one.
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,10 @@ TRAIN, TARGET, TEST, DROPPED = 0, 1, 2, 255
 SPLIT_CODES = {"train": TRAIN, "target": TARGET, "test": TEST}
 
 Value = TypeVar("Value")
+
+
+class TooLittleTextError(InputError):
+    """A domain has too little text for its splits."""
 
 
 class Part(NamedTuple):
@@ -56,16 +60,26 @@ def read_texts(source: Source, text_column: str = "text") -> Iterator[str]:
         InputError: a missing column; a row that cannot be read or whose text is not a string,
             unless the source skips those.
     """
+    return (text for *_, text in read_text_rows(source, (), text_column) if text.strip())
+
+
+def read_text_rows(
+    source: Source, columns: Sequence[str], text_column: str
+) -> Iterator[tuple[str, dict[str, Any], str]]:
+    """Yield `(where, row, text)` for every row of a source, see `read_texts`.
+
+    The row has the text as `text_column`, and the columns.
+    """
     column = source.column or text_column
-    for where, row in source.rows([column]):
+    for where, row in source.rows([column, *columns]):
         text = row[column]
-        if not isinstance(text, str):
+        if isinstance(text, str):
+            yield where, {text_column: text, **{name: row[name] for name in columns}}, text
+        else:
             source.refuse(
                 f"{where} has a {column!r} of type {type(text).__name__}; every text must be a "
                 'string: correct that row or set corrupt to "skip".'
             )
-        elif text.strip():
-            yield text
 
 
 def digest_texts(sources: Mapping[str, Source], text_column: str) -> dict[str, str]:
@@ -156,7 +170,7 @@ def check_enough(part: Part, splits: Sequence[str], count: int, what: str, advic
     if count < len(splits):
         names = f"{', '.join(splits[:-1])} and {splits[-1]}"
         kind = "target" if part.is_target else "domain"
-        raise InputError(
+        raise TooLittleTextError(
             f"{kind} {part.domain!r} has {count} {what} but needs {len(splits)}, one each to "
             f"{names}; {advice} or leave it out."
         )

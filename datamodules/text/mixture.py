@@ -5,11 +5,13 @@ from functools import partial
 from typing import Any, Literal
 
 from tandem_pl.checks import check_fractions
+from tandem_pl.datamodules.clusters.cached import cached_clusters
+from tandem_pl.datamodules.clusters.options import ClusterOptions, open_given
 from tandem_pl.datamodules.sources.domains import (
     Source,
     SourceMap,
+    Sources,
     check_given,
-    open_domains,
     open_sources,
 )
 from tandem_pl.machine import count_cores
@@ -17,7 +19,7 @@ from tandem_pl.machine import count_cores
 from .block_folder import Documents
 from .cached import CachedTextDataModule
 from .corpus import Corpus
-from .documents import Part, digest_texts, parts_of
+from .documents import digest_texts, parts_of, read_text_rows
 
 
 class TextMixtureDataModule(CachedTextDataModule):
@@ -49,6 +51,11 @@ class TextMixtureDataModule(CachedTextDataModule):
         encoding_errors: `"raise"` or `"replace"`, for text files that are not UTF-8.
         corrupt: `"stop"` or `"skip"`, for rows that cannot be read; skipped ones are counted in a
             warning.
+        cluster: a number of clusters that become the domains, `auto`, or a folder with clusters,
+            see `prepare_corpus`; `dataset` then needs no domain column.
+        cluster_within: whether to cluster each given domain by itself.
+        smallest_cluster: documents below which a cluster is merged into the nearest.
+        embedder: what clusters are made of.
         packing: tokenizer, block_size, cache_dir and the options of batches, see
             `CachedTextDataModule`.
 
@@ -74,13 +81,26 @@ class TextMixtureDataModule(CachedTextDataModule):
         split_seed: int = 0,
         encoding_errors: str = "raise",
         corrupt: Literal["stop", "skip"] = "stop",
+        cluster: int | str | None = None,
+        cluster_within: bool = False,
+        smallest_cluster: int | None = None,
+        embedder: str | None = None,
         **packing: Any,
     ) -> None:
         super().__init__(**packing)
         check_given(domains, dataset)
         check_fractions(target_fraction, test_fraction)
+        self._clusters = ClusterOptions.checked(
+            cluster, cluster_within, embedder, smallest_cluster, split_seed
+        )
         self._open = partial(
-            open_domains, domains, dataset, domain_column, encoding_errors, corrupt
+            open_given,
+            self._clusters,
+            domains,
+            dataset,
+            domain_column,
+            encoding_errors,
+            corrupt,
         )
         self._open_target = partial(open_sources, target or {}, "target", encoding_errors, corrupt)
         self._split = (target_fraction, test_fraction, split_seed)
@@ -102,7 +122,9 @@ class TextMixtureDataModule(CachedTextDataModule):
         if target:
             settings["target"] = list(target)
             settings |= {f"target_{key}": value for key, value in self._content(target).items()}
-        self.build_once(settings, lambda: self._split_documents(parts_of(sources, target)))
+        if self._clusters:
+            settings["clusters"] = self._clusters.identity()
+        self.build_once(settings, lambda: self._split_documents(sources, target, settings))
 
     def _content(self, sources: dict[str, Source]) -> dict[str, Any]:
         return {
@@ -110,10 +132,18 @@ class TextMixtureDataModule(CachedTextDataModule):
             "columns": {domain: source.column for domain, source in sources.items()},
         }
 
-    def _split_documents(self, sources: dict[Part, Source]) -> tuple[Documents, dict[str, int]]:
-        corpus = Corpus(sources, self._text_column, count_cores())
+    def _split_documents(
+        self, sources: Sources, target: Sources, settings: dict[str, Any]
+    ) -> tuple[Documents, dict[str, int]]:
+        if self._clusters:
+            read = partial(read_text_rows, text_column=self._text_column)
+            sources = cached_clusters(
+                self.cache_dir, settings, sources, target, read, self._clusters
+            )
+        parts = parts_of(sources, target)
+        corpus = Corpus(parts, self._text_column, count_cores())
         corpus.assign_splits(*self._split)
-        for part, source in sources.items():
+        for part, source in parts.items():
             if source.skipped:
                 warnings.warn(
                     f"domain {part.domain!r}: {source.skipped} corrupt rows were left out; the "

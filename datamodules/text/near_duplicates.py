@@ -15,10 +15,8 @@ from functools import partial
 
 import numpy as np
 
-from tandem_pl.errors import InputError
-
 from .corpus import Corpus
-from .documents import DROPPED, SPLIT_CODES, TARGET, TEST, TRAIN
+from .documents import DROPPED, SPLIT_CODES, TARGET, TEST, TRAIN, TooLittleTextError
 
 WINDOW = 50  # bytes
 MIN_WINDOWS = 4  # looked at in a document, to judge it
@@ -70,7 +68,7 @@ def drop_near_duplicates(corpus: Corpus, threshold: float) -> dict[str, dict[str
         dropped[domain] = {split: int((lost == code).sum()) for split, code in SPLIT_CODES.items()}
         for split, code in SPLIT_CODES.items():
             if (before[domain] == code).any() and not (codes == code).any():
-                raise InputError(
+                raise TooLittleTextError(
                     f"domain {domain!r} has no document left in its {split} split: "
                     f"near_duplicate={threshold} dropped {dropped[domain][split]} that resemble "
                     "other splits; raise it, set it to null, or give other documents."

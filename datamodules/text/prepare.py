@@ -15,10 +15,11 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from tandem_pl.checks import check_at_least, check_fractions
+from tandem_pl.datamodules.clusters.options import ClusterOptions, open_given
+from tandem_pl.datamodules.clusters.prepared import ClusteredText, advise_merging
 from tandem_pl.datamodules.sources.domains import (
     SourceMap,
     check_given,
-    open_domains,
     open_sources,
 )
 from tandem_pl.errors import InputError
@@ -29,7 +30,7 @@ from tandem_pl.text_tables import text_table
 from .block_folder import MANIFEST, read_manifest, write_manifest, write_splits
 from .byte_level_bpe import LEAST_TOKENS
 from .byte_level_bpe import train_bpe as train_byte_level_bpe
-from .corpus import Corpus
+from .corpus import Corpus, count_skipped
 from .documents import SPLITS, TRAIN, digest_texts, parts_of
 from .near_duplicates import drop_near_duplicates
 from .tokenization import HuggingFaceTokenizer, Tokenizer, load_tokenizer
@@ -56,6 +57,10 @@ def prepare_corpus(
     corrupt: Literal["stop", "skip"] = "stop",
     workers: int | None = None,
     overwrite: bool = False,
+    cluster: int | str | None = None,
+    cluster_within: bool = False,
+    smallest_cluster: int | None = None,
+    embedder: str | None = None,
 ) -> dict[str, Any]:
     """Tokenize and split text into a folder of packed blocks, for `PreparedTextDataModule`.
 
@@ -92,12 +97,22 @@ def prepare_corpus(
         corrupt: `stop` or `skip`, for rows that cannot be read.
         workers: threads; null for one a core.
         overwrite: whether to replace a corpus in `out`, once the new one is complete.
+        cluster: make domains of the documents by their content: a number of clusters, `auto`, or a
+            folder that was prepared with clusters, for the same ones. `dataset` then needs no
+            domain column. `out` also gets `clusters.html`, `clusters.csv` and `clusters/`.
+        cluster_within: whether to cluster each given domain by itself, into `web/TERMS`.
+        smallest_cluster: documents below which a cluster is merged into the nearest; null for a
+            twentieth of the mean size.
+        embedder: what clusters are made of: null for hashed words and characters, the folder of a
+            model2vec or sentence-transformers model, an `.npy` file with a row for each row of the
+            sources in order, or `column:NAME` of the data.
 
     Returns:
         The manifest: `tokenizer`, `settings`, `sources`, `read_as`, `duplicates_dropped`,
         `near_duplicates_dropped`, `rows_skipped`, `rows_without_domain`, `block_size`,
         `vocab_size`, `fingerprint`, and under `splits` the `BlockWriter.counts` by split and
-        domain. With a `target` also `target_sources` and `target_read_as`.
+        domain. With a `target` also `target_sources` and `target_read_as`; with `cluster` also
+        `clusters`, see `clusters.prepared.ClusteredText.summary`.
 
     Raises:
         InputError: options that do not go together, a source that cannot be read, a domain or split
@@ -119,15 +134,25 @@ def prepare_corpus(
     if near_duplicate is not None and not 0 < near_duplicate <= 1:
         raise InputError(f"near_duplicate is {near_duplicate}; give a share up to 1, or null.")
     loaded = None if train_bpe else load_tokenizer(tokenizer or "bytes", hub=True)
-    sources = open_domains(domains, dataset, domain_column, encoding_errors, corrupt)
+    options = ClusterOptions.checked(
+        cluster, cluster_within, embedder, smallest_cluster, split_seed
+    )
+    sources = open_given(options, domains, dataset, domain_column, encoding_errors, corrupt)
     digests = digest_texts(sources, text_column)
     target_sources = open_sources(target or {}, "target", encoding_errors, corrupt)
     target_digests = digest_texts(target_sources, text_column)
-    corpus = Corpus(parts_of(sources, target_sources), text_column, threads)
-    with new_folder(folder, overwrite, done=MANIFEST) as scratch:
+    new = new_folder(folder, overwrite, done=MANIFEST)
+    with new as scratch, advise_merging(options is not None):
+        clustered = None
+        if options:
+            clustered = ClusteredText(
+                scratch, sources, target_sources, text_column, options, threads
+            )
+        used = clustered.sources if clustered else sources
+        corpus = Corpus(parts_of(used, target_sources), text_column, threads)
         corpus.assign_splits(target_fraction, test_fraction, split_seed)
         duplicates = corpus.duplicates()
-        skipped, examples = corpus.skipped()
+        skipped, examples = count_skipped(parts_of(sources, target_sources))
         read_as = {domain: source.summary() for domain, source in sources.items()}
         target_read_as = {domain: source.summary() for domain, source in target_sources.items()}
         near = {domain: dict.fromkeys(SPLITS, 0) for domain in corpus.codes}
@@ -176,6 +201,10 @@ def prepare_corpus(
         if target:
             manifest["settings"]["target"] = target
             manifest |= {"target_sources": target_digests, "target_read_as": target_read_as}
+        if clustered and options:
+            manifest["settings"] |= options.settings()
+            manifest["clusters"] = clustered.summary()
+            clustered.write(corpus.codes, f"Clusters of {folder.name}")
         for opened, before in ((sources, digests), (target_sources, target_digests)):
             for domain, digest in digest_texts(opened, text_column).items():
                 if digest != before[domain]:

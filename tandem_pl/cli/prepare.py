@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tandem_pl.datamodules.clusters.targets import target_remarks
 from tandem_pl.datamodules.text.prepare import prepare_corpus, read_as_table
 from tandem_pl.errors import InputError
 from tandem_pl.files import write_atomically
@@ -33,6 +34,8 @@ def prepare(budget: float | None = None, **corpus: Any) -> None:
     if "target_sources" in manifest:
         print(f"\n{target_table(manifest)}\n")
     print(*remarks(manifest), sep="\n")
+    if "clusters" in manifest:
+        print(f"clusters: see {out}/clusters.html and {out}/clusters.csv")
     print(f"written to {out}/manifest.yaml\nnext: {write_configuration(out, manifest)}")
 
 
@@ -105,7 +108,7 @@ def remarks(manifest: Mapping[str, Any]) -> list[str]:
         lines.append(
             "the tokenizer loses some text: it changes case, spaces or characters, or lacks tokens"
         )
-    return lines
+    return lines + target_remarks(manifest.get("clusters", {}).get("targets", {}))
 
 
 def write_configuration(out: str, manifest: Mapping[str, Any]) -> str:

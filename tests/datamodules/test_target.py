@@ -15,7 +15,7 @@ from tandem_pl.datamodules import (
     PreparedTextDataModule,
     TextMixtureDataModule,
 )
-from tandem_pl.datamodules.chat.instructions import split_by_prompt
+from tandem_pl.datamodules.chat.prompt_splits import split_by_prompt
 from tandem_pl.datamodules.sources.source import Source
 from tandem_pl.datamodules.text.documents import (
     DROPPED,

@@ -14,7 +14,7 @@ from row_files import write
 
 from tandem_pl import MixtureModule
 from tandem_pl.datamodules import InstructionMixtureDataModule
-from tandem_pl.datamodules.chat.instructions import split_by_prompt
+from tandem_pl.datamodules.chat.prompt_splits import split_by_prompt
 from tandem_pl.datamodules.chat.samples import PadToLongest, SampleWriter, TokenizedSamples
 from tandem_pl.datamodules.chat.templates import Rendered
 from tandem_pl.datamodules.text.documents import DROPPED, SPLITS, Part, document_keys

@@ -1,0 +1,1 @@
+"""Domains for data without labels: documents are embedded and clustered, see README.md."""

@@ -1,0 +1,237 @@
+"""Cluster documents into domains: a pass to sample them, and a pass to assign and write them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from tandem_pl.datamodules.sources.domain_rows import RowWriter, read_rows
+from tandem_pl.datamodules.sources.source import Source, Sources
+from tandem_pl.datamodules.text.threads import map_in_threads
+from tandem_pl.errors import InputError
+
+from .documents import Document, Read, Sample, batch_documents, read_documents, sample_documents
+from .embedders import GivenEmbeddings, open_embedder
+from .grouping import choose_number, fit_centres, merge_small, smallest_size
+from .model import ClusterModel
+from .naming import name_clusters, telling_terms
+from .options import AUTO, ClusterOptions
+
+ROWS = "rows.arrow"
+SAMPLE = 20_000  # documents that clusters are made of
+SAMPLE_EACH = 100  # of each cluster, if there are many
+
+
+class Clustering(NamedTuple):
+    """The clusters of a corpus.
+
+    Attributes:
+        model: gives other documents the same clusters.
+        sources: cluster -> its rows.
+        clusters: the cluster of each document, in the order of `rows`, int64 `[documents]`.
+        similarity: of each document to its centre, float16 `[documents]`.
+        given: the number of each document's given domain, int64 `[documents]`.
+        rows: the file with the rows of all documents.
+        given_names: of the given domains.
+        samples: of each pool, with the cluster and similarity of each document.
+    """
+
+    model: ClusterModel
+    sources: Sources
+    clusters: np.ndarray
+    similarity: np.ndarray
+    given: np.ndarray
+    rows: Path
+    given_names: list[str]
+    samples: list[tuple[Sample, np.ndarray, np.ndarray]]
+
+
+def cluster_sources(
+    folder: Path, sources: Sources, read: Read, options: ClusterOptions, threads: int
+) -> Clustering:
+    """Cluster the documents of all sources; the clusters are sources of their own.
+
+    Texts are read twice, and memory grows by 30 bytes a document only. The same
+    documents, options and seed give the same clusters, whatever `threads` and the names of files.
+
+    Args:
+        folder: gets the rows of all documents, in `ROWS`.
+        sources: given domain -> its rows.
+        read: gives the text of a row.
+        options: how to cluster.
+        threads: how many embed.
+
+    Raises:
+        InputError: fewer documents than clusters, embeddings that do not fit, an embedder or
+            clusters that cannot be loaded.
+    """
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1):  # sums in another order would move documents at borders
+        return _cluster(folder, sources, read, options, threads)
+
+
+def _cluster(
+    folder: Path, sources: Sources, read: Read, options: ClusterOptions, threads: int
+) -> Clustering:
+    loaded = None
+    if isinstance(options.cluster, str) and options.cluster != AUTO:
+        loaded = ClusterModel.load(options.cluster, options.embedder)
+    embedder = loaded.embedder if loaded else open_embedder(options.embedder)
+    given = embedder if isinstance(embedder, GivenEmbeddings) else None
+    names = list(sources)
+    pools = len(names) if options.within and not loaded else 1
+    most = (
+        max(SAMPLE, SAMPLE_EACH * options.cluster) if isinstance(options.cluster, int) else SAMPLE
+    )
+    documents = partial(read_documents, sources, read, given)
+    samples = sample_documents(documents(), pools, max(most // pools, 1000), options.seed)
+    _check_enough(samples, names, options)
+    if loaded is None and not isinstance(embedder, GivenEmbeddings):
+        embedder.fit([text for sample in samples for text in sample.texts], options.seed)
+    vectors = [
+        sample.vectors if sample.vectors is not None else _embed(embedder, sample.texts)
+        for sample in samples
+    ]
+    model = loaded or _fit(embedder, vectors, options)
+    labels, similarity, places = _assign(folder / ROWS, documents(), model, names, threads)
+    if loaded is None:
+        _merge(model, labels, options)
+    found = [model.nearest(v, np.full(len(v), pool)) for pool, v in enumerate(vectors)]
+    marked = [
+        (sample, model.groups[near], similar)
+        for sample, (near, similar) in zip(samples, found, strict=True)
+    ]
+    if loaded is None:
+        _name(model, marked, names if options.within else [""])
+    clusters = model.groups[labels]
+    corrupt = next(iter(sources.values())).corrupt
+    opened = open_clusters(folder / ROWS, clusters, model, kinds_of(sources), corrupt)
+    return Clustering(
+        model, opened, clusters, similarity, places, folder / ROWS, names, marked
+    )  # fmt: skip
+
+
+def _embed(embedder: Any, texts: list[str]) -> np.ndarray:
+    step = 1000  # so that a sample's features are never in memory together
+    parts = [embedder.embed(texts[start : start + step]) for start in range(0, len(texts), step)]
+    return np.concatenate(parts)
+
+
+def _check_enough(samples: list[Sample], names: list[str], options: ClusterOptions) -> None:
+    least = options.cluster if isinstance(options.cluster, int) else 4
+    for sample, name in zip(samples, names, strict=False):
+        if len(sample.texts) < least and options.cluster in (AUTO, least):
+            of = f" of domain {name!r}" if len(samples) > 1 else ""
+            raise InputError(
+                f"cluster={options.cluster}{of} needs at least {least} different documents, not "
+                f"{len(sample.texts)}; give fewer clusters or more documents."
+            )
+
+
+def _fit(embedder: Any, vectors: list[np.ndarray], options: ClusterOptions) -> ClusterModel:
+    centres = []
+    for pool in vectors:
+        number = (
+            options.cluster
+            if isinstance(options.cluster, int)
+            else choose_number(pool, options.seed)
+        )
+        centres.append(fit_centres(pool, number, options.seed))
+    pools = np.repeat(np.arange(len(centres)), [len(some) for some in centres])
+    stacked = np.concatenate(centres)
+    return ClusterModel(embedder, stacked, np.arange(len(stacked)), pools)
+
+
+def _assign(
+    path: Path, documents: Iterator[Document], model: ClusterModel, names: list[str], threads: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Write every document's row; return its centre, similarity and given domain."""
+
+    def work(batch: list[Document]) -> tuple[list[Document], np.ndarray, np.ndarray]:
+        given = [document.vector for document in batch if document.vector is not None]
+        vectors = np.stack(given) if given else model.embed([document.text for document in batch])
+        return batch, *model.nearest(vectors, np.array([document.given for document in batch]))
+
+    parts = [(np.empty(0, np.int64), np.empty(0, np.float16), np.empty(0, np.int64))]
+    with RowWriter(path) as writer:
+        batches = batch_documents(documents, "assigning clusters")
+        for batch, labels, similarity in map_in_threads(work, batches, threads):
+            for document in batch:
+                writer.write(document.where, names[document.given], document.row)
+            places = np.array([document.given for document in batch])
+            parts.append((labels, similarity.astype(np.float16), places))
+    labels, similarity, places = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return labels, similarity, places
+
+
+def _merge(model: ClusterModel, labels: np.ndarray, options: ClusterOptions) -> None:
+    """Merge small clusters of each pool, and number the rest by size within it."""
+    sizes = np.bincount(labels, minlength=len(model.centres))
+    groups, first = np.empty_like(model.pools), 0
+    for pool in range(int(model.pools.max()) + 1):
+        rows = np.flatnonzero(model.pools == pool)
+        smallest = options.smallest or smallest_size(int(sizes[rows].sum()), len(rows))
+        merged = merge_small(model.centres[rows], sizes[rows], smallest)
+        totals = np.bincount(merged, weights=sizes[rows])
+        rank = np.argsort(np.argsort(-totals, kind="stable"))
+        groups[rows] = first + rank[merged]
+        first += len(totals)
+    model.groups = groups
+
+
+def _name(
+    model: ClusterModel, samples: list[tuple[Sample, np.ndarray, np.ndarray]], pools: list[str]
+) -> None:
+    terms, prefixes = [], []
+    for number, (pool, (sample, clusters, _)) in enumerate(zip(pools, samples, strict=True)):
+        own = model.groups[model.pools == number]
+        first, last = int(own.min()), int(own.max())
+        terms += telling_terms(sample.texts, clusters - first, last - first + 1)
+        prefixes += [f"{pool}/" if pool else ""] * (last - first + 1)
+    model.terms, model.names = terms, name_clusters(terms, prefixes)
+    every = np.concatenate([similarity for _, _, similarity in samples])
+    model.usual = round(float(np.quantile(every, 0.05)), 4)
+
+
+def open_clusters(
+    path: Path,
+    clusters: np.ndarray,
+    model: ClusterModel,
+    kinds: Mapping[str, int],
+    corrupt: Literal["stop", "skip"],
+) -> Sources:
+    """Return a source for each cluster that has documents.
+
+    Args:
+        path: the file with the rows of all documents.
+        clusters: the cluster of each, `[documents]`.
+        model: names the clusters.
+        kinds: kind -> files that were read.
+        corrupt: see `Source`.
+    """
+    from datasets import Dataset
+
+    data = Dataset.from_file(str(path))
+    order = np.argsort(clusters, kind="stable")
+    sizes = np.bincount(clusters, minlength=len(model.names))
+    opened = Sources()
+    parts = np.split(order, np.cumsum(sizes)[:-1])
+    for name, numbers in zip(model.names, parts, strict=True):
+        if len(numbers):
+            reader = partial(read_rows, data, kinds, numbers)
+            opened[name] = Source(name, reader, lambda columns: model.fingerprint(), None, corrupt)
+    return opened
+
+
+def kinds_of(sources: Mapping[str, Source]) -> dict[str, int]:
+    """Return kind -> files that the sources read in their last pass."""
+    kinds: dict[str, int] = {}
+    for source in sources.values():
+        for kind, (files, _) in source.read_as.items():
+            kinds[kind] = kinds.get(kind, 0) + files
+    return kinds

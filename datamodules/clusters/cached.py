@@ -1,0 +1,75 @@
+"""Clusters of a data module, made once and kept in its cache folder."""
+
+import hashlib
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tandem_pl.datamodules.sources.cache_folder import default_cache_dir
+from tandem_pl.datamodules.sources.source import Sources
+from tandem_pl.files import new_folder
+from tandem_pl.machine import count_cores
+
+from .build import ROWS, cluster_sources, kinds_of, open_clusters
+from .documents import Read
+from .model import ClusterModel
+from .options import ClusterOptions
+from .page import write_page
+from .targets import locate_targets
+
+FORMAT = 1
+ASSIGNED, ABOUT = "assigned.npy", "about.json"
+
+
+def cached_clusters(
+    cache_dir: str | None,
+    content: dict[str, Any],
+    sources: Sources,
+    target: Sources,
+    read: Read,
+    options: ClusterOptions,
+) -> Sources:
+    """Return the clusters as sources; they are made if the cache does not have them.
+
+    The folder also has `clusters.html` and the model, so that `cluster=FOLDER` gives other data
+    the same clusters. A warning names it when it is made.
+
+    Args:
+        cache_dir: folder of the caches; None for `default_cache_dir`.
+        content: all that decides the documents, as JSON values.
+        sources: given domain -> its rows.
+        target: target name -> its rows, for the page.
+        read: gives the text of a row.
+        options: how to cluster.
+    """
+    text = json.dumps([FORMAT, content, options.identity()])
+    name = hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+    caches = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
+    folder = caches / f"clusters-{name}"
+    if not (folder / ABOUT).exists():
+        with new_folder(folder, done=ABOUT) as scratch:
+            found = cluster_sources(scratch, sources, read, options, count_cores())
+            for domain, source in sources.items():
+                if source.skipped:
+                    warnings.warn(
+                        f"domain {domain!r}: {source.skipped} corrupt rows were left out; the "
+                        f"first: {source.first_skipped}",
+                        stacklevel=2,
+                    )
+            targets = locate_targets(found, target, read)
+            found.model.save(scratch)
+            np.save(scratch / ASSIGNED, found.clusters)
+            write_page(scratch / "clusters.html", found, targets, "Clusters")
+            (scratch / ABOUT).write_text(json.dumps(kinds_of(sources)), encoding="utf-8")
+        warnings.warn(
+            f"{len(found.clusters):,} documents were clustered into {len(found.sources)} domains; "
+            f"see {folder}/clusters.html.",
+            stacklevel=2,
+        )
+    clusters = np.load(folder / ASSIGNED, allow_pickle=False)
+    kinds = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+    corrupt = next(iter(sources.values())).corrupt
+    return open_clusters(folder / ROWS, clusters, ClusterModel.load(folder), kinds, corrupt)

@@ -1,0 +1,185 @@
+"""Embedders that are not the default: a model in a folder, or embeddings computed elsewhere."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from tandem_pl.errors import InputError
+
+from .hashed import HashedEmbedder
+
+COLUMN = "column:"
+MODEL_FILES = {"modules.json": "sentence-transformers", "model.safetensors": "model2vec"}
+
+
+class Embedder(Protocol):
+    """Turns excerpts of documents into vectors."""
+
+    name: str
+
+    def fit(self, texts: Sequence[str], seed: int) -> None:
+        """Learn what it needs from a sample."""
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """Return float32 of shape `[documents, dimensions]`."""
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Return what was learned."""
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Restore what was learned."""
+
+
+class FolderEmbedder:
+    """A model2vec or sentence-transformers model in a folder.
+
+    Raises:
+        InputError: the folder is missing or cannot be loaded, or its library is not installed.
+    """
+
+    def __init__(self, folder: str) -> None:
+        path = Path(folder).expanduser()
+        self.name = str(path.absolute())
+        kind = next((kind for file, kind in MODEL_FILES.items() if (path / file).exists()), None)
+        if kind is None:
+            raise InputError(
+                f"embedder={folder!r} is no folder of a model2vec or sentence-transformers model; "
+                f"give one, an .npy file, or {COLUMN}NAME."
+            )
+        try:
+            self._encode = _load_model2vec(path) if kind == "model2vec" else _load_sentences(path)
+        except ImportError as error:
+            raise InputError(
+                f"embedder={folder!r} needs {kind}, which is not installed: pip install {kind}."
+            ) from error
+        except Exception as error:  # whatever a library raises at a damaged file
+            reason = " ".join(str(error).split())
+            raise InputError(
+                f"embedder={folder!r} cannot be loaded as a {kind} model ({reason}); save it again."
+            ) from error
+
+    def fit(self, texts: Sequence[str], seed: int) -> None:
+        """Learn nothing: the model is given."""
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """Return embeddings of length 1."""
+        return to_unit(np.asarray(self._encode(list(texts)), np.float32))
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Return nothing."""
+        return {}
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Restore nothing."""
+
+
+class GivenEmbeddings:
+    """Embeddings computed elsewhere: in a column of the data, or an `.npy` with a row for each row.
+
+    Args:
+        spec: `column:NAME`, or the file.
+
+    Raises:
+        InputError: the file is missing or is no array of numbers with two dimensions.
+    """
+
+    def __init__(self, spec: str) -> None:
+        self.name = spec
+        self.column = spec.removeprefix(COLUMN) if spec.startswith(COLUMN) else None
+        self.array: np.ndarray | None = None
+        if self.column is None:
+            try:
+                self.array = np.load(Path(spec).expanduser(), mmap_mode="r", allow_pickle=False)
+            except (OSError, ValueError, EOFError) as error:
+                raise InputError(
+                    f"embedder={spec!r} cannot be read as an .npy file ({error})."
+                ) from error
+            if self.array.ndim != 2 or self.array.dtype.kind not in "fiu":
+                raise InputError(
+                    f"embedder={spec!r} holds {self.array.dtype} of shape {self.array.shape}; it "
+                    "must hold numbers, of shape [rows, dimensions]."
+                )
+
+    def vector(self, row: Mapping[str, Any], number: int, where: str) -> np.ndarray:
+        """Return the embedding of a row, of length 1.
+
+        Args:
+            row: the row, with the column.
+            number: the row's number among all rows of all sources, for a file.
+            where: what messages call the row.
+        """
+        if self.array is not None:
+            if number >= len(self.array):
+                raise InputError(
+                    f"embedder={self.name!r} has {len(self.array)} rows, and the data have more: "
+                    f"the first without one is {where}; give a row for each row of the data."
+                )
+            value: Any = self.array[number]
+        else:
+            value = row[str(self.column)]
+        try:
+            vector = np.asarray(value, np.float32)
+        except (TypeError, ValueError):
+            vector = np.empty(0, np.float32)
+        if vector.ndim != 1 or not vector.size or not np.isfinite(vector).all():
+            raise InputError(
+                f"{where}: the embedding of {self.name!r} is no list of finite numbers; correct it."
+            )
+        return to_unit(vector[None])[0]
+
+    def for_others(self, what: str) -> "GivenEmbeddings":
+        """Return itself, for other data than those that are clustered.
+
+        Raises:
+            InputError: the embeddings are in a file, which has no rows for them.
+        """
+        if self.column is None:
+            raise InputError(
+                f"embedder={self.name!r} has no rows for the {what}; put the embeddings into a "
+                f"column of the data and give embedder={COLUMN}NAME."
+            )
+        return self
+
+    def check_rows(self, rows: int) -> None:
+        """Raise an error if the file has more rows than the data."""
+        if self.array is not None and len(self.array) != rows:
+            raise InputError(
+                f"embedder={self.name!r} has {len(self.array)} rows and the data have {rows}; give "
+                "a row for each row of the data, in the same order."
+            )
+
+
+def open_embedder(spec: str | None) -> Embedder | GivenEmbeddings:
+    """Open the embedder that a user names.
+
+    Args:
+        spec: None for hashed features; a model's folder; an `.npy` file; or `column:NAME`.
+    """
+    if spec is None or spec == HashedEmbedder.name:
+        return HashedEmbedder()
+    if spec.startswith(COLUMN) or spec.endswith(".npy"):
+        return GivenEmbeddings(spec)
+    return FolderEmbedder(spec)
+
+
+def to_unit(vectors: np.ndarray) -> np.ndarray:
+    """Return vectors of length 1; those of length 0 stay."""
+    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return vectors / np.where(lengths > 0, lengths, 1)
+
+
+def _load_model2vec(path: Path) -> Callable[[list[str]], Any]:
+    from model2vec import StaticModel
+
+    return StaticModel.from_pretrained(str(path)).encode
+
+
+def _load_sentences(path: Path) -> Callable[[list[str]], Any]:
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(path), local_files_only=True)
+    return lambda texts: model.encode(texts, show_progress_bar=False)

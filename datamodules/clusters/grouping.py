@@ -1,0 +1,108 @@
+"""Cluster embeddings: k-means, the number of clusters, and the merging of small ones."""
+
+import numpy as np
+
+from tandem_pl.errors import InputError
+
+from .embedders import to_unit
+
+STARTS = 10  # of which the best is taken
+MOST_EXACT = 64  # clusters; with more, k-means takes mini-batches
+BATCH = 4096  # documents in a mini-batch
+TRIED = (2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 32, 40, 48)
+DOCUMENTS_EACH = 30  # a cluster of `auto` has as many on average, at least
+MEASURED = 3000  # documents that `auto` clusters, to measure silhouettes
+NEAR_BEST = 0.9  # `auto` takes the smallest number whose silhouette is this share of the best
+
+
+def fit_centres(vectors: np.ndarray, number: int, seed: int) -> np.ndarray:
+    """Return the centres of `number` clusters of vectors, of length 1, `[number, dimensions]`.
+
+    On a sample, all documents are taken in each step, which finds better clusters than
+    mini-batches do: in the text of `EnvironmentCorpus`, 0.75 and not 0.65 mutual information.
+    """
+    from sklearn.cluster import KMeans, MiniBatchKMeans
+
+    if number <= MOST_EXACT:
+        kmeans = KMeans(number, n_init=STARTS, random_state=seed)
+    else:
+        kmeans = MiniBatchKMeans(number, n_init=STARTS, batch_size=BATCH, random_state=seed)
+    return to_unit(kmeans.fit(to_unit(vectors)).cluster_centers_.astype(np.float32))
+
+
+def choose_number(vectors: np.ndarray, seed: int, most: int | None = None) -> int:
+    """Return the number of clusters by the mean silhouette of a sample (Rousseeuw 1987).
+
+    The silhouette of text is flat beyond some number, so the smallest of those near the best is
+    taken: fewer domains have more documents each, and their weights are learned with less noise.
+
+    Args:
+        vectors: embeddings of a sample, in random order.
+        seed: decides the start of each clustering.
+        most: the largest number; None for one cluster in `DOCUMENTS_EACH` vectors.
+    """
+    from sklearn.metrics import silhouette_score
+
+    most = most or max(2, len(vectors) // DOCUMENTS_EACH)
+    measured = to_unit(vectors[:MEASURED])
+    scores: dict[int, float] = {}
+    for number in (n for n in TRIED if n <= most and n < len(measured)):
+        labels = nearest(measured, fit_centres(measured, number, seed))
+        few = not 1 < len(np.unique(labels)) < len(measured)
+        scores[number] = -1.0 if few else float(silhouette_score(measured, labels))
+    best = max(scores.values(), default=0.0)
+    return next((n for n, score in scores.items() if score >= NEAR_BEST * best), 2)
+
+
+def nearest(vectors: np.ndarray, centres: np.ndarray) -> np.ndarray:
+    """Return the number of the centre with the largest cosine to each vector, `[documents]`."""
+    return np.argmax(vectors @ centres.T, axis=1)
+
+
+def smallest_size(documents: int, number: int) -> int:
+    """Return the size below which a cluster is merged, if the user gives none.
+
+    A twentieth of the mean size, but at least 10 documents, or half of the mean if that is less.
+
+    >>> smallest_size(200_000, 10), smallest_size(1000, 7), smallest_size(40, 4)
+    (1000, 10, 5)
+    """
+    mean = documents / number
+    return int(max(mean / 20, min(10.0, mean / 2), 1))
+
+
+def merge_small(centres: np.ndarray, sizes: np.ndarray, smallest: int) -> np.ndarray:
+    """Merge clusters below a size into the nearest, the smallest first.
+
+    Args:
+        centres: of length 1, shape `[clusters, dimensions]`.
+        sizes: documents of each.
+        smallest: documents that a cluster must have.
+
+    Returns:
+        The number of each cluster's group, `[clusters]`, numbered from 0 without gaps.
+
+    Raises:
+        InputError: all merge into one.
+    """
+    groups = np.arange(len(centres))
+    counts = sizes.astype(np.int64)
+    sums = centres * counts[:, None].astype(np.float64)
+    left = set(range(len(centres)))
+    while len(left) > 1 and min(counts[g] for g in left) < max(smallest, 1):
+        small = min(left, key=lambda g: (counts[g], g))
+        left.remove(small)
+        others = sorted(left)
+        means = to_unit(np.where(counts[others, None] > 0, sums[others], centres[others]))
+        mean = sums[small] if counts[small] else centres[small]
+        into = others[int(np.argmax(means @ mean))]
+        groups[groups == small] = into
+        counts[into] += counts[small]
+        sums[into] += sums[small]
+    if len(left) == 1 and len(centres) > 1:
+        raise InputError(
+            f"all clusters are merged into one, since fewer than two have {smallest} documents "
+            f"(their sizes: {', '.join(map(str, sorted(sizes.tolist())[::-1][:10]))}); give a "
+            "smaller smallest_cluster, another cluster or more documents."
+        )
+    return np.searchsorted(sorted(left), groups)

@@ -1,0 +1,179 @@
+"""`ClusterModel`: what gives documents their cluster, kept in a folder beside the corpus."""
+
+import hashlib
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from tandem_pl.errors import InputError
+from tandem_pl.yaml_files import dump_yaml, read_yaml
+
+from .embedders import Embedder, GivenEmbeddings, open_embedder
+from .hashed import excerpt
+
+FORMAT = 1
+ABOUT, ARRAYS = "clusters.yaml", "arrays.npz"
+FOLDER = "clusters"  # in the folder of a prepared corpus
+MANIFEST = "manifest.yaml"  # of a prepared corpus
+QUANTILE = 0.05
+
+
+class ClusterModel:
+    """The centres of clusters, their names, and the embedder.
+
+    Args:
+        embedder: makes vectors of excerpts.
+        centres: of length 1, float32 `[centres, dimensions]`; several may make a cluster.
+        groups: the cluster of each centre, `[centres]`.
+        pools: the pool of each centre, `[centres]`: documents of a pool only take its centres.
+        names: of the clusters.
+        terms: telling terms of each cluster.
+        usual: the similarity to their centre that 95 % of the sample exceed.
+
+    Example:
+        A folder that `tandem prepare --cluster 8 --out corpus` wrote names the clusters of others::
+
+            ClusterModel.load("corpus").assign(["Knead the dough and heat the oven."])
+    """
+
+    def __init__(
+        self,
+        embedder: Embedder | GivenEmbeddings,
+        centres: np.ndarray,
+        groups: np.ndarray,
+        pools: np.ndarray,
+        names: Sequence[str] = (),
+        terms: Sequence[Sequence[str]] = (),
+        usual: float = 0.0,
+    ) -> None:
+        self.embedder = embedder
+        self.centres, self.groups, self.pools = centres, groups, pools
+        self.names, self.terms, self.usual = list(names), [list(some) for some in terms], usual
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """Return the embeddings of documents, float32 `[documents, dimensions]`.
+
+        Raises:
+            InputError: the embeddings of the clustering were computed elsewhere.
+        """
+        if isinstance(self.embedder, GivenEmbeddings):
+            raise InputError(
+                f"these clusters are of the embeddings {self.embedder.name!r}, which were computed "
+                "elsewhere; give embeddings of the new documents too."
+            )
+        return self.embedder.embed([excerpt(text) for text in texts])
+
+    def nearest(
+        self, vectors: np.ndarray, pools: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the nearest centre of each vector, and the similarity to it.
+
+        Similarity is the product with the centre, so that a hashed embedding counts by its length.
+
+        Args:
+            vectors: `[documents, dimensions]`.
+            pools: the pool of each document, `[documents]`; None to choose from all centres.
+
+        Returns:
+            int64 and float32 of shape `[documents]`.
+
+        Raises:
+            InputError: the vectors have another number of dimensions.
+        """
+        if vectors.shape[1] != self.centres.shape[1]:
+            raise InputError(
+                f"embeddings have {vectors.shape[1]} dimensions and the clusters "
+                f"{self.centres.shape[1]}; use the embedder that the clusters were made with."
+            )
+        similarity = vectors @ self.centres.T
+        allowed = similarity
+        if pools is not None and self.pools.any():
+            allowed = np.where(self.pools[None] == pools[:, None], similarity, -np.inf)
+        labels = np.argmax(allowed, axis=1)
+        return labels, similarity[np.arange(len(labels)), labels]
+
+    def assign(self, texts: Sequence[str]) -> list[str]:
+        """Return the name of each document's cluster."""
+        labels, _ = self.nearest(self.embed(texts))
+        return [self.names[group] for group in self.groups[labels]]
+
+    def centre_of(self, cluster: int) -> np.ndarray:
+        """Return the mean of a cluster's centres, of shape `[dimensions]`."""
+        return self.centres[self.groups == cluster].mean(axis=0)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return all arrays."""
+        own = {"centres": self.centres, "groups": self.groups, "pools": self.pools}
+        learned = {} if isinstance(self.embedder, GivenEmbeddings) else self.embedder.state()
+        return {**own, **learned}
+
+    def fingerprint(self) -> str:
+        """Return what changes with the clusters and their names."""
+        digest = hashlib.blake2b(repr(self.names).encode(), digest_size=16)
+        for name, array in self.arrays().items():
+            digest.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
+        return digest.hexdigest()
+
+    def save(self, folder: Path) -> None:
+        """Write the model into a folder, which is made."""
+        folder.mkdir(exist_ok=True)
+        np.savez(folder / ARRAYS, allow_pickle=False, **self.arrays())
+        about = {
+            "format": FORMAT,
+            "fingerprint": self.fingerprint(),
+            "embedder": self.embedder.name,
+            "usual_similarity": self.usual,
+            "clusters": dict(zip(self.names, self.terms, strict=True)),
+        }
+        (folder / ABOUT).write_text(dump_yaml(about), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: str | Path, embedder: str | None = None) -> "ClusterModel":
+        """Read the model of a prepared corpus.
+
+        Args:
+            folder: the folder of the corpus, or that of the clusters in it.
+            embedder: the embedder if its folder was moved, or a new one of given embeddings.
+
+        Raises:
+            InputError: there are no clusters, they cannot be read, or they are not those of the
+                corpus' manifest.
+        """
+        path = Path(folder).expanduser()
+        path = path / FOLDER if (path / FOLDER / ABOUT).exists() else path
+        try:
+            about: dict[str, Any] = dict(read_yaml(path / ABOUT))
+            with np.load(path / ARRAYS, allow_pickle=False) as file:
+                arrays = dict(file)
+            centres, groups, pools = (arrays.pop(key) for key in ("centres", "groups", "pools"))
+            clusters, usual = dict(about["clusters"]), float(about["usual_similarity"])
+            opened = open_embedder(embedder or str(about["embedder"]))
+        except InputError:
+            raise
+        except (
+            OSError, ValueError, TypeError, KeyError, EOFError, yaml.YAMLError, zipfile.BadZipFile
+        ) as error:  # fmt: skip
+            raise InputError(
+                f"cluster={str(folder)!r} holds no clusters that can be read ({error}); give a "
+                "number, auto, or a folder that `tandem prepare --cluster` wrote."
+            ) from error
+        if not isinstance(opened, GivenEmbeddings):
+            opened.load_state(arrays)
+        model = cls(opened, centres, groups, pools, list(clusters), list(clusters.values()), usual)
+        _check_same(path, model.fingerprint(), about)
+        return model
+
+
+def _check_same(path: Path, fingerprint: str, about: dict[str, Any]) -> None:
+    stated = [about.get("fingerprint")]
+    if (path.parent / MANIFEST).exists():
+        stated.append((read_yaml(path.parent / MANIFEST).get("clusters") or {}).get("fingerprint"))
+    if any(value != fingerprint for value in stated):
+        raise InputError(
+            f"the clusters in {path} are not those of the manifest beside them; copy the corpus' "
+            "folder whole, or prepare it again."
+        )

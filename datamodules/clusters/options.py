@@ -1,0 +1,124 @@
+"""Options of clusters, checked, and the sources that they cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from tandem_pl.checks import check_at_least
+from tandem_pl.datamodules.sources.domains import (
+    SourceSpec,
+    check_given,
+    open_domains,
+    open_sources,
+)
+from tandem_pl.datamodules.sources.file_listing import walk_files
+from tandem_pl.datamodules.sources.reading import digest_files
+from tandem_pl.datamodules.sources.source import Sources
+from tandem_pl.errors import InputError
+
+from .embedders import COLUMN
+from .model import ClusterModel
+
+AUTO = "auto"
+
+
+class ClusterOptions(NamedTuple):
+    """How documents are clustered; the fields are options of `prepare_corpus`."""
+
+    cluster: int | str
+    within: bool = False
+    embedder: str | None = None
+    smallest: int | None = None
+    seed: int = 0
+
+    def settings(self) -> dict[str, Any]:
+        """Return the options by the names that users give them."""
+        return {
+            "cluster": self.cluster,
+            "cluster_within": self.within,
+            "embedder": self.embedder,
+            "smallest_cluster": self.smallest,
+        }
+
+    @classmethod
+    def checked(
+        cls,
+        cluster: int | str | None,
+        within: bool,
+        embedder: str | None,
+        smallest: int | None,
+        seed: int,
+        folders: bool = True,
+    ) -> ClusterOptions | None:
+        """Return the options; None if the user asks for no clusters.
+
+        `folders` is whether `cluster` may name the folder of other clusters.
+
+        Raises:
+            InputError: values that cannot be used, or scikit-learn is not installed.
+        """
+        options = cls(cluster or 0, within, embedder, smallest, seed)
+        if cluster is None:
+            for key, value in options.settings().items():
+                if value:
+                    raise InputError(f"{key}={value!r} is used only with cluster; give that too.")
+            return None
+        if isinstance(cluster, int):
+            check_at_least("cluster", cluster, 2)
+        elif cluster != AUTO and not folders:
+            raise InputError(
+                f"cluster={cluster!r} is neither a number nor auto; give one of these."
+            )
+        elif cluster != AUTO:
+            options._check_folder(cluster)
+        if smallest is not None:
+            check_at_least("smallest_cluster", smallest, 1)
+        try:
+            import sklearn  # noqa: F401
+        except ImportError as error:
+            raise InputError(
+                "cluster needs scikit-learn, which is not installed: pip install "
+                "tandem_pl[cluster]."
+            ) from error
+        return options
+
+    def _check_folder(self, folder: str) -> None:
+        if not Path(folder).expanduser().is_dir():
+            raise InputError(
+                f"cluster={folder!r} is no number, not auto, and no folder that `tandem prepare "
+                "--cluster` wrote; give one of these."
+            )
+        for key, value in (("cluster_within", self.within), ("smallest_cluster", self.smallest)):
+            if value:
+                raise InputError(
+                    f"{key}={value!r} does not go with the clusters of a folder (cluster="
+                    f"{folder!r}), which stay as they are; leave it out."
+                )
+
+    def identity(self) -> dict[str, Any]:
+        """Return all that decides the clusters besides the documents, as JSON values."""
+        found = {**self.settings(), "seed": self.seed}
+        if isinstance(self.cluster, str) and self.cluster != AUTO:
+            found["cluster"] = ClusterModel.load(self.cluster, self.embedder).fingerprint()
+        if self.embedder and not self.embedder.startswith(COLUMN):
+            path = Path(self.embedder).expanduser()
+            found["embedder"] = digest_files(sorted(walk_files(path)) if path.is_dir() else [path])
+        return found
+
+
+def open_given(
+    options: ClusterOptions | None,
+    domains: Mapping[str, SourceSpec] | None,
+    dataset: str | Mapping[str, Any] | None,
+    domain_column: str,
+    encoding_errors: str,
+    corrupt: Literal["stop", "skip"],
+) -> Sources:
+    """Open the given domains; a data set that is clustered whole needs no domain column."""
+    check_given(domains, dataset)
+    if options is None or options.within or not dataset:
+        return open_domains(domains, dataset, domain_column, encoding_errors, corrupt)
+    spec = {"dataset": dataset} if isinstance(dataset, str) else dataset
+    return open_sources({"documents": spec}, "dataset", encoding_errors, corrupt)

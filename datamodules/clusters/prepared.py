@@ -1,0 +1,111 @@
+"""The clusters of a corpus while `tandem prepare` makes it, and what it keeps of them."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tandem_pl.datamodules.sources.source import Sources
+from tandem_pl.datamodules.text.documents import (
+    DROPPED,
+    SPLIT_CODES,
+    TooLittleTextError,
+    read_text_rows,
+)
+from tandem_pl.errors import InputError
+
+from .build import cluster_sources
+from .listing import write_listing
+from .model import FOLDER
+from .options import ClusterOptions
+from .page import write_page
+from .targets import locate_targets
+
+SPLIT_NAMES = {**{code: split for split, code in SPLIT_CODES.items()}, DROPPED: "dropped"}
+
+
+@contextmanager
+def advise_merging(clustered: bool) -> Iterator[None]:
+    """Add to errors of domains with too little text that small clusters can be merged."""
+    try:
+        yield
+    except TooLittleTextError as error:
+        if not clustered:
+            raise
+        raise InputError(
+            f"{str(error)[:-1]}; or give fewer clusters or a larger smallest_cluster."
+        ) from error
+
+
+class ClusteredText:
+    """Text that is clustered into domains.
+
+    Args:
+        folder: the folder of the corpus.
+        sources: given domain -> its rows.
+        target: target name -> its rows.
+        text_column: column of the text.
+        options: how to cluster.
+        threads: how many embed.
+
+    Attributes:
+        sources: cluster -> its rows.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        sources: Sources,
+        target: Sources,
+        text_column: str,
+        options: ClusterOptions,
+        threads: int,
+    ) -> None:
+        self._folder = folder
+        read = partial(read_text_rows, text_column=text_column)
+        self._clustering = cluster_sources(folder, sources, read, options, threads)
+        self._targets = locate_targets(self._clustering, target, read)
+        self.sources = self._clustering.sources
+
+    def summary(self) -> dict[str, Any]:
+        """Return what the manifest says of the clusters.
+
+        Keys: `fingerprint`, `folder`, `embedder`, `domains` (name -> `documents` and `terms`), and
+        for each name under `targets`: `documents`, the median `similarity` to the nearest centre,
+        the `usual_similarity` that 95 % of the training documents exceed, and the `shares` of the
+        clusters.
+        """
+        model = self._clustering.model
+        sizes = np.bincount(self._clustering.clusters, minlength=len(model.names)).tolist()
+        about = zip(model.names, sizes, model.terms, strict=True)
+        summary: dict[str, Any] = {
+            "fingerprint": model.fingerprint(),
+            "folder": FOLDER,
+            "embedder": model.embedder.name,
+            "domains": {
+                name: {"documents": size, "terms": terms} for name, size, terms in about if size
+            },
+        }
+        if self._targets:
+            rows = {name: target.summary(model.names) for name, target in self._targets.items()}
+            summary["targets"] = rows
+        return summary
+
+    def write(self, codes: Mapping[str, np.ndarray], title: str) -> None:
+        """Write the model, `clusters.csv` and `clusters.html`, and delete the rows.
+
+        Args:
+            codes: domain -> the code of each document's split.
+            title: of the page.
+        """
+        self._clustering.model.save(self._folder / FOLDER)
+        splits = {
+            domain: np.array([SPLIT_NAMES[code] for code in some.tolist()], dtype=object)
+            for domain, some in codes.items()
+        }
+        write_listing(self._folder / "clusters.csv", self._clustering, self._targets, splits)
+        write_page(self._folder / "clusters.html", self._clustering, self._targets, title)
+        self._clustering.rows.unlink()

@@ -1,0 +1,93 @@
+"""Say how close target data are to the clusters."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tandem_pl.datamodules.sources.source import Source
+
+from .build import Clustering
+from .documents import Read, batch_documents, read_documents
+from .embedders import GivenEmbeddings
+
+
+class Target(NamedTuple):
+    """Target data of one name.
+
+    Attributes:
+        where: each document, for listings.
+        clusters: its nearest cluster, int64 `[documents]`.
+        similarity: the median similarity to that cluster's centre.
+        closeness: mean similarity of the documents to each cluster's mean centre, `[clusters]`.
+        usual: the similarity that 95 % of the training documents exceed.
+    """
+
+    where: list[str]
+    clusters: np.ndarray
+    similarity: float
+    closeness: np.ndarray
+    usual: float
+
+    def shares(self, names: list[str]) -> dict[str, float]:
+        """Return the share of the documents that are nearest to each cluster."""
+        counts = np.bincount(self.clusters, minlength=len(names)) / max(len(self.clusters), 1)
+        return {name: round(float(share), 6) for name, share in zip(names, counts, strict=True)}
+
+    def summary(self, names: list[str]) -> dict[str, Any]:
+        """Return what the manifest says of it."""
+        return {
+            "documents": len(self.clusters),
+            "similarity": round(self.similarity, 4),
+            "usual_similarity": self.usual,
+            "shares": self.shares(names),
+        }
+
+
+def locate_targets(
+    clustering: Clustering, sources: Mapping[str, Source], read: Read
+) -> dict[str, Target]:
+    """Give the documents of target data their nearest clusters, of any pool.
+
+    Raises:
+        InputError: the clusters are of embeddings in a file, which has no row for target data.
+    """
+    model = clustering.model
+    given = model.embedder if isinstance(model.embedder, GivenEmbeddings) else None
+    if given and sources:
+        given = given.for_others("target")
+    centres = np.stack([model.centre_of(cluster) for cluster in range(len(model.names))])
+    found: dict[str, Target] = {}
+    for name, source in sources.items():
+        where: list[str] = []
+        labels = [np.empty(0, np.int64)]
+        similarity = [np.empty(0, np.float32)]
+        sums = np.zeros(len(centres))
+        documents = read_documents({name: source}, read, given)
+        for batch in batch_documents(documents, f"clusters of {name}"):
+            vectors = (
+                np.stack([d.vector for d in batch if d.vector is not None])
+                if given
+                else model.embed([document.text for document in batch])
+            )
+            near, similar = model.nearest(vectors)
+            where += [document.where for document in batch]
+            labels.append(model.groups[near])
+            similarity.append(similar)
+            sums += (vectors @ centres.T).sum(axis=0)
+        every = np.concatenate(similarity)
+        median = float(np.median(every)) if len(every) else 0.0
+        closeness = sums / max(len(every), 1)
+        found[name] = Target(where, np.concatenate(labels), median, closeness, model.usual)
+    return found
+
+
+def target_remarks(summaries: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return a sentence for each target that is far from all clusters; see `Target.summary`."""
+    return [
+        f"target {name!r} is far from all clusters: half of its documents are at most "
+        f"{row['similarity']:.2f} similar to the nearest centre, and 95 % of the training "
+        f"documents more than {row['usual_similarity']:.2f}"
+        for name, row in summaries.items()
+        if row["similarity"] < row["usual_similarity"]
+    ]

@@ -1,0 +1,162 @@
+"""Cluster the training images of a domain into domains."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from tandem_pl.datamodules.clusters.build import SAMPLE
+from tandem_pl.datamodules.clusters.embedders import to_unit
+from tandem_pl.datamodules.clusters.grouping import (
+    choose_number,
+    fit_centres,
+    merge_small,
+    nearest,
+    smallest_size,
+)
+from tandem_pl.datamodules.clusters.naming import name_clusters
+from tandem_pl.datamodules.clusters.options import ClusterOptions
+from tandem_pl.datamodules.clusters.page import render_page
+from tandem_pl.errors import InputError
+from tandem_pl.files import write_atomically
+
+from .batches import ImageSet
+from .features import embed_images
+
+SHEET = 20  # images of a cluster on the page
+COLUMNS = 10
+SIDE = 64  # pixels of each
+
+
+def cluster_images(
+    sets: Mapping[str, ImageSet],
+    classes: Sequence[str],
+    options: ClusterOptions,
+    threads: int,
+    cache_dir: Path,
+) -> dict[str, ImageSet]:
+    """Return the clusters of each domain's images as domains, the largest of a domain first.
+
+    Each domain is clustered by itself, since sources such as real and generated images are worth
+    telling apart; names begin with the domain if there are several. A page with a sheet of images
+    of each cluster is written to `cache_dir`, and a warning names it.
+
+    Args:
+        sets: domain -> training images.
+        classes: names of the classes; those that a cluster has most of are its name.
+        options: how to cluster.
+        threads: how many decode images.
+        cache_dir: folder of features and pages.
+
+    Raises:
+        InputError: fewer images than clusters, or a network that cannot be loaded.
+    """
+    from threadpoolctl import threadpool_limits
+
+    found: dict[str, ImageSet] = {}
+    rows: list[dict[str, Any]] = []
+    for domain, data in sets.items():
+        vectors = embed_images(data, options.embedder, threads, cache_dir)
+        with threadpool_limits(1):
+            labels, centres = _cluster(vectors, options, domain)
+        terms = _telling_classes(data.labels, labels, classes)
+        names = name_clusters(terms, [f"{domain}/" if len(sets) > 1 else ""] * len(terms))
+        names = [f"{domain}/{name}" if name in found else name for name in names]
+        cosines = to_unit(centres) @ to_unit(centres).T
+        for cluster, name in enumerate(names):
+            numbers = np.flatnonzero(labels == cluster)
+            found[name] = replace(data, rows=data.rows[numbers], labels=data.labels[numbers])
+            near = [int(i) for i in np.argsort(-cosines[cluster], kind="stable") if i != cluster]
+            best = numbers[np.argsort(-(vectors[numbers] @ centres[cluster]), kind="stable")]
+            rows.append(
+                {
+                    "name": name,
+                    "documents": len(numbers),
+                    "terms": terms[cluster],
+                    "neighbours": [(names[i], float(cosines[cluster, i])) for i in near[:3]],
+                    "sheet": _sheet(data, best[:SHEET]),
+                }
+            )
+    _write_page(rows, found, options, cache_dir)
+    return found
+
+
+def _cluster(
+    vectors: np.ndarray, options: ClusterOptions, domain: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the cluster of each image, numbered by size, and the mean of each cluster."""
+    drawn = np.random.default_rng(options.seed).permutation(len(vectors))[:SAMPLE]
+    sample = vectors[drawn]
+    number = options.cluster
+    if not isinstance(number, int):
+        number = choose_number(sample, options.seed) if len(sample) > 3 else len(sample) + 1
+    if len(sample) < number:
+        raise InputError(
+            f"cluster={options.cluster} needs more images than the {len(sample)} of domain "
+            f"{domain!r}; give fewer clusters, or leave the domain out."
+        )
+    centres = fit_centres(sample, number, options.seed)
+    labels = nearest(vectors, centres)
+    sizes = np.bincount(labels, minlength=number)
+    smallest = options.smallest or smallest_size(len(vectors), number)
+    labels = merge_small(centres, sizes, smallest)[labels]
+    order = np.argsort(-np.bincount(labels), kind="stable")
+    labels = np.argsort(order)[labels]
+    return labels, np.stack([vectors[labels == c].mean(axis=0) for c in range(len(order))])
+
+
+def _telling_classes(
+    classes: np.ndarray, labels: np.ndarray, names: Sequence[str]
+) -> list[list[str]]:
+    """Return the classes that each cluster has more of than the others, the most telling first."""
+    every = np.bincount(classes, minlength=len(names))
+    terms = []
+    for cluster in range(int(labels.max()) + 1):
+        inside = np.bincount(classes[labels == cluster], minlength=len(names))
+        p = (inside + 0.5) / (inside.sum() + 1)
+        q = (every - inside + 0.5) / (every.sum() - inside.sum() + 1)
+        score = np.where((inside > 0) & (p > 2 * q), p * np.log(p / q), 0)
+        order = np.argsort(-score, kind="stable")
+        terms.append([str(names[i]) for i in order if score[i] > 0])
+    return terms
+
+
+def _sheet(data: ImageSet, numbers: np.ndarray) -> str:
+    """Return a PNG with some images, in base64."""
+    height = -(-len(numbers) // COLUMNS) * SIDE
+    sheet = Image.new("RGB", (COLUMNS * SIDE, height), "white")
+    for place, number in enumerate(numbers.tolist()):
+        image = data.image(number).convert("RGB").resize((SIDE - 2, SIDE - 2))
+        sheet.paste(image, (place % COLUMNS * SIDE, place // COLUMNS * SIDE))
+    file = io.BytesIO()
+    sheet.save(file, format="png")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def _write_page(
+    rows: list[dict[str, Any]], sets: Mapping[str, ImageSet], options: ClusterOptions, caches: Path
+) -> None:
+    digest = hashlib.blake2b(repr(options).encode(), digest_size=8)
+    for name, data in sets.items():
+        digest.update(f"{name} {data.source.digest()}".encode())
+        digest.update(np.ascontiguousarray(data.rows).data)
+    path = caches / "images" / f"clusters-{digest.hexdigest()}.html"
+    if path.exists():
+        return
+    total = sum(row["documents"] for row in rows)
+    facts = (
+        f"{total:,} images in {len(rows)} clusters; embedder: {options.embedder or 'histogram'}."
+    )
+    write_atomically(path, render_page("Clusters of images", facts, rows, "images"))
+    warnings.warn(
+        f"{total:,} images were clustered into {len(rows)} domains; see {path}.", stacklevel=2
+    )

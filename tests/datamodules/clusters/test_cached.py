@@ -1,0 +1,81 @@
+import json
+
+import pytest
+
+pytest.importorskip("sklearn")
+
+from cluster_texts import TOPICS, documents, write_lines
+
+from tandem_pl.datamodules import InstructionMixtureDataModule, TextMixtureDataModule
+from tandem_pl.datamodules.clusters import cached, hashed
+from tandem_pl.datamodules.text.prepare import prepare_corpus
+from tandem_pl.errors import InputError
+
+PAIRS = documents()
+
+
+@pytest.fixture(autouse=True)
+def _few_features(monkeypatch):
+    monkeypatch.setattr(hashed, "BITS", 12)
+
+
+def text_module(tmp_path, **options):
+    data = TextMixtureDataModule(cache_dir=str(tmp_path / "cache"), **options)
+    data.setup()
+    return data
+
+
+def test_the_text_data_module_has_the_clusters_of_prepare(tmp_path, monkeypatch):
+    path = write_lines(tmp_path / "docs.jsonl", [text for _, text in PAIRS])
+    options = {"dataset": path, "cluster": 3, "block_size": 16}
+    manifest = prepare_corpus(str(tmp_path / "out"), near_duplicate=None, **options)
+    with pytest.warns(UserWarning, match="180 documents were clustered into 3 domains"):
+        data = text_module(tmp_path, **options)
+    assert data.manifest["splits"] == manifest["splits"]
+    (page,) = (tmp_path / "cache").glob("clusters-*/clusters.html")
+    with monkeypatch.context() as patch:  # other blocks need no other clusters
+        patch.setattr(cached, "cluster_sources", None)
+        other = text_module(tmp_path, **{**options, "block_size": 8})
+    assert list(other.train_sets) == list(data.train_sets)
+    with pytest.warns(UserWarning, match="were clustered"):
+        same = text_module(tmp_path, **{**options, "cluster": str(page.parent)})
+    assert same.manifest["splits"] == manifest["splits"]
+
+
+@pytest.mark.parametrize("chats", [False, True])
+def test_instructions_are_clustered_by_prompt_and_response(chats, tmp_path):
+    rows = []
+    for number, (topic, text) in enumerate(PAIRS):
+        prompt, response = f"Tell me {number}", text
+        turns = [("user", prompt), ("assistant", response)]
+        messages = [{"role": role, "content": content} for role, content in turns]
+        columns = {"messages": messages} if chats else {"prompt": prompt, "response": response}
+        rows.append({**columns, "topic": topic})
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = {"messages_column": "messages"} if chats else {}
+    data = InstructionMixtureDataModule(
+        dataset=str(path), cluster=3, max_length=512, cache_dir=str(tmp_path / "cache"), **options
+    )
+    data.setup()
+    assert len(data.train_sets) == 3
+    for row in data.summary():
+        kept = sum(row[f"{split}_samples"] for split in ("train", "target", "test"))
+        assert kept == 60
+    for domain in data.train_sets:
+        assert any(set(domain.split("-")) <= set(own) for own in TOPICS.values())
+
+
+def test_corrupt_rows_are_skipped_before_they_are_clustered(tmp_path):
+    texts = [text for _, text in PAIRS]
+    path = tmp_path / "docs.jsonl"
+    path.write_text("{broken\n" + "".join(json.dumps({"text": text}) + "\n" for text in texts))
+    options = {"dataset": str(path), "cluster": 3, "block_size": 16}
+    with pytest.raises(InputError, match="line 1 is not valid JSON"):
+        text_module(tmp_path, **options)
+    with pytest.warns(UserWarning, match="1 corrupt rows were left out"):
+        text_module(tmp_path, **options, corrupt="skip")
+    manifest = prepare_corpus(
+        str(tmp_path / "out"), near_duplicate=None, corrupt="skip", workers=1, **options
+    )
+    assert manifest["rows_skipped"] == {"documents": 1}

@@ -1,0 +1,50 @@
+import numpy as np
+import pytest
+
+pytest.importorskip("sklearn")
+
+from tandem_pl.datamodules.clusters.embedders import to_unit
+from tandem_pl.datamodules.clusters.grouping import (
+    choose_number,
+    fit_centres,
+    merge_small,
+    nearest,
+    smallest_size,
+)
+from tandem_pl.errors import InputError
+
+
+def blobs(number, each=60, noise=0.05):
+    draw = np.random.default_rng(0)
+    centres = np.eye(number, dtype=np.float32)
+    labels = draw.permutation(np.repeat(np.arange(number), each))
+    return to_unit(centres[labels] + noise * draw.normal(size=(len(labels), number))), labels
+
+
+@pytest.mark.parametrize("exact", [64, 1])
+def test_separate_groups_are_found(exact, monkeypatch):
+    monkeypatch.setattr("tandem_pl.datamodules.clusters.grouping.MOST_EXACT", exact)
+    vectors, labels = blobs(5)
+    found = nearest(vectors, fit_centres(vectors, 5, seed=0))
+    assert len(set(zip(found, labels, strict=True))) == 5
+
+
+@pytest.mark.parametrize("number", [2, 4, 6])
+def test_auto_finds_the_number_of_separate_groups(number):
+    assert choose_number(blobs(number)[0], seed=0) == number
+
+
+def test_a_small_cluster_is_merged_into_the_nearest():
+    angles = np.radians([0, 10, 90, 180])
+    centres = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    assert merge_small(centres, np.array([50, 3, 40, 60]), 10).tolist() == [0, 0, 1, 2]
+    # the merged group of 0 and 10 degrees still is below 60, and 90 degrees is nearer than 180
+    assert merge_small(centres, np.array([50, 3, 80, 60]), 60).tolist() == [0, 0, 0, 1]
+    assert merge_small(centres, np.array([5, 5, 5, 0]), 1).tolist() == [0, 1, 2, 2]
+    with pytest.raises(InputError, match="smallest_cluster"):
+        merge_small(centres, np.array([5, 5, 5, 5]), 100)
+
+
+def test_the_default_size_leaves_clusters_of_equal_size_alone():
+    for documents, number in ((4, 2), (40, 4), (1000, 7), (10**6, 1000)):
+        assert 1 <= smallest_size(documents, number) <= documents / number
