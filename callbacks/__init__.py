@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .methods.doremi import DoReMiReweighting as DoReMiReweighting
     from .methods.fixed import FixedMixture as FixedMixture
     from .methods.odm import ODMReweighting as ODMReweighting
+    from .methods.r_and_b import RAndBReweighting as RAndBReweighting
     from .methods.skill_it import SkillItReweighting as SkillItReweighting
     from .methods.tandem import TandemReweighting as TandemReweighting
     from .methods.tikmix import TiKMiXReweighting as TiKMiXReweighting
@@ -40,6 +41,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         "MixtureMonitor": "monitoring.monitor",
         "MovingAverage": "saving.moving_average",
         "ODMReweighting": "methods.odm",
+        "RAndBReweighting": "methods.r_and_b",
         "ReweightingCallback": "reweighting",
         "RunProgressBar": "monitoring.progress",
         "SampleScores": "saving.sample_scores",
