@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from lightning.pytorch import Trainer
 
+from tandem_pl.callbacks.anchor import AnchorSetting
 from tandem_pl.callbacks.bad_domains import bad_domains
 from tandem_pl.callbacks.measures.target_evaluation import TargetEvaluation
 from tandem_pl.callbacks.reweighting import ReweightingCallback, Update
@@ -123,6 +124,7 @@ class AioliReweighting(ReweightingCallback):
         ema: weight of the old A in a running mean, which also removes `p_before` (see
             `aioli_weights`); None for neither.
         evaluation_samples: of each target domain; None for all.
+        anchor: as of every method; see `callbacks.anchor`.
 
     A round costs (M lp_rounds + 1) E/3 proxy steps beyond training, for E batches of target data:
     with many domains that is more than the training, unless `evaluation_samples` is small.
@@ -154,8 +156,9 @@ class AioliReweighting(ReweightingCallback):
         lp_steps: int = 4,
         ema: float | None = None,
         evaluation_samples: int | None = 32,
+        anchor: AnchorSetting = 0.0,
     ) -> None:
-        super().__init__()
+        super().__init__(anchor)
         check_at_least("update_steps", update_steps, 1)
         check_at_least("lp_rounds", lp_rounds, 1)
         check_at_least("lp_steps", lp_steps, 1)

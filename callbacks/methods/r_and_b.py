@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
+from tandem_pl.callbacks.anchor import AnchorSetting
 from tandem_pl.callbacks.bad_domains import bad_domains
 from tandem_pl.callbacks.measures.gathering import from_first_rank
 from tandem_pl.callbacks.measures.head_gradients import HeadGradients, find_head
@@ -43,7 +44,7 @@ def r_and_b_weights(products: Array, shares: Array, strength: float = 3.0) -> Ar
 
 
 class RAndBReweighting(ReweightingCallback):
-    """alpha <- softmax(lambda G p / ||G p||) every `period` steps, G of the output head's gradients.
+    """alpha <- softmax(lambda G p / ||G p||) every `period` steps, from the head's gradients.
 
     G_ij = <g_i, g_j> / (n_i n_j); g_i is the sum, over the n_i training samples of domain i in the
     period, of their losses' gradients with respect to the head's weight and bias. They come from
@@ -65,6 +66,7 @@ class RAndBReweighting(ReweightingCallback):
         sketch: random directions onto which the outputs of larger heads are projected; None for
             exact products at any cost. 64 directions change a product by about 1/8 of the
             gradients' norms, by the same amount each time.
+        anchor: as of every method; see `callbacks.anchor`.
 
     Raises:
         InputError: for settings out of range, a network without such a layer, one that is compiled,
@@ -90,8 +92,9 @@ class RAndBReweighting(ReweightingCallback):
         shares: Any = None,
         head: str | None = None,
         sketch: int | None = 64,
+        anchor: AnchorSetting = 0.0,
     ) -> None:
-        super().__init__()
+        super().__init__(anchor)
         check_at_least("period", period, 1)
         check_positive("strength", strength)
         if sketch is not None:
@@ -162,7 +165,8 @@ class RAndBReweighting(ReweightingCallback):
     def update(self, trainer: Trainer, module: Any) -> Update:
         """Return the weights of the period's gradients."""
         sums, counts = self._sums, self._counts
-        assert sums is not None and counts is not None
+        assert sums is not None
+        assert counts is not None
         self._sums = self._counts = None
         if trainer.world_size > 1:
             sum_over_ranks([sums, counts])

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
+from tandem_pl.callbacks.anchor import AnchorSetting
 from tandem_pl.callbacks.bad_domains import bad_domains
 from tandem_pl.callbacks.measures.skill_graph import (
     LEARN,
@@ -68,6 +69,7 @@ class SkillItReweighting(ReweightingCallback):
         graph_steps: steps on each domain, for "learn": a multiple of `update_steps`, because that
             is an episode's length; None for `update_steps`.
         evaluation_samples: of each target domain; None for all.
+        anchor: as of every method; see `callbacks.anchor`.
 
     An episode costs E/3 proxy steps beyond training, for E batches of target data; learning the
     graph costs M graph_steps + (M + 1) E/3 once.
@@ -99,8 +101,9 @@ class SkillItReweighting(ReweightingCallback):
         graph: str | list[list[float]] | dict[str, dict[str, float]] = LEARN,
         graph_steps: int | None = None,
         evaluation_samples: int | None = 128,
+        anchor: AnchorSetting = 0.0,
     ) -> None:
-        super().__init__()
+        super().__init__(anchor)
         check_at_least("update_steps", update_steps, 1)
         check_at_least("window", window, 1)
         if graph_steps is not None and (graph_steps < 1 or graph_steps % update_steps):

@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from numpy.typing import NDArray
 
+from tandem_pl.callbacks.anchor import AnchorSetting
 from tandem_pl.callbacks.bad_domains import bad_domains
 from tandem_pl.callbacks.measures.influence import (
     means_or_row_mean,
@@ -59,6 +60,7 @@ class TiKMiXReweighting(ReweightingCallback):
         gain: b of it.
         entropy: c of it.
         ema: weight of the old S in a running mean; 0 for none.
+        anchor: as of every method; see `callbacks.anchor`.
 
     An episode costs 2 V proxy steps beyond training.
 
@@ -93,8 +95,9 @@ class TiKMiXReweighting(ReweightingCallback):
         gain: float = 1.0,
         entropy: float = 1.0,
         ema: float = 0.5,
+        anchor: AnchorSetting = 0.0,
     ) -> None:
-        super().__init__()
+        super().__init__(anchor)
         check_at_least("update_steps", update_steps, 1)
         check_at_least("measure_batches", measure_batches, 1)
         check_choice("hessian", hessian, HESSIANS)

@@ -165,7 +165,7 @@ def test_finds_the_head_by_name():
     network = toy_network()
     assert find_head(network) is network[2]
     assert find_head(network, "0") is network[0]
-    with pytest.raises(InputError, match="head='1' must be the name of a linear layer.*0, 2"):
+    with pytest.raises(InputError, match=r"head='1' must be the name of a linear layer.*0, 2"):
         find_head(network, "1")
     with pytest.raises(InputError, match="has no linear layer"):
         find_head(nn.Tanh())
@@ -183,8 +183,8 @@ class Twice(nn.Module):
 @pytest.mark.parametrize(
     ("module", "settings", "message"),
     [
-        ({"compile": True}, {}, "compile=True hides.*compile=false"),
-        ({"network": Twice()}, {"head": "inner"}, "ran on 24 rows for 12 samples"),
+        ({"compile": True}, {}, r"compile=True hides.*compile=false"),
+        ({"network": Twice()}, {"head": "inner"}, r"ran on 24 rows for 12 samples"),
         ({}, {"shares": {"nowhere": 1}}, "shares"),
     ],
 )
