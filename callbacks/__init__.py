@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .methods.dga import DGAReweighting as DGAReweighting
     from .methods.doge import DoGEReweighting as DoGEReweighting
     from .methods.doremi import DoReMiReweighting as DoReMiReweighting
+    from .methods.dynamix import DynamixReweighting as DynamixReweighting
     from .methods.fixed import FixedMixture as FixedMixture
     from .methods.odm import ODMReweighting as ODMReweighting
     from .methods.r_and_b import RAndBReweighting as RAndBReweighting
@@ -35,6 +36,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         "DGAReweighting": "methods.dga",
         "DoGEReweighting": "methods.doge",
         "DoReMiReweighting": "methods.doremi",
+        "DynamixReweighting": "methods.dynamix",
         "EvaluationTable": "monitoring.evaluation_table",
         "FixedMixture": "methods.fixed",
         "ImageSheet": "monitoring.image_sheet",

@@ -20,7 +20,7 @@ SHORT = {
     "tikmix": {"update_steps": 4, "measure_batches": 2},
     "doremi": {"episode_steps": 4},
     "doge": {"episode_steps": 4},
-    "ado": {"period": 5, "start_step": 30, "fit_every": 15, "ignore_steps": 0},
+    "ado": {"period": 10, "start_step": 80, "fit_every": 20, "ignore_steps": 0},
 }
 
 
@@ -97,7 +97,7 @@ def trajectory_of(reference, tmp_path, monkeypatch):
         if row.needs_reference:
             given["reference"] = reference
         method = row.load()(**given)
-        trainer = quiet_trainer(tmp_path, callbacks=[method], max_epochs=8 if name == "ado" else 3)
+        trainer = quiet_trainer(tmp_path, callbacks=[method], max_epochs=9 if name == "ado" else 3)
         trainer.fit(toy_module(row.module), datamodule=toy_data())
         return method, np.stack(method.trajectory)
 
