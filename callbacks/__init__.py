@@ -7,6 +7,7 @@ from tandem_pl.lazy import lazy_names
 if TYPE_CHECKING:
     from .methods.ado import ADOReweighting as ADOReweighting
     from .methods.aioli import AioliReweighting as AioliReweighting
+    from .methods.cluster_bandit import ClusterBanditReweighting as ClusterBanditReweighting
     from .methods.dga import DGAReweighting as DGAReweighting
     from .methods.doge import DoGEReweighting as DoGEReweighting
     from .methods.doremi import DoReMiReweighting as DoReMiReweighting
@@ -33,6 +34,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         "ADOReweighting": "methods.ado",
         "AioliReweighting": "methods.aioli",
         "ClassificationMetrics": "monitoring.classification_metrics",
+        "ClusterBanditReweighting": "methods.cluster_bandit",
         "DGAReweighting": "methods.dga",
         "DoGEReweighting": "methods.doge",
         "DoReMiReweighting": "methods.doremi",

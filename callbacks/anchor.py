@@ -63,7 +63,9 @@ class Anchor:
     """
 
     def __init__(self, setting: AnchorSetting) -> None:
-        given = dict(setting) if isinstance(setting, Mapping) else {"share": setting}
+        given: dict[str, Any] = {"share": setting}
+        if isinstance(setting, Mapping):
+            given = dict(setting)
         for key in given.keys() - set(KEYS):
             hint = did_you_mean(key, KEYS)
             raise InputError(f"anchor has the key {key!r}: {hint}use {', '.join(KEYS)}.")

@@ -43,8 +43,8 @@ class TargetLimits:
     def __init__(self, setting: LimitSetting) -> None:
         self.setting = dict(setting or {})
         for name, limit in self.setting.items():
-            is_number = isinstance(limit, int | float) and not isinstance(limit, bool)
-            if not (is_number and math.isfinite(limit) and limit > 0) and limit != UNIFORM:
+            number = -1.0 if isinstance(limit, str | bool | None) else float(limit)
+            if not (math.isfinite(number) and number > 0) and limit != UNIFORM:
                 raise InputError(
                     f"no_worse_than[{name!r}]={limit!r} must be a loss above 0, in nats, or "
                     f"{UNIFORM!r}."

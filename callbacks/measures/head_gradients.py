@@ -24,15 +24,14 @@ def find_head(network: nn.Module, name: str | None = None) -> nn.Linear:
     >>> find_head(nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 5), nn.Softmax(1)))
     Linear(in_features=3, out_features=5, bias=True)
     """
-    modules = dict(network.named_modules())
-    linear = [key for key, module in modules.items() if isinstance(module, nn.Linear)]
+    linear = {key: m for key, m in network.named_modules() if isinstance(m, nn.Linear)}
     if name is not None:
         if name not in linear:
             raise InputError(
                 f"head={name!r} must be the name of a linear layer of the network: "
-                f"{', '.join(linear[-3:]) or 'it has none'}."
+                f"{', '.join(list(linear)[-3:]) or 'it has none'}."
             )
-        return modules[name]  # type: ignore[return-value] # `linear` names nn.Linear only
+        return linear[name]
     own = getattr(network, "get_output_embeddings", None)  # of Hugging Face models
     head = own() if callable(own) else None
     if isinstance(head, nn.Linear):
@@ -41,7 +40,7 @@ def find_head(network: nn.Module, name: str | None = None) -> nn.Linear:
         raise InputError(
             f"network={type(network).__name__} has no linear layer, whose gradients R&B compares."
         )
-    return modules[linear[-1]]  # type: ignore[return-value] # `linear` names nn.Linear only
+    return list(linear.values())[-1]
 
 
 def sketch_matrix(outputs: int, rows: int, seed: int = 0) -> Tensor:

@@ -44,7 +44,7 @@ def virtual_step(module: MixtureModule, gradient: Gradient) -> Iterator[None]:
     finally:
         optimizer.zero_grad()
         with torch.no_grad():
-            torch._foreach_copy_(parameters, saved)
+            torch._foreach_copy_(list[Tensor](parameters), saved)
         optimizer.load_state_dict(state)
 
 

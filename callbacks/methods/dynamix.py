@@ -181,5 +181,5 @@ class DynamixReweighting(ReweightingCallback):
         reward = look_ahead_rewards(before / count, after / count)
         mean = self.smoothing * self._rewards + (1 - self.smoothing) * reward
         self._rewards = np.where(measured, mean, self._rewards)
-        self.keep_signal(trainer, reward, self._rewards)
+        self.keep_signal(trainer, np.nan_to_num(reward), self._rewards)
         return self._weights(), self.by_domain("reward", reward)

@@ -15,6 +15,7 @@ PRIOR = {"twin": 0.2, "other": 0.5, "noise": 0.3}
 LEARNED = [name for name, row in METHODS.items() if row.work is not None]
 SHORT = {
     "tandem": {"free_steps": 3, "probe_steps": 2, "measure_batches": 1},
+    "quad": {"period": 2, "clusters": 1, "measure_batches": 1},
     "skill_it": {"update_steps": 4, "learning_rate": 1.0, "graph": [[1.0], [0.5], [0.1]]},
     "aioli": {"update_steps": 12, "lp_rounds": 1, "lp_steps": 4, "learning_rate": 2.0},
     "tikmix": {"update_steps": 4, "measure_batches": 2},
