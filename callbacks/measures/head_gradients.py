@@ -68,7 +68,8 @@ class HeadGradients:
             projected to so many random directions, the same all the time, which keeps inner
             products up to noise; None for never.
 
-    A set of sums has M rows of `width` numbers: C (d + 1) for C outputs (or `sketch`) and d inputs.
+    A set of sums has M rows of `width` numbers: C d for C outputs (or `sketch`) and d inputs, and C
+    more if the head has a bias.
     """
 
     def __init__(self, head: nn.Linear, size: int, sketch: int | None) -> None:
@@ -78,7 +79,7 @@ class HeadGradients:
         if sketch is not None and min(outputs, head.in_features) > sketch:
             self._signs = sketch_matrix(outputs, sketch)
             outputs = sketch
-        self.width = outputs * (head.in_features + 1)
+        self.width = outputs * (head.in_features + (head.bias is not None))
         self.sums: Tensor | None = None  # [M, width]
 
     @contextmanager
@@ -122,10 +123,11 @@ class HeadGradients:
         if self._signs is not None:
             self._signs = self._signs.to(slopes)
             slopes = slopes @ self._signs
-        inputs, slopes = at_least_float32(inputs), at_least_float32(slopes).to(inputs.device)
-        weight = torch.bmm(slopes.mT, inputs.to(slopes))  # [B, C, d]
-        bias = slopes.sum(dim=1)[..., None]
-        rows = torch.cat([weight, bias], dim=2).flatten(1) * scale
+        slopes = at_least_float32(slopes)
+        inputs = inputs.to(slopes)
+        if self.head.bias is not None:  # it is the weight of an input that is always 1
+            inputs = nn.functional.pad(inputs, (0, 1), value=1.0)
+        rows = torch.bmm(slopes.mT, inputs).flatten(1)
         if self.sums is None:
             self.sums = rows.new_zeros(self.size, self.width)
-        self.sums.index_add_(0, domains, rows)
+        self.sums.index_add_(0, domains, rows, alpha=scale)
