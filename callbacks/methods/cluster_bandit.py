@@ -74,8 +74,8 @@ class ClusterBanditReweighting(ReweightingCallback):
       of the next round get equal shares of its training, and all others none. Those never measured
       come first, so the first M / `clusters` rounds see every domain.
     - "diversify": the domains measured longest ago are chosen, and their shares of the data are
-      multiplied by their rewards (`reassess`; a negative reward counts as 0), beside a constant
-      share of uniform weights, so that no domain is lost.
+      multiplied by 1 + their rewards (`reassess`), beside a constant share of uniform weights; so
+      no domain is lost by one noisy measurement.
 
     We know both papers' rules but not their code. Quad's influence has an inverse Hessian in place
     of the norms, and it picks samples within clusters too; Diversify's score compares generated
@@ -215,8 +215,7 @@ class ClusterBanditReweighting(ReweightingCallback):
             self._next()  # measures others
             return self.keep_weights(trainer, "a product of gradients is not finite", bad)
         self._totals[places] += reward
-        positive = np.maximum(reward[seen], 0.0)
-        self._shares = reassess(self._shares, places[seen], positive)
+        self._shares = reassess(self._shares, places[seen], 1.0 + reward[seen])
         mean = self._totals / np.where(self._visits > 0, self._visits, np.nan)
         self.keep_signal(trainer, np.nan_to_num(mean), self._visits)
         return self._next(), self.by_domain("reward", mean)

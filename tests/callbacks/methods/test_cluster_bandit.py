@@ -85,14 +85,13 @@ def many_clusters(size, **options):
     return MixtureDataModule(train, target=target, batch_size=12, **options)
 
 
-@pytest.mark.parametrize("rule", ["quad", "diversify"])
-def test_finds_the_few_good_clusters_among_many(rule, tmp_path):
-    settings = {"exploration": 0.02} if rule == "quad" else {}
-    method = ClusterBanditReweighting(rule, clusters=4, period=2, measure_batches=4, **settings)
-    trainer = quiet_trainer(tmp_path, callbacks=[method], max_epochs=40)
-    trainer.fit(toy_module(), datamodule=many_clusters(40))
+@pytest.mark.parametrize(("rule", "least"), [("quad", 0.4), ("diversify", 0.15)])
+def test_finds_the_few_good_clusters_among_many(rule, least, tmp_path):
+    method = ClusterBanditReweighting(rule, clusters=4, period=1, measure_batches=3)
+    trainer = quiet_trainer(tmp_path, callbacks=[method], max_epochs=45)
+    trainer.fit(toy_module(), datamodule=many_clusters(20))
     average = np.array(list(method.mixture.average.values()))
-    assert average[::10].sum() > 0.2  # of data that has a tenth of them
+    assert average[::10].sum() > least  # of data that has a tenth of them
     assert (method._visits > 0).all()
 
 
