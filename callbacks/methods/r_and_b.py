@@ -49,8 +49,9 @@ class RAndBReweighting(ReweightingCallback):
     G_ij = <g_i, g_j> / (n_i n_j); g_i is the sum, over the n_i training samples of domain i in the
     period, of their losses' gradients with respect to the head's weight and bias. They come from
     the training steps themselves: there is no other forward or backward, and the steps are those
-    of plain training to the bit. A domain that was not drawn in a period keeps its last mean
-    gradient; one that was never drawn counts as 0.
+    of plain training, to the bit unless the objective would compute the head in chunks: while it is
+    read, all of its outputs are in memory at once. A domain that was not drawn in a period keeps
+    its last mean gradient; one that was never drawn counts as 0.
 
     Beside the network it keeps two sets of M head gradients, in float32 and in checkpoints: 8 M C d
     bytes for C outputs and d inputs, with `sketch` in place of C if both are larger. For GPT-2's
