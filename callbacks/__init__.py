@@ -7,11 +7,14 @@ from tandem_pl.lazy import lazy_names
 if TYPE_CHECKING:
     from .methods.ado import ADOReweighting as ADOReweighting
     from .methods.aioli import AioliReweighting as AioliReweighting
+    from .methods.cluster_bandit import ClusterBanditReweighting as ClusterBanditReweighting
     from .methods.dga import DGAReweighting as DGAReweighting
     from .methods.doge import DoGEReweighting as DoGEReweighting
     from .methods.doremi import DoReMiReweighting as DoReMiReweighting
+    from .methods.dynamix import DynamixReweighting as DynamixReweighting
     from .methods.fixed import FixedMixture as FixedMixture
     from .methods.odm import ODMReweighting as ODMReweighting
+    from .methods.r_and_b import RAndBReweighting as RAndBReweighting
     from .methods.skill_it import SkillItReweighting as SkillItReweighting
     from .methods.tandem import TandemReweighting as TandemReweighting
     from .methods.tikmix import TiKMiXReweighting as TiKMiXReweighting
@@ -31,15 +34,18 @@ __getattr__, __dir__, __all__ = lazy_names(
         "ADOReweighting": "methods.ado",
         "AioliReweighting": "methods.aioli",
         "ClassificationMetrics": "monitoring.classification_metrics",
+        "ClusterBanditReweighting": "methods.cluster_bandit",
         "DGAReweighting": "methods.dga",
         "DoGEReweighting": "methods.doge",
         "DoReMiReweighting": "methods.doremi",
+        "DynamixReweighting": "methods.dynamix",
         "EvaluationTable": "monitoring.evaluation_table",
         "FixedMixture": "methods.fixed",
         "ImageSheet": "monitoring.image_sheet",
         "MixtureMonitor": "monitoring.monitor",
         "MovingAverage": "saving.moving_average",
         "ODMReweighting": "methods.odm",
+        "RAndBReweighting": "methods.r_and_b",
         "ReweightingCallback": "reweighting",
         "RunProgressBar": "monitoring.progress",
         "SampleScores": "saving.sample_scores",

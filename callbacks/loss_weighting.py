@@ -18,6 +18,7 @@ from tandem_pl.simplex import Array, exponentiated_step, projected_step, sum_to_
 from tandem_pl.training.micro_batches import split_batch
 from tandem_pl.training.mixture_module import MixtureModule
 
+from .anchor import AnchorSetting
 from .bad_domains import bad_domains
 from .reweighting import ReweightingCallback, Update
 
@@ -114,14 +115,23 @@ class LossWeighting(ReweightingCallback):
         smoothing: c of it.
         update: of it.
         episode_steps: steps in an episode; it decides how often weights are recorded and logged.
+        anchor: as of every method; see `callbacks.anchor`.
     """
 
     with_target = False  # whether training batches come with target samples
     counts_start = True  # whether the average counts the weights before the first step
+    anchors_updates = False  # each step's weights are anchored instead
     unit = "score"  # first part of the tags of the scores
 
-    def __init__(self, step_size: float, smoothing: float, update: str, episode_steps: int) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        step_size: float,
+        smoothing: float,
+        update: str,
+        episode_steps: int,
+        anchor: AnchorSetting = 0.0,
+    ) -> None:
+        super().__init__(anchor)
         check_share("smoothing", smoothing)
         check_choice("update", update, tuple(UPDATES))
         check_at_least("episode_steps", episode_steps, 1)
@@ -150,9 +160,10 @@ class LossWeighting(ReweightingCallback):
         """
         if np.isfinite(scores[present]).all():
             self.scores = np.where(present, scores, self.scores)
-            self.alpha = step_towards_scores(
+            alpha = step_towards_scores(
                 self.alpha, self.scores, self.step_size, self.smoothing, self.update_rule
             )
+            self.alpha = self.anchored(alpha)
             self._scores_total = self._scores_total + self.scores
             self._scores_counted += 1
         else:
@@ -179,8 +190,8 @@ class LossWeighting(ReweightingCallback):
             )
 
     def initial(self, trainer: Trainer) -> Array:
-        """Return the data module's weights."""
-        self.alpha = super().initial(trainer)
+        """Return the data module's weights, anchored."""
+        self.alpha = self.anchored(super().initial(trainer))
         self._weights_total = self.alpha * float(self.counts_start)
         return self.alpha
 

@@ -103,3 +103,44 @@ class Record:
         if "signals" in state:  # absent before the first update, and in old files
             sums = {"sums": state["signals"], "steps": state["signal_steps"]}
             self.signals.load_state_dict(sums | state.get("signal_blocks", {}))
+
+
+class Recorded:
+    """What a callback with a `record` shows of it."""
+
+    record: Record
+
+    @property
+    def trajectory(self) -> list[Array]:
+        """Weights [M] at the start and after each episode; thinned out for many, see above."""
+        return self.record.trajectory.rows
+
+    @property
+    def steps(self) -> list[int]:
+        """The global step of each row of the trajectory."""
+        return self.record.trajectory.row_steps
+
+    @property
+    def signals(self) -> list[Array]:
+        """What was measured [C, M] before each update; of many, means of updates in a row."""
+        return self.record.signals.means()
+
+    @property
+    def signal_steps(self) -> list[int]:
+        """The global step of each of `signals`."""
+        return self.record.signals.steps
+
+    @property
+    def history(self) -> Signal | None:
+        """What was measured before each update; None for a method that keeps nothing."""
+        return self.record.signal()
+
+    @property
+    def episodes(self) -> int:
+        """Updates so far."""
+        return self.record.updates
+
+    @property
+    def curves(self) -> Places:
+        """Numbers of the domains that have curves."""
+        return self.record.curves

@@ -12,12 +12,12 @@ import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from tandem_pl.curves import Places, by_name, domain_tags
+from tandem_pl.curves import by_name, domain_tags
 from tandem_pl.data_record import with_target
 from tandem_pl.episode import MEASURE, TRAIN, Handler, MixtureBatch, MixtureData, Plan
 from tandem_pl.errors import InputError
 from tandem_pl.mixture import Mixture
-from tandem_pl.run_files import Signal, write_run_files
+from tandem_pl.run_files import write_run_files
 from tandem_pl.simplex import Array, check_weights
 from tandem_pl.steadiness import Steadiness
 from tandem_pl.training.connection import check_parts, connect
@@ -25,16 +25,17 @@ from tandem_pl.training.mixture_module import MixtureModule
 from tandem_pl.training.run_folder import run_folder
 from tandem_pl.training.trainer_flags import is_dry_run
 
+from .anchor import Anchor, AnchorSetting
 from .declared_state import DeclaredState
 from .episode_end import finish_episode
 from .freezing import check_length, frozen_plan, next_plan
-from .record import Record
+from .record import Record, Recorded
 from .result import Judge, end_text, learned_mixture
 
 Update = tuple[Array, dict[str, float]]  # the next weights [M], and named values to log
 
 
-class ReweightingCallback(DeclaredState, Callback):
+class ReweightingCallback(DeclaredState, Recorded, Callback):
     """Learns or sets the domain weights, episode by episode.
 
     One epoch is one episode: the data module serves the batches that `plan` asked for, `observe`
@@ -57,17 +58,23 @@ class ReweightingCallback(DeclaredState, Callback):
     beyond 2^20 numbers (1048 updates of 1000 domains) is thinned: every 2nd row stays, then every
     4th and so on, always the last. Signals are averaged over as many updates instead. The average
     of the weights still counts every update (see `averaged`).
+
+    Args:
+        anchor: share of a prior in the weights, of all methods; see `anchor`.
     """
 
     method = "fixed"
     learns = True  # whether the weights are not known before the run
+    anchors_updates = True  # whether weights are to be anchored here, after each update
     stop_when_settled = False  # options of methods that have them: see `freezing`
     freeze_after: float | None = None
     signal_name: str | None = None  # file of what the method measures, without its suffix
     signal_columns: tuple[str, ...] = ()  # names of the C numbers that it keeps for a domain
 
-    def __init__(self) -> None:
+    def __init__(self, anchor: AnchorSetting = 0.0) -> None:
         super().__init__()
+        self.anchor = anchor
+        self._anchor = Anchor(anchor)
         self.data: MixtureData  # of the run; set by `setup`
         self.domains: tuple[str, ...] = ()
         self.tags: tuple[str, ...] = ()  # last parts of the domains' tags
@@ -148,46 +155,15 @@ class ReweightingCallback(DeclaredState, Callback):
         """Return `tag/DOMAIN` -> value of [M], for domains that have curves and unless NaN."""
         return by_name(tag, self.tags, values, self.curves)
 
+    def anchored(self, weights: Array) -> Array:
+        """Return weights [M] with the share of the prior that the `anchor` option asks for."""
+        return self._anchor(weights, self.lowest())
+
     # ---- the result ----
-
-    @property
-    def trajectory(self) -> list[Array]:
-        """Weights [M] at the start and after each episode; thinned out for many, see above."""
-        return self.record.trajectory.rows
-
-    @property
-    def steps(self) -> list[int]:
-        """The global step of each row of the trajectory."""
-        return self.record.trajectory.row_steps
-
-    @property
-    def signals(self) -> list[Array]:
-        """What was measured [C, M] before each update; of many, means of updates in a row."""
-        return self.record.signals.means()
-
-    @property
-    def signal_steps(self) -> list[int]:
-        """The global step of each of `signals`."""
-        return self.record.signals.steps
-
-    @property
-    def history(self) -> Signal | None:
-        """What was measured before each update; None for a method that keeps nothing."""
-        return self.record.signal()
-
-    @property
-    def episodes(self) -> int:
-        """Updates so far."""
-        return self.record.updates
 
     def tried(self) -> int:
         """Return how many updates there were, with those that were skipped."""
         return self.episodes
-
-    @property
-    def curves(self) -> Places:
-        """Numbers of the domains that have curves."""
-        return self.record.curves
 
     @property
     def mixture(self) -> Mixture:
@@ -214,7 +190,10 @@ class ReweightingCallback(DeclaredState, Callback):
         self.reset_state()
         check_length(self.freeze_after, trainer)
         self.check(trainer, module)
+        self._anchor.prepare(self.data)
         self.weights = self.initial(trainer)
+        if self.anchors_updates:
+            self.weights = self.anchored(self.weights)
         self.record.start(self.weights)
         self._written, self._judge = -1, Judge()
         connect(module, self.data, self)
@@ -238,8 +217,11 @@ class ReweightingCallback(DeclaredState, Callback):
             self.observe_training(trainer, outputs, batch)
         if not batch.last:
             return
-        self.weights, self.metrics = self.update(trainer, pl_module)
-        check_weights(self.weights, len(self.domains), f"{type(self).__name__}.update")
+        weights, self.metrics = self.update(trainer, pl_module)
+        check_weights(weights, len(self.domains), f"{type(self).__name__}.update")
+        if self.anchors_updates and weights is not self.weights:  # not of a skipped update
+            weights = self.anchored(weights)
+        self.weights = weights
         self.record.add_weights(trainer.global_step, self.weights)
         self.data.begin_episode(next_plan(self, trainer))
         values = self.by_domain("mixture/weight", self.weights) | self.metrics

@@ -16,6 +16,7 @@ from tandem_pl.episode import TRAIN, MixtureBatch, Plan, Segment
 from tandem_pl.objectives.samples import at_least_float32
 from tandem_pl.simplex import Array
 
+from .anchor import AnchorSetting
 from .bad_domains import list_domains
 from .measures.gathering import gather_columns
 from .reweighting import ReweightingCallback, Update
@@ -31,10 +32,11 @@ class TrainingLossReweighting(ReweightingCallback):
 
     Args:
         period: training batches between updates.
+        anchor: as of every method; see `callbacks.anchor`.
     """
 
-    def __init__(self, period: int) -> None:
-        super().__init__()
+    def __init__(self, period: int, anchor: AnchorSetting = 0.0) -> None:
+        super().__init__(anchor)
         check_at_least("period", period, 1)
         self.period = period
         # [2, B] each: domains and losses of all ranks

@@ -25,13 +25,14 @@ class Alignment(NamedTuple):
     """What `align` measures, over all ranks' samples.
 
     `products` [M] are <g_m, g_target>, `norms` [M] are ||g_m||, `counts` [M] the samples; a domain
-    without a sample has zeros. `losses` [B] are this rank's.
+    without a sample has zeros. `losses` [B] are this rank's; `target_norm` is ||g_target||.
     """
 
     products: Array
     norms: Array
     counts: Array
     losses: Tensor
+    target_norm: float = 0.0
 
 
 def align(
@@ -82,8 +83,9 @@ def align(
                 losses[batch.domains == domain] = mine
     if own == "others":
         products -= norms**2
-    numbers = from_first_rank(module.trainer, np.stack([products, norms, counts]))
-    return Alignment(numbers[0], numbers[1], numbers[2], losses)
+    length = np.full(size, norm(target))
+    numbers = from_first_rank(module.trainer, np.stack([products, norms, counts, length]))
+    return Alignment(numbers[0], numbers[1], numbers[2], losses, float(numbers[3, 0]))
 
 
 def clip(gradient: Gradient, max_norm: float | None) -> float:

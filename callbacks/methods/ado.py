@@ -8,6 +8,7 @@ import numpy as np
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
+from tandem_pl.callbacks.anchor import AnchorSetting
 from tandem_pl.callbacks.measures.power_law import PowerLaw, fit_power_law, smooth
 from tandem_pl.callbacks.reweighting import Update
 from tandem_pl.callbacks.training_losses import Ints, TrainingLossReweighting, domain_means
@@ -85,6 +86,7 @@ class ADOReweighting(TrainingLossReweighting):
             domains, so 0.22.
         least_loss: smallest irreducible loss that a fit may find, in nats; theirs is 1.65, made
             for losses of tokens. None takes half of a domain's lowest smoothed loss.
+        anchor: as of every method; see `callbacks.anchor`.
 
     It costs nothing beyond training but the fits, on the CPU of the first rank.
 
@@ -114,8 +116,9 @@ class ADOReweighting(TrainingLossReweighting):
         ignore_steps: int = 1000,
         floor: float = 0.22,
         least_loss: float | None = None,
+        anchor: AnchorSetting = 0.0,
     ) -> None:
-        super().__init__(period)
+        super().__init__(period, anchor)
         check_at_least("start_step", start_step, 1)
         check_at_least("fit_every", fit_every, 1)
         check_at_least("ignore_steps", ignore_steps, 0)

@@ -9,9 +9,11 @@ import numpy as np
 import torch
 from lightning.pytorch import Trainer
 
+from tandem_pl.callbacks.anchor import AnchorSetting
 from tandem_pl.callbacks.bad_domains import bad_domains
 from tandem_pl.callbacks.measures.target_evaluation import TargetEvaluation
 from tandem_pl.callbacks.reweighting import ReweightingCallback, Update
+from tandem_pl.callbacks.target_limits import NO_MIXTURE, LimitSetting, TargetLimits
 from tandem_pl.checks import check_at_least, check_below_one, check_positive
 from tandem_pl.episode import PROBE, TRAIN, TRIAL, Handler, MixtureBatch, Outputs, Plan, Segment
 from tandem_pl.errors import InputError
@@ -123,6 +125,8 @@ class AioliReweighting(ReweightingCallback):
         ema: weight of the old A in a running mean, which also removes `p_before` (see
             `aioli_weights`); None for neither.
         evaluation_samples: of each target domain; None for all.
+        no_worse_than: target domain -> loss or "uniform run"; see `callbacks.target_limits`.
+        anchor: as of every method; see `callbacks.anchor`.
 
     A round costs (M lp_rounds + 1) E/3 proxy steps beyond training, for E batches of target data:
     with many domains that is more than the training, unless `evaluation_samples` is small.
@@ -154,8 +158,12 @@ class AioliReweighting(ReweightingCallback):
         lp_steps: int = 4,
         ema: float | None = None,
         evaluation_samples: int | None = 32,
+        no_worse_than: LimitSetting = None,
+        anchor: AnchorSetting = 0.0,
     ) -> None:
-        super().__init__()
+        super().__init__(anchor)
+        self.no_worse_than = no_worse_than
+        self._limits = TargetLimits(no_worse_than)
         check_at_least("update_steps", update_steps, 1)
         check_at_least("lp_rounds", lp_rounds, 1)
         check_at_least("lp_steps", lp_steps, 1)
@@ -192,6 +200,7 @@ class AioliReweighting(ReweightingCallback):
                 f"at least {visiting}."
             )
         self.evaluation.prepare(self.data, type(self).__name__)
+        self._limits.prepare(self.evaluation.names)
 
     def plan(self) -> Plan:
         """Return training, then the visits."""
@@ -237,5 +246,9 @@ class AioliReweighting(ReweightingCallback):
             before = matrix if self._mean is None else self._mean
             matrix = self._mean = (1 - self.ema) * matrix + self.ema * before
         self.keep_signal(trainer, matrix.sum(axis=0))
-        weights = aioli_weights(self.weights, matrix, self.learning_rate, self.ema is not None)
-        return weights, metrics
+        wanted = aioli_weights(self.weights, matrix, self.learning_rate, self.ema is not None)
+        kept = self._limits.keep(trainer, wanted, self.weights, matrix, losses[-1])
+        if kept is None:
+            weights, more = self.keep_weights(trainer, NO_MIXTURE)
+            return weights, metrics | more
+        return kept, metrics

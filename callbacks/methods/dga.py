@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from lightning.pytorch import Trainer
 
+from tandem_pl.callbacks.anchor import AnchorSetting
 from tandem_pl.callbacks.bad_domains import bad_domains
 from tandem_pl.callbacks.measures.alignment import align
 from tandem_pl.callbacks.measures.influence import means_or_row_mean
@@ -74,6 +75,7 @@ class DGAReweighting(ReweightingCallback):
         ema: beta, share of the old weights in those drawn with, 0 to below 1.
         distributions: [K][M] shares of the domains in K basis mixtures, for many domains: only the
             K shares of these are learned, starting equal. None for the domains themselves.
+        anchor: as of every method; see `callbacks.anchor`.
 
     Raises:
         InputError: for settings out of range, no target data, measure batches with fewer samples
@@ -103,8 +105,9 @@ class DGAReweighting(ReweightingCallback):
         learning_rate: LearningRate = "auto",
         ema: float = 0.8,
         distributions: list[list[float]] | None = None,
+        anchor: AnchorSetting = 0.0,
     ) -> None:
-        super().__init__()
+        super().__init__(anchor)
         check_at_least("period", period, 1)
         check_at_least("measure_batches", measure_batches, 1)
         check_learning_rate(learning_rate)

@@ -9,6 +9,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 
+from tandem_pl.callbacks.anchor import AnchorSetting
 from tandem_pl.callbacks.loss_weighting import LossWeighting, sample_weights, weighted_step
 from tandem_pl.callbacks.measures.alignment import Alignment, align
 from tandem_pl.checks import check_choice, check_positive
@@ -80,6 +81,7 @@ class DoGEReweighting(LossWeighting):
         update: "exponentiated" is DoGE's; "projected" is TANDEM's rule with the hyper-gradient
             Delta_m = -score_m / mu.
         episode_steps: steps between two rows of the trajectory.
+        anchor: as of every method; see `callbacks.anchor`.
 
     Raises:
         InputError: for settings out of range, or no target data with target="target".
@@ -111,9 +113,10 @@ class DoGEReweighting(LossWeighting):
         smoothing: float = 0.0,
         update: Literal["exponentiated", "projected"] = "exponentiated",
         episode_steps: int = 50,
+        anchor: AnchorSetting = 0.0,
     ) -> None:
         check_positive("mu", mu)
-        super().__init__(1.0 / mu, smoothing, update, episode_steps)
+        super().__init__(1.0 / mu, smoothing, update, episode_steps, anchor)
         check_choice("target", target, tuple(OWN_GRADIENTS))
         check_choice("score", score, ("plain", "official"))
         check_positive("max_norm", max_norm)

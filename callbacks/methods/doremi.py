@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
+from tandem_pl.callbacks.anchor import AnchorSetting
 from tandem_pl.callbacks.loss_weighting import LossWeighting, sample_weights, weighted_step
 from tandem_pl.callbacks.measures.gathering import gather_sum
 from tandem_pl.checks import check_choice, check_positive
@@ -66,6 +67,7 @@ class DoReMiReweighting(LossWeighting):
             weights s, which are alpha's start too: give it those that the reference was trained
             with. A sample then weighs alpha/s in place of alpha with loss_mean="sample"; means of
             domains need no such correction.
+        anchor: as of every method; see `callbacks.anchor`.
 
     Raises:
         InputError: for settings out of range, a domain of weight 0 with sampling="weights", or a
@@ -97,8 +99,9 @@ class DoReMiReweighting(LossWeighting):
         update: Literal["exponentiated", "projected"] = "exponentiated",
         episode_steps: int = 50,
         sampling: Literal["even", "weights"] = "even",
+        anchor: AnchorSetting = 0.0,
     ) -> None:
-        super().__init__(learning_rate, smoothing, update, episode_steps)
+        super().__init__(learning_rate, smoothing, update, episode_steps, anchor)
         check_positive("learning_rate", learning_rate)
         check_choice("loss_mean", loss_mean, ("domain", "sample"))
         check_choice("sampling", sampling, ("even", "weights"))

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from lightning.pytorch import Trainer
 
+from tandem_pl.callbacks.anchor import AnchorSetting
 from tandem_pl.callbacks.bad_domains import bad_domains
 from tandem_pl.callbacks.measures.target_evaluation import TargetEvaluation
 from tandem_pl.callbacks.reweighting import Update
@@ -100,6 +101,7 @@ class ODMReweighting(TrainingLossReweighting):
             training domain then needs a target domain of its name; other target domains do not
             count. All domains are measured, drawn or not, so rule="paper" divides by no weight.
         evaluation_samples: of each target domain, for reward="validation"; None for all.
+        anchor: as of every method; see `callbacks.anchor`.
 
     It costs nothing beyond training, or, with reward="validation", E/3 proxy steps a period for E
     batches of target data. The result is the schedule; its average is for a second stage.
@@ -129,8 +131,9 @@ class ODMReweighting(TrainingLossReweighting):
         warmup_steps: int = 0,
         reward: Literal["train", "validation"] = "train",
         evaluation_samples: int | None = 128,
+        anchor: AnchorSetting = 0.0,
     ) -> None:
-        super().__init__(period)
+        super().__init__(period, anchor)
         check_choice("rule", rule, RULES)
         check_below_one("smoothing", smoothing)
         check_at_least("warmup_steps", warmup_steps, 0)

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
+from tandem_pl.callbacks.anchor import AnchorSetting
 from tandem_pl.callbacks.bad_domains import bad_domains
 from tandem_pl.callbacks.measures.skill_graph import (
     LEARN,
@@ -22,6 +23,7 @@ from tandem_pl.callbacks.measures.skill_graph import (
 )
 from tandem_pl.callbacks.measures.target_evaluation import TargetEvaluation
 from tandem_pl.callbacks.reweighting import ReweightingCallback, Update
+from tandem_pl.callbacks.target_limits import NO_MIXTURE, LimitSetting, TargetLimits
 from tandem_pl.checks import check_at_least, check_positive
 from tandem_pl.episode import PROBE, TRAIN, TRIAL, Handler, MixtureBatch, Outputs, Plan, Segment
 from tandem_pl.errors import InputError
@@ -68,6 +70,8 @@ class SkillItReweighting(ReweightingCallback):
         graph_steps: steps on each domain, for "learn": a multiple of `update_steps`, because that
             is an episode's length; None for `update_steps`.
         evaluation_samples: of each target domain; None for all.
+        no_worse_than: target domain -> loss or "uniform run"; see `callbacks.target_limits`.
+        anchor: as of every method; see `callbacks.anchor`.
 
     An episode costs E/3 proxy steps beyond training, for E batches of target data; learning the
     graph costs M graph_steps + (M + 1) E/3 once.
@@ -99,8 +103,12 @@ class SkillItReweighting(ReweightingCallback):
         graph: str | list[list[float]] | dict[str, dict[str, float]] = LEARN,
         graph_steps: int | None = None,
         evaluation_samples: int | None = 128,
+        no_worse_than: LimitSetting = None,
+        anchor: AnchorSetting = 0.0,
     ) -> None:
-        super().__init__()
+        super().__init__(anchor)
+        self.no_worse_than = no_worse_than
+        self._limits = TargetLimits(no_worse_than)
         check_at_least("update_steps", update_steps, 1)
         check_at_least("window", window, 1)
         if graph_steps is not None and (graph_steps < 1 or graph_steps % update_steps):
@@ -130,6 +138,7 @@ class SkillItReweighting(ReweightingCallback):
     def initial(self, trainer: Trainer) -> Array:
         """Return exp(eta A 1) for a given graph; the data module's weights until one is learned."""
         self.evaluation.prepare(self.data, type(self).__name__)
+        self._limits.prepare(self.evaluation.names)
         if self.graph == LEARN:
             return super().initial(trainer)
         return self._use_graph(read_graph(self.graph, self.domains, self.evaluation.names))
@@ -170,7 +179,12 @@ class SkillItReweighting(ReweightingCallback):
         self._losses = [*self._losses, losses][-self.window :]
         window = np.stack(self._losses)
         self.keep_signal(trainer, self._graph @ window.sum(axis=0))
-        return skill_it_weights(self._graph, window, self.learning_rate), metrics
+        wanted = skill_it_weights(self._graph, window, self.learning_rate)
+        kept = self._limits.keep(trainer, wanted, self.weights, self._graph.T, losses)
+        if kept is None:
+            weights, more = self.keep_weights(trainer, NO_MIXTURE)
+            return weights, metrics | more
+        return kept, metrics
 
     def _learn_graph(self, trainer: Trainer, module: Any) -> Update:
         assert self._snapshot is not None

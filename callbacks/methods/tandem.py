@@ -13,6 +13,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
+from tandem_pl.callbacks.anchor import AnchorSetting
 from tandem_pl.callbacks.bad_domains import list_domains
 from tandem_pl.callbacks.episode_lengths import (
     AUTO,
@@ -88,6 +89,7 @@ class TandemReweighting(ReweightingCallback):
             third of the updates, for runs of which only the mixture is wanted.
         freeze_after: share of the run after which it trains on with the average of the weights,
             without probing and measuring; None to learn to the end.
+        anchor: as of every method; see `callbacks.anchor`.
 
     An episode costs E + 3K - 1 + 2/3 (V + S) proxy steps and trains the proxy for E + K.
 
@@ -129,8 +131,9 @@ class TandemReweighting(ReweightingCallback):
         statistics_batches: int = 0,
         stop_when_settled: bool = False,
         freeze_after: float | None = None,
+        anchor: AnchorSetting = 0.0,
     ) -> None:
-        super().__init__()
+        super().__init__(anchor)
         check_batches("free_steps", free_steps, 0)
         check_at_least("probe_steps", probe_steps, 1)
         check_batches("measure_batches", measure_batches, 1)

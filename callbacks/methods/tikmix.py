@@ -9,7 +9,9 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from numpy.typing import NDArray
 
+from tandem_pl.callbacks.anchor import AnchorSetting
 from tandem_pl.callbacks.bad_domains import bad_domains
+from tandem_pl.callbacks.measures.gathering import from_first_rank, gather_sum
 from tandem_pl.callbacks.measures.influence import (
     means_or_row_mean,
     scaled_influence,
@@ -17,6 +19,7 @@ from tandem_pl.callbacks.measures.influence import (
     tikmix_weights,
 )
 from tandem_pl.callbacks.reweighting import ReweightingCallback, Update
+from tandem_pl.callbacks.target_limits import NO_MIXTURE, LimitSetting, TargetLimits
 from tandem_pl.checks import check_at_least, check_below_one, check_choice, check_positive
 from tandem_pl.episode import MEASURE, TRAIN, Handler, MixtureBatch, Outputs, Plan, Segment
 from tandem_pl.errors import InputError
@@ -59,6 +62,8 @@ class TiKMiXReweighting(ReweightingCallback):
         gain: b of it.
         entropy: c of it.
         ema: weight of the old S in a running mean; 0 for none.
+        no_worse_than: target domain -> loss or "uniform run"; see `callbacks.target_limits`.
+        anchor: as of every method; see `callbacks.anchor`.
 
     An episode costs 2 V proxy steps beyond training.
 
@@ -93,8 +98,12 @@ class TiKMiXReweighting(ReweightingCallback):
         gain: float = 1.0,
         entropy: float = 1.0,
         ema: float = 0.5,
+        no_worse_than: LimitSetting = None,
+        anchor: AnchorSetting = 0.0,
     ) -> None:
-        super().__init__()
+        super().__init__(anchor)
+        self.no_worse_than = no_worse_than
+        self._limits = TargetLimits(no_worse_than)
         check_at_least("update_steps", update_steps, 1)
         check_at_least("measure_batches", measure_batches, 1)
         check_choice("hessian", hessian, HESSIANS)
@@ -113,6 +122,8 @@ class TiKMiXReweighting(ReweightingCallback):
         # [2, M', M] sums of influences, and numbers of batches that had both domains
         self._sums = self.add_state("_sums", lambda: np.zeros((2, 0, 0)))
         self._mean: Array | None = self.add_state("_mean", lambda: None)  # [M', M] of S
+        # [2, M'] of this rank: sums of target losses, and numbers of samples
+        self._losses = self.add_state("_losses", lambda: np.zeros((2, 0)))
 
     def check(self, trainer: Trainer, module: MixtureModule) -> None:
         """Raise an error if measure batches cannot hold every domain."""
@@ -126,6 +137,9 @@ class TiKMiXReweighting(ReweightingCallback):
     def initial(self, trainer: Trainer) -> Array:
         """Return the data module's weights, which are also the prior."""
         self._sums = np.zeros((2, len(self.data.target_sets), len(self.domains)))
+        self._losses = np.zeros((2, len(self.data.target_sets)))
+        names = zip(self.data.target_sets, self._wanted_targets(), strict=True)
+        self._limits.prepare([name for name, wanted in names if wanted])
         self._prior = super().initial(trainer)
         return self._prior
 
@@ -169,6 +183,7 @@ class TiKMiXReweighting(ReweightingCallback):
                 module, *both, len(self.data.target_sets), batch.step, TARGET_SALT
             ):
                 target_losses[batch.target_domains == i] = mine.float()
+                self._losses[:, i] += float(mine.double().sum()), len(mine)
                 targets.append((self._precondition(module, gradient), count))
             for m, gradient, mine, count in domain_gradients(
                 module, batch.domains, batch.samples, len(self.domains), batch.step
@@ -197,6 +212,8 @@ class TiKMiXReweighting(ReweightingCallback):
     def update(self, trainer: Trainer, module: Any) -> Update:
         """Compute S and its running mean, and return the solver's weights."""
         (total, count), self._sums = self._sums, np.zeros_like(self._sums)
+        loss, samples = from_first_rank(trainer, gather_sum(trainer, self._losses))
+        self._losses = np.zeros_like(self._losses)
         influence = means_or_row_mean(total, count)
         if not np.isfinite(influence).all():
             bad = bad_domains(self.domains, influence)
@@ -204,11 +221,14 @@ class TiKMiXReweighting(ReweightingCallback):
         if self.ema and self._mean is not None:
             influence = (1 - self.ema) * influence + self.ema * self._mean
         self._mean = influence
-        influence = influence[self._wanted_targets()]  # the others were never measured
+        wanted = self._wanted_targets()
+        influence = influence[wanted]  # the others were never measured
         self.keep_signal(trainer, scaled_influence(influence).sum(axis=0))
         weights = tikmix_weights(influence, self._prior, self.spread, self.gain, self.entropy)
         # one rank's solution for all, in case their libraries differ
         weights = trainer.strategy.broadcast(weights)
         if weights is None:
             return self.keep_weights(trainer, "the solver found no better mixture than the prior")
-        return weights, {}
+        losses = (loss / np.maximum(samples, 1))[wanted]
+        kept = self._limits.keep(trainer, weights, self.weights, influence, losses)
+        return self.keep_weights(trainer, NO_MIXTURE) if kept is None else (kept, {})

@@ -69,6 +69,10 @@ CASES: dict[str, Case] = {
     "odm": Case({"period": 5}, above=(("noise", "twin"),)),
     "ado": Case({"period": 5, "start_step": 30, "fit_every": 15, "ignore_steps": 0}),
     "dga": Case({"period": 4, "measure_batches": 2}),
+    "quad": Case({"clusters": 1, "period": 4, "measure_batches": 1}, epochs=4),
+    "diversify": Case({"clusters": 2, "period": 4}),
+    "dynamix": Case({"period": 4, "smoothing": 0.5}),
+    "r_and_b": Case({"period": 5, "shares": {"twin": 1, "other": 1, "noise": 0}}),
 }
 
 CASES |= {name: GIVEN for name, row in METHODS.items() if row.callback == "FixedMixture"}
