@@ -13,12 +13,12 @@ from torch.utils._pytree import tree_map
 from torch.utils.data import default_collate
 
 from tandem_pl.datamodules import MixtureDataModule
+from tandem_pl.datamodules.planning.allocation import Ints
 from tandem_pl.datamodules.planning.loading import PlannedSamples
-from tandem_pl.datamodules.planning.sampler import MixtureBatchSampler, PlannedBatch
-from tandem_pl.datamodules.planning.sizes import tokens_per_sample
-from tandem_pl.datamodules.planning.stream import make_streams
+from tandem_pl.datamodules.planning.sampler import PlannedBatch
+from tandem_pl.datamodules.planning.stream import Stream
 from tandem_pl.datamodules.text.packed_blocks import PackedBlocks
-from tandem_pl.episode import TRAIN, Segment
+from tandem_pl.episode import TRAIN, MixtureBatch
 from tandem_pl.simplex import Array
 
 MOST_TABLE_BYTES = 2**31  # of blocks that are held on the device
@@ -26,6 +26,9 @@ MOST_TABLE_BYTES = 2**31  # of blocks that are held on the device
 
 class StackedBatches:
     """Yields the samples [R, B, ...] of each step, on a device.
+
+    Network r gets the batches of a run on mixture r: its shares are drawn by the same `Stream`, and
+    only the order within the domains is looked up for all networks in one call.
 
     Args:
         data: after its `setup`.
@@ -37,40 +40,57 @@ class StackedBatches:
     def __init__(
         self, data: MixtureDataModule, mixtures: Array, steps: int, device: torch.device
     ) -> None:
-        self.data, self.device = data, device
-        self.samplers = [_sampler(data, weights, steps) for weights in mixtures]
-        self.table = _blocks(data, device)
-        sizes = list(data.domain_sizes().values())
-        self.starts = np.cumsum([0, *sizes[:-1]])  # each domain's first row of the table
+        self.data, self.mixtures, self.steps, self.device = data, mixtures, steps, device
+        sizes = data.domain_sizes()
+        self._draws = _Draws("train", sizes, data.seed, data.allocation)
+        self._stream = Stream("train", sizes, data.seed, data.allocation)
+        self._stream.pools = np.array(list(data.pools.sizes().values()), np.int64)
+        self._cursors = [self._stream.start() for _ in mixtures]
+        self._table = _blocks(data, device)
+        self._starts = np.cumsum([0, *list(sizes.values())[:-1]])  # each domain's rows in it
 
     def __iter__(self) -> Iterator[Any]:
         fetch = PlannedSamples(self.data.train_sets, {}, self.data.collate_fn, self.data.seed)
-        for planned in zip(*self.samplers, strict=True):
-            for sampler in self.samplers:
-                sampler.consume(planned[0].step)
-            if self.table is not None:
-                rows = np.stack([self.starts[one.domains] + one.indices for one in planned])
-                yield {"input_ids": self.table[torch.from_numpy(rows).to(self.device)].long()}
+        for step in range(self.steps):
+            domains, indices = self._plan(step)
+            if self._table is None:
+                parts = zip(domains, indices, strict=True)
+                yield self._collated([fetch[self._planned(step, *part)] for part in parts])
             else:
-                yield self._collated(fetch, planned)
+                rows = torch.from_numpy(self._starts[domains] + indices).to(self.device)
+                yield {"input_ids": self._table[rows].long()}
 
-    def seen(self) -> list[dict[str, Array]]:
-        """Return what each network was trained on, see `MixtureBatchSampler.seen`."""
-        tokens = tokens_per_sample(self.data.train_sets)
-        return [sampler.seen(tokens) for sampler in self.samplers]
+    @property
+    def drawn(self) -> Ints:
+        """[R, M] samples that each network was trained on."""
+        return np.stack([drawn for _, drawn in self._cursors])
 
-    def _collated(self, fetch: PlannedSamples, planned: tuple[PlannedBatch, ...]) -> Any:
-        batches = [move_data_to_device(fetch[one], self.device) for one in planned]
-        samples = [self.data.transform_on_device(batch).samples for batch in batches]
+    def _plan(self, step: int) -> tuple[Ints, Ints]:
+        """Return domains and indices [R, B] of the next step."""
+        taken = []
+        for row, weights in enumerate(self.mixtures):
+            *part, self._cursors[row] = self._draws.take(
+                self._cursors[row], weights, self.data.batch_size, step
+            )
+            taken.append(part)
+        domains, numbers = np.array(taken).swapaxes(0, 1)
+        indices = self._stream.order(domains.ravel(), numbers.ravel())
+        return domains, indices.reshape(domains.shape)
+
+    def _planned(self, step: int, domains: Ints, indices: Ints) -> PlannedBatch:
+        return PlannedBatch(TRAIN, step, step == 0, step == self.steps - 1, domains, indices)
+
+    def _collated(self, batches: list[MixtureBatch]) -> Any:
+        on_device = [move_data_to_device(batch, self.device) for batch in batches]
+        samples = [self.data.transform_on_device(batch).samples for batch in on_device]
         return tree_map(lambda *parts: torch.stack(parts), *samples)
 
 
-def _sampler(data: MixtureDataModule, weights: Array, steps: int) -> MixtureBatchSampler:
-    streams = make_streams(data.domain_sizes(), {}, data.seed, data.allocation)
-    sampler = MixtureBatchSampler(streams, None, data.batch_size)
-    sampler.draw_from(data.pools.sizes())
-    sampler.begin([Segment(TRAIN, steps, tuple(weights.tolist()))])
-    return sampler
+class _Draws(Stream):
+    """A stream that gives the numbers of the draws, and leaves their order to the caller."""
+
+    def order(self, domains: Ints, number: Ints) -> Ints:
+        return number
 
 
 def _blocks(data: MixtureDataModule, device: torch.device) -> Tensor | None:

@@ -14,6 +14,7 @@ from tandem_pl.callbacks import FixedMixture
 from tandem_pl.datamodules import MixtureDataModule
 from tandem_pl.datamodules.text.blocks import BlockWriter
 from tandem_pl.datamodules.text.packed_blocks import PackedBlocks
+from tandem_pl.episode import TRAIN, Segment
 from tandem_pl.networks import causal_language_model
 from tandem_pl.objectives import CausalLanguageModeling, Classification
 from tandem_pl.schedules import WarmupCosine
@@ -96,15 +97,14 @@ def classes():
 )
 def test_losses_are_those_of_separate_runs(tmp_path, make_module, make_data):
     stack, losses, batches = together(make_module(), make_data(tmp_path))
-    assert (batches.table is None) == (make_module is batch_norm_module)
+    assert (batches._table is None) == (make_module is batch_norm_module)
     for number, weights in enumerate(MIXTURES):
         data = make_data(tmp_path)
         expected, network = alone(tmp_path, make_module(), data, weights)
         assert torch.allclose(losses[:, number], expected, rtol=0, atol=1e-5)
         for name, buffer in network.named_buffers():
             assert torch.allclose(stack.buffers[name][number], buffer, atol=1e-5)
-        seen = batches.seen()[number]
-        assert seen["samples"].tolist() == data.seen_arrays()["samples"].tolist()
+        assert batches.drawn[number].tolist() == data.seen_arrays()["samples"].tolist()
         one = next(iter(data.evaluation_loader(data.train_sets)))
         measured = stack.measure(one.samples, len(one.domains))[number]
         with torch.no_grad():
@@ -114,13 +114,17 @@ def test_losses_are_those_of_separate_runs(tmp_path, make_module, make_data):
 
 
 def test_repeats_match_those_of_a_longer_run(tmp_path):
-    data = blocks(tmp_path, final_samples=16 * STEPS * 8)
-    data.trainer = quiet_trainer(tmp_path, max_steps=STEPS)
-    _, _, batches = together(language_module(), data)
-    expected = blocks(tmp_path, final_samples=16 * STEPS * 8)
-    alone(tmp_path, language_module(), expected, MIXTURES[0])
-    assert batches.seen()[0]["epochs"].tolist() == expected.seen_arrays()["epochs"].tolist()
-    assert data.pools.sizes() == {"a": 3, "b": 4, "c": 4}
+    steps = 5
+    made = [blocks(tmp_path, final_samples=16 * steps * 8) for _ in range(2)]
+    for data in made:
+        data.trainer = quiet_trainer(tmp_path, max_steps=steps)
+        data.setup("fit")
+    assert made[0].pools.sizes() == {"a": 3, "b": 4, "c": 4}
+    batches = StackedBatches(made[0], MIXTURES, steps, CPU)
+    weights = tuple(MIXTURES[0].tolist())
+    made[1].begin_episode([Segment(TRAIN, steps, weights)])
+    for own, batch in zip(batches, made[1].rest_of_episode(), strict=True):
+        assert torch.equal(own["input_ids"][0], batch.samples["input_ids"])
 
 
 def test_a_loss_that_is_not_finite_stays_with_its_network(tmp_path):
