@@ -1,4 +1,4 @@
-"""`tandem search fit`: a mixture from a table of runs."""
+"""`tandem search run` makes a table of runs, and `tandem search fit` a mixture from a table."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from typing import Any
 from tandem_pl.errors import InputError, did_you_mean
 
 from .arguments import run_verb
+from .search_run import search_run
 
 EPILOG = """examples:
+  tandem search run configs/search_restricted.yaml
   tandem search fit runs.csv --metric loss --out search
   tandem search fit mixtures.csv --losses losses.csv --law gaussian_process
   tandem search fit runs.csv --tokens 1e11 --tokens_per_domain corpus --repeats 4 --no_worse
@@ -161,14 +163,17 @@ def search_fit(
     )
 
 
-ACTIONS = {"fit": search_fit}
+ACTIONS = {"run": search_run, "fit": search_fit}
 
 
 def main(arguments: Sequence[str]) -> None:
     """Run the action that `arguments[1]` names."""
     action = arguments[1] if len(arguments) > 1 else ""
     if action in ("", "-h", "--help"):
-        print("usage: tandem search fit RUNS [OPTIONS]\n\nOptions: tandem search fit --help")
+        print(
+            "usage: tandem search run CONFIG [OPTIONS]\n       tandem search fit RUNS [OPTIONS]\n\n"
+            "Options: tandem search run --help, tandem search fit --help"
+        )
         return
     if action not in ACTIONS:
         raise InputError(

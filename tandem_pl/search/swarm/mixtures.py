@@ -73,7 +73,7 @@ def draw_mixtures(
             break
         shares = np.zeros(len(centre))
         shares[used] = next(draws)
-        if (shares > caps).any():
+        if (shares > caps).any() or shares.max() < least:
             continue
         shares = _normalised(np.where(shares < least, 0.0, shares))
         if least:

@@ -6,8 +6,8 @@ import torch
 from helpers import quiet_trainer
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import WeightAveraging
-from toy import samples, toy_network
 from torch import nn
+from toy import samples, toy_network
 
 from tandem_pl import MixtureModule, TandemModule
 from tandem_pl.callbacks import FixedMixture
@@ -55,7 +55,9 @@ def language_module():
 def batch_norm_module():
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.2), nn.Linear(8, 2))
+        network = nn.Sequential(
+            nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.2), nn.Linear(8, 2)
+        )
     network[0].bias.requires_grad_(False)
     return MixtureModule(
         network.double(), Classification(), lambda p: torch.optim.SGD(p, 0.1, momentum=0.9)

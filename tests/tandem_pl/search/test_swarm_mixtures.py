@@ -1,7 +1,6 @@
 """The mixtures that a swarm is trained on."""
 
 import numpy as np
-import pandas as pd
 import pytest
 from scipy import stats
 
