@@ -6,13 +6,16 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from tandem_pl.callbacks import EvaluationTable
 from tandem_pl.datamodules import MixtureDataModule
 from tandem_pl.errors import InputError
 from tandem_pl.search.swarm.proxies import Parts
+from tandem_pl.training.connection import callbacks_of
 from tandem_pl.yaml_files import dump_yaml
 
 from .early_checks import check_arguments
 from .lightning_cli import TandemCLI, filter_warnings
+from .run_summary import RunSummary
 
 
 class _PartsCLI(TandemCLI):
@@ -35,6 +38,8 @@ def build_parts(config: dict[str, Any]) -> Parts:
         arguments = ["fit", "--config", str(path)]
         check_arguments("fit", arguments[1:])
         cli = _PartsCLI(arguments)
+    callbacks = callbacks_of(cli.trainer)
+    callbacks[:] = [c for c in callbacks if not isinstance(c, RunSummary | EvaluationTable)]
     data = cli.datamodule
     if not isinstance(data, MixtureDataModule):
         raise InputError(f"data={type(data).__name__} is not a MixtureDataModule.")

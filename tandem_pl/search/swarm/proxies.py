@@ -19,8 +19,8 @@ from tandem_pl.mixture import check_domains
 from tandem_pl.modes import evaluating
 from tandem_pl.networks.checks import check_images, check_vocabulary
 from tandem_pl.simplex import Array
-from tandem_pl.training.evaluation import EvaluationByDomain
 from tandem_pl.training.mixture_module import MixtureModule
+from tandem_pl.training.updates import ManualUpdates
 
 from .batches import StackedBatches
 from .rows import Row, failed_row, row_of
@@ -28,6 +28,7 @@ from .settings import Swarm
 from .stack import Stack, why_not_stacked
 
 Weights = Mapping[str, float]
+NOT_FINITE = "the loss was not finite in"
 
 
 class Parts(NamedTuple):
@@ -70,7 +71,7 @@ def train_proxies(swarm: Swarm, mixtures: Mapping[int, Weights], build: Build) -
         print(f"proxies are trained one after the other: {reason}", flush=True)
     for number, weights in mixtures.items():
         try:
-            yield _alone(number, weights, build(swarm.config(weights)))
+            yield _alone(number, weights, build(swarm.config(number, weights)))
         except Exception as error:
             text = " ".join(str(error).split()) or type(error).__name__
             yield failed_row(number, weights, text)
@@ -106,17 +107,19 @@ def _together(swarm: Swarm, mixtures: Mapping[int, Weights], parts: Parts) -> It
     rows = zip(mixtures.items(), stopped, losses, batches.drawn, strict=True)
     for (number, weights), bad, values, drawn in rows:
         if bad >= 0:
-            yield failed_row(number, weights, f"the loss was not finite in step {bad}")
+            yield failed_row(number, weights, f"{NOT_FINITE} step {bad}")
         else:
             yield _row(number, weights, values, drawn, seconds, parts)
 
 
 def _alone(number: int, weights: Weights, parts: Parts) -> Row:
     trainer, module, data = parts
-    if not isinstance(module, EvaluationByDomain):
+    if not isinstance(module, ManualUpdates):
         raise InputError(f"{type(module).__name__} is not MixtureModule, whose losses are read.")
     start = time.perf_counter()
     trainer.fit(module, datamodule=data)
+    if module.skipped_updates:
+        return failed_row(number, weights, f"{NOT_FINITE} {module.skipped_updates} steps")
     device = trainer.strategy.root_device
     network = module.network.to(device)
 

@@ -131,7 +131,8 @@ def run_swarm(swarm: Swarm, mixtures: Sequence[Weights], lock: IO | None) -> dic
                     if job.failure is not None:
                         bar.write(f"cell {job.cell} failed: {job.failure}", file=sys.stderr)
                         _mark(swarm, job, mixtures)
-                bar.update(len(read_rows(swarm.folder)) - bar.n)
+                if new := len(read_rows(swarm.folder)) - bar.n:
+                    bar.update(new)
         finally:
             for job in running:
                 job.end()

@@ -85,12 +85,14 @@ class Swarm(NamedTuple):
         """Return the proxies of a cell."""
         return range(cell * self.stack, min((cell + 1) * self.stack, self.proxies))
 
-    def config(self, weights: Mapping[str, float] | None = None) -> dict[str, Any]:
-        """Return a proxy's configuration for `tandem fit`."""
-        if weights is None:
-            return merge(self.base, {})
-        fixed = {"class_path": FIXED, "init_args": {"weights": dict(weights)}}
-        return merge(self.base, {"trainer": {"callbacks": [fixed, *self.callbacks]}})
+    def config(self, number: int = 0, weights: Mapping[str, float] | None = None) -> dict[str, Any]:
+        """Return the configuration for `tandem fit` of a proxy; without weights, of all."""
+        trainer = self.base["trainer"]
+        own: dict[str, Any] = {"default_root_dir": str(self.folder / "proxies" / f"{number:05}")}
+        if weights is not None:
+            fixed = {"class_path": FIXED, "init_args": {"weights": dict(weights)}}
+            own["callbacks"] = [fixed, *trainer["callbacks"]]
+        return merge(self.base, {"trainer": own})
 
     @property
     def callbacks(self) -> list[Any]:
@@ -132,7 +134,7 @@ def read_swarm(path: str | os.PathLike[str], **options: Any) -> Swarm:
     )
     if devices is not None:
         base["trainer"]["accelerator"] = "gpu"
-    rows = {key: content[key] for key in ROWS if key != "overrides"} | {"base": base}
+    rows = {key: content[key] for key in ROWS if key not in ("base", "overrides")} | {"base": base}
     return Swarm(
         base,
         rows,
