@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +163,7 @@ def search_fit(
     )
 
 
-ACTIONS = {"run": search_run, "fit": search_fit}
+ACTIONS: dict[str, Callable[..., None]] = {"run": search_run, "fit": search_fit}
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -40,7 +40,15 @@ def search_run(
     check_is_file(config)
     from tandem_pl.compare.run import locked
     from tandem_pl.search.swarm.rows import DONE, forget_failures
-    from tandem_pl.search.swarm.run import cell_lines, prepare, report, run_cell, run_swarm
+    from tandem_pl.search.swarm.run import (
+        cell_lines,
+        choose_more,
+        prepare,
+        read_prior,
+        report,
+        run_cell,
+        run_swarm,
+    )
     from tandem_pl.search.swarm.settings import Swarm, read_swarm
 
     from .configured_parts import build_parts
@@ -62,6 +70,11 @@ def search_run(
             forget_failures(swarm.folder, range(swarm.proxies))
         try:
             rows = run_swarm(swarm, mixtures, lock)
+            prior = None
+            while len(mixtures) < swarm.proxies:
+                prior = prior or read_prior(swarm, build_parts)
+                mixtures = choose_more(swarm, mixtures, prior)
+                rows = run_swarm(swarm, mixtures, lock)
         except KeyboardInterrupt:
             print("\nstopped: run the same command to continue.")
             raise SystemExit(130) from None

@@ -15,7 +15,7 @@ from tandem_pl.simplex import Array, sum_to_one
 
 SAMPLINGS = ("dirichlet", "sobol")
 STRENGTHS = 15  # between the least and the largest
-TRIES = 2000  # draws for each mixture, before giving up
+TRIES = 300  # draws for each mixture, before giving up
 
 
 def draw_mixtures(

@@ -54,20 +54,20 @@ def train_proxies(swarm: Swarm, mixtures: Mapping[int, Weights], build: Build) -
     Raises:
         InputError: the configuration cannot be used for any proxy.
     """
-    parts = build(swarm.config())
-    first = next(iter(mixtures.values()))
-    check_domains(first, parts.data.domain_sizes(), f"{swarm.folder}/mixtures.csv")
-    check_target(parts.data)
-    reason = why_not_stacked(parts.module, str(parts.trainer.precision), swarm.callbacks)
-    if len(mixtures) > 1 and reason is None:
-        try:
-            yield from _together(swarm, mixtures, parts)
-            return
-        except InputError:
-            raise
-        except Exception as error:  # of torch.func, or of memory: there is another way
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
     if len(mixtures) > 1:
+        parts = build(swarm.config())
+        first = next(iter(mixtures.values()))
+        check_domains(first, parts.data.domain_sizes(), f"{swarm.folder}/mixtures.csv")
+        check_target(parts.data)
+        reason = why_not_stacked(parts.module, str(parts.trainer.precision), swarm.callbacks)
+        if reason is None:
+            try:
+                yield from _together(swarm, mixtures, parts)
+                return
+            except InputError:
+                raise
+            except Exception as error:  # of torch.func, or of memory: there is another way
+                reason = " ".join(str(error).split())[:200] or type(error).__name__
         print(f"proxies are trained one after the other: {reason}", flush=True)
     for number, weights in mixtures.items():
         try:
@@ -158,12 +158,14 @@ def _row(
         return failed_row(number, weights, "a loss on the target data is not finite")
     shares = data.target_shares
     assert shares is not None
-    length: dict[str, float] = {"steps": int(drawn.sum()) // data.batch_size}
+    columns: dict[str, float] = {"size": sum(p.numel() for p in module.parameters())}
     per_sample = tokens_per_sample(data.train_sets)
     if per_sample is not None and np.isfinite(per_sample).all():
-        length = {"tokens": int((drawn * per_sample).sum())}
+        columns["tokens"] = int((drawn * per_sample).sum())
+    else:
+        columns["steps"] = int(drawn.sum()) // data.batch_size
+    columns["seconds"] = round(seconds, 3)
     named = [
         dict(zip(data.target_sets, values.tolist(), strict=True)) for values in (losses, shares)
     ]
-    size = sum(p.numel() for p in module.network.parameters())
-    return row_of(number, weights, *named, size=size, **length, seconds=round(seconds, 3))
+    return row_of(number, weights, *named, columns)

@@ -24,7 +24,7 @@ def row_of(
     weights: Mapping[str, float],
     losses: Mapping[str, float],
     shares: Mapping[str, float],
-    **numbers: float,
+    columns: Mapping[str, float],
 ) -> Row:
     """Return the row of a proxy that ended.
 
@@ -33,10 +33,10 @@ def row_of(
         weights: domain -> share.
         losses: target domain -> loss.
         shares: target domain -> its share of `metric/loss`.
-        numbers: other columns, such as `size` and `tokens`.
+        columns: more of them, such as `size` and `tokens`.
     """
     mean = sum(shares[name] * loss for name, loss in losses.items())
-    row: Row = {"run": f"{number:05}", "status": DONE, **numbers}
+    row: Row = {"run": f"{number:05}", "status": DONE, **columns}
     row |= {f"weight/{name}": share for name, share in weights.items()}
     row |= {"metric/loss": mean}
     return row | {f"metric/loss/{name}": loss for name, loss in losses.items()}

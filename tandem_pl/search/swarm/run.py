@@ -20,6 +20,7 @@ from tandem_pl.files import csv_bytes, write_atomically
 from tandem_pl.mixture import resolve_weights
 from tandem_pl.yaml_files import dump_yaml, parse_yaml, read_yaml
 
+from .bayesian import choose_next
 from .mixtures import draw_mixtures
 from .proxies import Build, Weights, check_target, train_proxies
 from .rows import DONE, Row, failed_row, read_rows, write_row, write_table
@@ -28,10 +29,11 @@ from .settings import WORK, Swarm
 SETTINGS, MIXTURES = "swarm.yaml", "mixtures.csv"
 COMMAND = (sys.executable, "-m", "tandem_pl", "search", "run")
 POLL_SECONDS = 0.2
+POOL = 2000  # mixtures that the next ones are chosen from
 
 
 def prepare(swarm: Swarm, build: Build) -> list[Weights]:
-    """Return the mixture of each proxy; write them, and the settings, to the swarm's folder.
+    """Return the mixtures that are known; write them, and the settings, to the swarm's folder.
 
     The first mixtures of a larger swarm are those of a smaller one, so that `proxies` may grow.
 
@@ -48,25 +50,49 @@ def prepare(swarm: Swarm, build: Build) -> list[Weights]:
                 f"{swarm.folder} holds rows of other settings ({key}): give another --folder."
             )
     known = _read_mixtures(swarm.folder / MIXTURES)
-    if len(known) < swarm.proxies:
-        data = build(swarm.config()).data
-        check_target(data)
-        sizes = data.domain_sizes()
-        prior = resolve_weights(swarm.prior, sizes, "prior", data.pools.budget).array
-        drawn = draw_mixtures(prior, swarm.proxies, **swarm.draw)
-        old = np.array([list(weights.values()) for weights in known]).reshape(-1, len(sizes))
+    if len(known) < swarm.drawn:
+        prior = read_prior(swarm, build)
+        drawn = draw_mixtures(list(prior.values()), swarm.drawn, **swarm.draw)
+        old = np.array([list(weights.values()) for weights in known]).reshape(-1, len(prior))
         if not np.allclose(old, drawn[: len(old)], rtol=0, atol=1e-9):
             raise InputError(
-                f"{swarm.folder / MIXTURES} has other mixtures than this prior gives now: give "
-                "another --folder."
+                f"{swarm.folder / MIXTURES} has other mixtures than are drawn now, from another "
+                "prior or with more at the start: give another --folder."
             )
-        known = [dict(zip(sizes, row, strict=True)) for row in drawn.tolist()]
-        table = csv_bytes(list(sizes), [weights.values() for weights in known])
-        write_atomically(swarm.folder / MIXTURES, table)
+        known = [dict(zip(prior, row, strict=True)) for row in drawn.tolist()]
+        _write_mixtures(swarm, known)
     work = {key: getattr(swarm, key) for key in WORK} | {"folder": str(swarm.folder)}
     work["devices"] = None if swarm.devices is None else list(swarm.devices)
     write_atomically(path, dump_yaml(rows | work).encode())
     return known[: swarm.proxies]
+
+
+def read_prior(swarm: Swarm, build: Build) -> Weights:
+    """Return domain -> share of the prior, in the order of the data.
+
+    Raises:
+        InputError: the data have no target, or the prior other domains.
+    """
+    data = build(swarm.config()).data
+    check_target(data)
+    return resolve_weights(swarm.prior, data.domain_sizes(), "prior", data.pools.budget).weights
+
+
+def choose_more(swarm: Swarm, known: Sequence[Weights], prior: Weights) -> list[Weights]:
+    """Return the known mixtures and those to train on next, a stack for each worker.
+
+    They are chosen by Bayesian optimisation of `metric/loss` from `POOL` more draws of the swarm.
+    """
+    done = [(n, row) for n, row in read_rows(swarm.folder).items() if row["status"] == DONE]
+    pool = draw_mixtures(list(prior.values()), swarm.drawn + POOL, **swarm.draw)[swarm.drawn :]
+    old = np.array([list(weights.values()) for weights in known])
+    pool = pool[[not np.isclose(old, row, atol=1e-9).all(axis=1).any() for row in pool]]
+    count = min(swarm.stack * swarm.workers, swarm.proxies - len(known))
+    values = [float(row["metric/loss"]) for _, row in done]
+    chosen = choose_next(old[[n for n, _ in done]], values, pool, count, len(known))
+    more = [dict(zip(prior, row, strict=True)) for row in pool[chosen].tolist()]
+    _write_mixtures(swarm, [*known, *more])
+    return [*known, *more]
 
 
 def run_cell(swarm: Swarm, cell: int, mixtures: Sequence[Weights], build: Build) -> None:
@@ -78,7 +104,8 @@ def run_cell(swarm: Swarm, cell: int, mixtures: Sequence[Weights], build: Build)
     if not 0 <= cell < swarm.cells:
         raise InputError(f"--cell {cell}: there are the cells 0 to {swarm.cells - 1}.")
     rows = read_rows(swarm.folder)
-    left = {n: mixtures[n] for n in swarm.numbers(cell) if n not in rows}
+    known = len(mixtures)  # others are chosen later
+    left = {n: mixtures[n] for n in swarm.numbers(cell) if n < known and n not in rows}
     if left:
         for row in train_proxies(swarm, left, build):
             write_row(swarm.folder, row)
@@ -110,11 +137,12 @@ class CellJob(FolderJob):
 
 
 def run_swarm(swarm: Swarm, mixtures: Sequence[Weights], lock: IO | None) -> dict[int, Row]:
-    """Run the cells with proxies that have no row yet, and return all rows.
+    """Run the cells of the proxies that have a mixture and no row yet, and return all rows.
 
-    At most `workers` cells run at a time. Every proxy has a row at the end; on Ctrl-C or SIGTERM
-    the running cells are stopped, and the same call continues.
+    At most `workers` cells run at a time. Every such proxy has a row at the end; on Ctrl-C or
+    SIGTERM the running cells are stopped, and the same call continues.
     """
+    swarm = swarm._replace(proxies=len(mixtures))
     rows = read_rows(swarm.folder)
     waiting = [c for c in range(swarm.cells) if any(n not in rows for n in swarm.numbers(c))]
     running: list[CellJob] = []
@@ -160,6 +188,11 @@ def _mark(swarm: Swarm, job: CellJob, mixtures: Sequence[Weights]) -> None:
     for number in swarm.numbers(job.cell):
         if number not in rows:
             write_row(swarm.folder, failed_row(number, mixtures[number], str(job.failure)))
+
+
+def _write_mixtures(swarm: Swarm, known: Sequence[Weights]) -> None:
+    table = csv_bytes(list(known[0]), [weights.values() for weights in known])
+    write_atomically(swarm.folder / MIXTURES, table)
 
 
 def _read_mixtures(path: Path) -> list[Weights]:

@@ -31,6 +31,7 @@ ROWS: dict[str, Any] = {
 #: How many rows there are, and how they are made.
 WORK: dict[str, Any] = {
     "proxies": None,
+    "initial": None,
     "stack": 16,
     "folder": None,
     "workers": None,
@@ -57,7 +58,8 @@ class Swarm(NamedTuple):
     """Proxies, all of one configuration `base`, each on its own mixture.
 
     `rows` are the settings that decide the table's rows, `draw` those of `draw_mixtures`. `stack`
-    is how many proxies a process trains together, in a cell.
+    is how many proxies a process trains together, in a cell. The mixtures of the first `initial`
+    are drawn, and the others chosen by the results; None draws all.
     """
 
     base: dict[str, Any]
@@ -65,6 +67,7 @@ class Swarm(NamedTuple):
     draw: dict[str, Any]
     prior: Any
     proxies: int
+    initial: int | None
     stack: int
     folder: Path
     workers: int
@@ -75,6 +78,11 @@ class Swarm(NamedTuple):
     def steps(self) -> int:
         """Batches that each proxy is trained on."""
         return int(self.base["trainer"]["max_steps"])
+
+    @property
+    def drawn(self) -> int:
+        """Number of mixtures that are drawn."""
+        return self.proxies if self.initial is None else min(self.initial, self.proxies)
 
     @property
     def cells(self) -> int:
@@ -95,9 +103,9 @@ class Swarm(NamedTuple):
         return merge(self.base, {"trainer": own})
 
     @property
-    def callbacks(self) -> list[Any]:
-        """Callbacks that the training of each proxy needs."""
-        return list(self.base["trainer"]["callbacks"])
+    def callbacks(self) -> list[str]:
+        """Classes of the callbacks that the training of each proxy needs."""
+        return [callback["class_path"] for callback in self.base["trainer"]["callbacks"]]
 
 
 def read_swarm(path: str | os.PathLike[str], **options: Any) -> Swarm:
@@ -122,8 +130,9 @@ def read_swarm(path: str | os.PathLike[str], **options: Any) -> Swarm:
             f"trainer.max_steps={steps!r} must be a positive number of batches in the base or the "
             "overrides: all proxies get the same budget."
         )
-    for key in ("proxies", "stack"):
-        check_count(key, content[key])
+    for key in ("proxies", "stack", "initial"):
+        if key != "initial" or content[key] is not None:
+            check_count(key, content[key])
     check_choice("sampling", content["sampling"], SAMPLINGS)
     strength = content["strength"]
     strength = strength if isinstance(strength, list) else [strength, strength]
@@ -141,6 +150,7 @@ def read_swarm(path: str | os.PathLike[str], **options: Any) -> Swarm:
         draw | {"strength": tuple(strength)},
         content["prior"],
         content["proxies"],
+        content["initial"],
         content["stack"],
         Path(content["folder"] or Path("runs") / path.stem),
         workers,

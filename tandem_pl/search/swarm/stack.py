@@ -11,7 +11,6 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -36,13 +35,13 @@ ELEMENTWISE = (
 )
 
 
-def why_not_stacked(module: object, precision: str, callbacks: Iterable[Callback]) -> str | None:
+def why_not_stacked(module: object, precision: str, callbacks: Iterable[str]) -> str | None:
     """Return why networks cannot be trained together as this module trains one; None if they can.
 
     Args:
         module: of the configuration.
         precision: of the trainer.
-        callbacks: that training needs, besides the one that sets the weights.
+        callbacks: classes that training needs, besides the one that sets the weights.
     """
     if type(module) is not MixtureModule:
         return f"{type(module).__name__} is not MixtureModule"
@@ -51,8 +50,8 @@ def why_not_stacked(module: object, precision: str, callbacks: Iterable[Callback
             return f"{key} is set"
     if precision not in ("32-true", "32"):
         return f"precision is {precision}"
-    for callback in callbacks:
-        return f"{type(callback).__name__} needs a trainer for each"
+    for name in callbacks:
+        return f"{name} needs a trainer for each"
     optimizer = module.make_optimizer(trainable(module.network))
     if type(optimizer) not in ELEMENTWISE:
         return f"{type(optimizer).__name__} is not known to update each number by itself"

@@ -72,7 +72,7 @@ folder = Path(settings["folder"])
 for number in range(cell * settings["stack"], (cell + 1) * settings["stack"]):
     if number not in read_rows(folder):
         print("trained", number)
-        write_row(folder, row_of(number, {"a": 1.0}, {"a": 2.0}, {"a": 1.0}))
+        write_row(folder, row_of(number, {"a": 1.0}, {"a": 2.0}, {"a": 1.0}, {}))
 """
 
 
@@ -125,6 +125,11 @@ def test_what_cannot_be_stacked_is_trained_one_after_the_other(place, capsys):
     assert main(["search", "run", name, "--cell", "0"]) == 0
     assert "one after the other: vmap" in capsys.readouterr().out
     assert table()["status"].tolist() == ["done"] * 2
+    average = {"callbacks": [{"class_path": "tandem_pl.callbacks.MovingAverage"}]}
+    name = swarm(place, "average", overrides={"trainer": average}, stack=2)
+    assert main(["search", "run", name, "--cell", "0"]) == 0
+    assert "one after the other: tandem_pl.callbacks.MovingAverage" in capsys.readouterr().out
+    assert table("average")["status"].tolist() == ["done"] * 2
 
 
 def test_a_failed_proxy_is_marked_and_the_rest_go_on(place):
@@ -188,6 +193,28 @@ def test_cells_are_printed_for_a_queue(place, capsys):
     assert capsys.readouterr().out.strip().splitlines()[-2:] == lines
     assert main(["search", "run", "swarm/swarm.yaml", "--cell", "1"]) == 0  # as a queue does
     assert table()["run"].tolist() == ["00003", "00004", "00005"]
+
+
+def test_later_mixtures_are_chosen_by_the_results_so_far(place, monkeypatch):
+    (place / "script.py").write_text(SCRIPT.replace("cell == 1", "False"))
+    monkeypatch.setattr(run, "COMMAND", (sys.executable, str(place / "script.py")))
+    asked = []
+
+    def choose(weights, values, pool, count, seed):
+        asked.append((weights.tolist(), values, pool))
+        return [7, 3][:count]
+
+    monkeypatch.setattr(run, "choose_next", choose)
+    monkeypatch.setattr(run, "POOL", 20)
+    name = swarm(place, proxies=5, stack=2, initial=2)
+    assert main(["search", "run", name]) == 0
+    mixtures = pd.read_csv("swarm/mixtures.csv").to_numpy()
+    assert [len(values) for _, values, _ in asked] == [2, 4]
+    assert asked[1][0] == mixtures[:4].tolist()
+    assert mixtures[2:5].tolist() == [*asked[0][2][[7, 3]].tolist(), asked[1][2][7].tolist()]
+    assert len(asked[1][2]) == 18  # chosen ones are not chosen again
+    assert main(["search", "run", name]) == 0
+    assert len(asked) == 2
 
 
 @pytest.mark.parametrize(

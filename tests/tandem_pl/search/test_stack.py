@@ -5,7 +5,6 @@ import pytest
 import torch
 from helpers import quiet_trainer
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import WeightAveraging
 from torch import nn
 from toy import samples, toy_network
 
@@ -155,6 +154,6 @@ def test_what_cannot_be_stacked_is_named():
     assert why(plain(micro_batch_size=4)) == "micro_batch_size is set"
     assert why(plain(torch.optim.LBFGS)).startswith("LBFGS is not known")
     assert why(plain(), "bf16-mixed") == "precision is bf16-mixed"
-    assert why(plain(), callbacks=[WeightAveraging()]).startswith("WeightAveraging needs")
+    assert why(plain(), callbacks=["my.Average"]) == "my.Average needs a trainer for each"
     twins = TandemModule(network, objective, torch.optim.AdamW)
     assert why(twins) == "TandemModule is not MixtureModule"
