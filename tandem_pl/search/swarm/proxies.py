@@ -165,7 +165,6 @@ def _row(
     else:
         columns["steps"] = int(drawn.sum()) // data.batch_size
     columns["seconds"] = round(seconds, 3)
-    named = [
-        dict(zip(data.target_sets, values.tolist(), strict=True)) for values in (losses, shares)
-    ]
-    return row_of(number, weights, *named, columns)
+    names = list(data.target_sets)
+    by_name = dict(zip(names, losses.tolist(), strict=True))
+    return row_of(number, weights, by_name, dict(zip(names, shares.tolist(), strict=True)), columns)
