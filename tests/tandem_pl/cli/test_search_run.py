@@ -54,12 +54,12 @@ BASE = {
                 "class_path": "torch.nn.Linear",
                 "init_args": {"in_features": 3, "out_features": 1},
             },
-            "objective": "small.squares",
+            "objective": "swarm_parts.squares",
             "optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1}},
             "gradient_clip_val": 1.0,
         },
     },
-    "data": {"class_path": "small.Data", "init_args": {}},
+    "data": {"class_path": "swarm_parts.Data", "init_args": {}},
 }
 SCRIPT = """
 import sys, yaml
@@ -80,7 +80,7 @@ for number in range(cell * settings["stack"], (cell + 1) * settings["stack"]):
 def place(tmp_path, monkeypatch):
     """A folder to work in, with a data module and objectives of one's own."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "small.py").write_text(MODULE)
+    (tmp_path / "swarm_parts.py").write_text(MODULE)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(run, "POLL_SECONDS", 0.02)
     return tmp_path
@@ -120,7 +120,7 @@ def test_stacked_rows_are_those_of_separate_runs_and_a_fit_reads_them(place, cap
 
 
 def test_what_cannot_be_stacked_is_trained_one_after_the_other(place, capsys):
-    overrides = {"model": {"objective": "small.branching"}}
+    overrides = {"model": {"objective": "swarm_parts.branching"}}
     name = swarm(place, overrides=overrides, stack=2)
     assert main(["search", "run", name, "--cell", "0"]) == 0
     assert "one after the other: vmap" in capsys.readouterr().out

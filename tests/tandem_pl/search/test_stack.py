@@ -39,7 +39,7 @@ def blocks(folder, **options):
 
 
 def language_module():
-    config = {"vocab_size": 19, "hidden_size": 16, "num_hidden_layers": 2}
+    config = {"vocab_size": 19, "hidden_size": 16, "num_hidden_layers": 1}
     config |= {"num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 16}
     config |= {"attention_dropout": 0.0, "hidden_dropout": 0.1}
     return MixtureModule(
@@ -99,7 +99,7 @@ def classes():
 def test_losses_are_those_of_separate_runs(tmp_path, make_module, make_data):
     stack, losses, batches = together(make_module(), make_data(tmp_path))
     assert (batches._table is None) == (make_module is batch_norm_module)
-    for number, weights in enumerate(MIXTURES):
+    for number, weights in enumerate(MIXTURES[:2]):
         data = make_data(tmp_path)
         expected, network = alone(tmp_path, make_module(), data, weights)
         assert torch.allclose(losses[:, number], expected, rtol=0, atol=1e-5)
