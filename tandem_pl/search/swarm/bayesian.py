@@ -37,11 +37,13 @@ def choose_next(
         InputError: botorch is not installed; too few runs or mixtures.
     """
     try:
-        from botorch.acquisition import qLogExpectedImprovement
-        from botorch.fit import fit_gpytorch_mll
-        from botorch.models import SingleTaskGP
-        from botorch.sampling import SobolQMCNormalSampler
-        from gpytorch.mlls import ExactMarginalLogLikelihood
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from botorch.acquisition import qLogExpectedImprovement
+            from botorch.fit import fit_gpytorch_mll
+            from botorch.models import SingleTaskGP
+            from botorch.sampling import SobolQMCNormalSampler
+            from gpytorch.mlls import ExactMarginalLogLikelihood
     except ImportError as error:
         raise InputError(
             f"Bayesian optimisation needs botorch ({error}): pip install 'tandem_pl[search]'."

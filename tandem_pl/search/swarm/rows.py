@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
+import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -53,6 +55,13 @@ def write_row(folder: Path, row: Row) -> None:
     write_atomically(folder / ROWS / f"{row['run']}.json", json.dumps(row).encode())
 
 
+def write_shared(path: Path, content: bytes) -> None:
+    """Write a file that other processes may be writing too; one of the contents is left."""
+    scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    write_atomically(scratch, content)
+    os.replace(scratch, path)
+
+
 def read_rows(folder: Path) -> dict[int, Row]:
     """Return the rows by number: those of the table, and those that are not in it yet."""
     found: dict[int, Row] = {}
@@ -95,4 +104,4 @@ def _write(folder: Path, rows: Mapping[int, Row]) -> None:
     longest_first = sorted(ordered, key=len, reverse=True)  # failed ones miss the metrics
     columns = list(dict.fromkeys(key for row in longest_first for key in row))
     cells = [[row.get(key, "") for key in columns] for row in ordered]
-    write_atomically(folder / TABLE, csv_bytes(columns, cells))
+    write_shared(folder / TABLE, csv_bytes(columns, cells))

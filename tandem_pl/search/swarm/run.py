@@ -16,14 +16,14 @@ from tqdm import tqdm
 from tandem_pl.compare.jobs import FolderJob, cell_environment, spawn
 from tandem_pl.compare.run import first_difference
 from tandem_pl.errors import InputError
-from tandem_pl.files import csv_bytes, write_atomically
+from tandem_pl.files import csv_bytes
 from tandem_pl.mixture import resolve_weights
 from tandem_pl.yaml_files import dump_yaml, parse_yaml, read_yaml
 
 from .bayesian import choose_next
 from .mixtures import draw_mixtures
 from .proxies import Build, Weights, check_target, train_proxies
-from .rows import DONE, Row, failed_row, read_rows, write_row, write_table
+from .rows import DONE, Row, failed_row, read_rows, write_row, write_shared, write_table
 from .settings import WORK, Swarm
 
 SETTINGS, MIXTURES = "swarm.yaml", "mixtures.csv"
@@ -63,7 +63,7 @@ def prepare(swarm: Swarm, build: Build) -> list[Weights]:
         _write_mixtures(swarm, known)
     work = {key: getattr(swarm, key) for key in WORK} | {"folder": str(swarm.folder)}
     work["devices"] = None if swarm.devices is None else list(swarm.devices)
-    write_atomically(path, dump_yaml(rows | work).encode())
+    write_shared(path, dump_yaml(rows | work).encode())
     return known[: swarm.proxies]
 
 
@@ -192,7 +192,7 @@ def _mark(swarm: Swarm, job: CellJob, mixtures: Sequence[Weights]) -> None:
 
 def _write_mixtures(swarm: Swarm, known: Sequence[Weights]) -> None:
     table = csv_bytes(list(known[0]), [weights.values() for weights in known])
-    write_atomically(swarm.folder / MIXTURES, table)
+    write_shared(swarm.folder / MIXTURES, table)
 
 
 def _read_mixtures(path: Path) -> list[Weights]:
