@@ -13,7 +13,7 @@ VERBS = {  # verb -> module with main(arguments), and what the verb does
     "predict": (TRAINING, "the loss of each held-out sample, as a CSV file"),
     "prepare": ("prepare", "tokenize and split your own text into a corpus that fit takes"),
     "compare": ("compare", "methods and seeds under one budget, with tables and pictures"),
-    "search": ("search", "a mixture from a table of finished runs, by laws of their losses"),
+    "search": ("search", "a mixture from many small runs, by laws of their losses"),
     "export": ("export", "a mixture for another trainer, or the trained network"),
     "report": ("report", "one page on a finished run: which weights rose or fell, and how surely"),
 }

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import NoReturn
 
@@ -55,11 +56,19 @@ def compare(
 
 def main(arguments: Sequence[str]) -> None:
     """Run the verb; `arguments[0]` is its name. SIGTERM stops it as Ctrl-C does."""
+    with stop_on_sigterm():
+        run_verb(compare, arguments[1:])
+
+
+@contextlib.contextmanager
+def stop_on_sigterm() -> Iterator[None]:
+    """Raise KeyboardInterrupt on SIGTERM inside, in the main thread, which alone may set it."""
     if threading.current_thread() is not threading.main_thread():
-        return run_verb(compare, arguments[1:])  # only the main thread may set signal handlers
+        yield
+        return
     before = signal.signal(signal.SIGTERM, _stop)
     try:
-        run_verb(compare, arguments[1:])
+        yield
     finally:
         signal.signal(signal.SIGTERM, before)
 

@@ -236,8 +236,8 @@ def is_no_advert(record: logging.LogRecord) -> bool:
     return "litlogger" not in str(record.msg) and "litmodels" not in str(record.msg)
 
 
-def main(arguments: Sequence[str], run: str | None = None) -> None:
-    """Run the verb `arguments[0]`; `run` is the folder of the run that is evaluated."""
+def filter_warnings() -> None:
+    """Leave out messages of libraries on what is intended here."""
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
@@ -250,4 +250,9 @@ def main(arguments: Sequence[str], run: str | None = None) -> None:
     warnings.filterwarnings("ignore", message=".*exists and is not empty")
     warnings.filterwarnings("ignore", message=".*no pre-optimization state was saved")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(is_no_advert)
+
+
+def main(arguments: Sequence[str], run: str | None = None) -> None:
+    """Run the verb `arguments[0]`; `run` is the folder of the run that is evaluated."""
+    filter_warnings()
     TandemCLI(arguments, run)

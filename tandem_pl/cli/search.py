@@ -1,4 +1,4 @@
-"""`tandem search`: a mixture from finished runs; this file has `fit`."""
+"""`tandem search`: runs on many mixtures, and a mixture from runs; this file has `fit`."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ from .search_merge import EPILOG as MERGE
 from .search_merge import search_merge
 from .search_mixmin import EPILOG as MIXMIN
 from .search_mixmin import search_mixmin
+from .search_run import search_run
 
 EPILOG = """examples:
+  tandem search run configs/search_restricted.yaml
   tandem search fit runs.csv --metric loss --out search
   tandem search fit mixtures.csv --losses losses.csv --law gaussian_process
   tandem search fit runs.csv --tokens 1e11 --tokens_per_domain corpus --repeats 4 --no_worse
@@ -169,13 +171,19 @@ def search_fit(
 
 
 ACTIONS: dict[str, Callable[..., None]] = {
+    "run": search_run,
     "fit": search_fit,
     "cmr": search_cmr,
     "dcpt": search_dcpt,
     "mixmin": search_mixmin,
     "merge": search_merge,
 }
-EPILOGS = {"fit": EPILOG, "cmr": CONTINUED, "dcpt": CONTINUED, "mixmin": MIXMIN, "merge": MERGE}
+EPILOGS = {"run": EPILOG, "fit": EPILOG} | {
+    "cmr": CONTINUED,
+    "dcpt": CONTINUED,
+    "mixmin": MIXMIN,
+    "merge": MERGE,
+}
 
 
 def main(arguments: Sequence[str]) -> None:

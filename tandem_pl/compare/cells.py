@@ -18,7 +18,15 @@ from .entries import Entry
 
 LEARN, FINAL = "learn", "final"
 FIXED = "tandem_pl.callbacks.FixedMixture"  # trains at given weights
+FAILED = "failed.txt"
 REFERENCE = "reference"  # label of the reference runs if the comparison has no uniform ones
+QUIET = {  # flags of the trainer
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "limit_val_batches": 0,
+    "num_sanity_val_steps": 0,
+    "devices": 1,
+}
 
 
 class Cell(NamedTuple):
@@ -55,7 +63,7 @@ class Cell(NamedTuple):
     @property
     def failure(self) -> Path:
         """Exists if the cell failed: the end of what it printed."""
-        return self.folder / "failed.txt"
+        return self.folder / FAILED
 
 
 def build_cells(comparison: Comparison) -> list[Cell]:
@@ -128,15 +136,19 @@ def _build_cell(
     trainer["callbacks"] = [callback, *kept, checkpoint]
     log = {"save_dir": str(folder), "name": "", "version": "run", "default_hp_metric": False}
     trainer["logger"] = _of_class("lightning.pytorch.loggers.TensorBoardLogger", log)
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False}
-    trainer |= quiet | {"limit_val_batches": 0, "num_sanity_val_steps": 0, "devices": 1}
+    trainer |= QUIET
     if comparison.devices is not None:
         trainer["accelerator"] = "gpu"
+    set_seed(config, seed)
+    return Cell(name, label, seed, stage, folder, config, needs)
+
+
+def set_seed(config: dict[str, Any], seed: int) -> None:
+    """Set the seed of a run, its data, its module and its network."""
     config["seed_everything"] = seed
     for part in (config["data"], config["model"], config["model"]["init_args"].get("network")):
         if isinstance(part, dict) and takes_seed(str(part.get("class_path"))):
             part.setdefault("init_args", {})["seed"] = seed
-    return Cell(name, label, seed, stage, folder, config, needs)
 
 
 def _of_class(class_path: str, init_args: Mapping[str, Any]) -> dict[str, Any]:
@@ -172,7 +184,7 @@ def takes_seed(class_path: str) -> bool:
     >>> takes_seed("tandem_pl.networks.causal_language_model"), takes_seed("torch.nn.Linear")
     (True, False)
     """
-    found = _find(class_path)
+    found = find_class(class_path)
     if found is None:
         raise InputError(
             f"class_path={class_path!r} cannot be imported: give its whole path, and set "
@@ -194,7 +206,7 @@ def of_tokens(comparison: Comparison) -> bool:
     """Return whether losses are of tokens, so that perplexities mean something."""
     objective = comparison.base["model"].get("init_args", {}).get("objective")
     path = objective.get("class_path") if isinstance(objective, dict) else objective
-    return bool(getattr(_find(str(path)), "of_tokens", False))
+    return bool(getattr(find_class(str(path)), "of_tokens", False))
 
 
 def _replaced(class_path: str) -> bool:
@@ -203,12 +215,12 @@ def _replaced(class_path: str) -> bool:
 
     from tandem_pl.callbacks import ReweightingCallback
 
-    found = _find(class_path)
+    found = find_class(class_path)
     ours = (Checkpoint, ProgressBar, ReweightingCallback)
     return isinstance(found, type) and issubclass(found, ours)
 
 
-def _find(class_path: str) -> Any:
+def find_class(class_path: str) -> Any:
     """Return what an import path names, or None."""
     module, _, name = class_path.rpartition(".")
     if "." not in class_path:  # a name alone is one of Lightning's callbacks

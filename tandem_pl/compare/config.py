@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from tandem_pl.checks import check_choice
+from tandem_pl.checks import check_choice, check_count
 from tandem_pl.errors import InputError
 from tandem_pl.machine import count_cores
 from tandem_pl.public_names import with_whole_paths
@@ -75,7 +75,7 @@ def read_comparison(
             devices than asked for.
     """
     path = Path(path)
-    content = _read_map(path, "--config")
+    content = read_map(path, "--config")
     content |= {key: value for key, value in options.items() if value is not None}
     check_keys(content, KEYS, str(path))
     content = KEYS | {key: value for key, value in content.items() if value is not None}
@@ -89,7 +89,7 @@ def read_comparison(
     check_choice("network", content["network"], NETWORKS)
     methods = content["methods"]
     if isinstance(methods, str):
-        methods = _read_map(path.parent / methods, "methods")
+        methods = read_map(path.parent / methods, "methods")
     entries = read_methods(methods)
     baseline = content["baseline"]
     labels = [entry.label for entry in entries]
@@ -107,7 +107,7 @@ def read_comparison(
         content["network"],
         _seeds(content["seeds"]),
         Path(content["folder"] or Path("runs") / path.stem),
-        *_cores(content["workers"], content["threads"], content["devices"]),
+        *check_cores(content["workers"], content["threads"], content["devices"]),
     )
 
 
@@ -123,7 +123,7 @@ def read_base(base: Any, folder: Path) -> dict[str, Any]:
         )
     merged: dict[str, Any] = {}
     for path in paths:
-        merged = merge(merged, _read_map(folder / path, "base"))
+        merged = merge(merged, read_map(folder / path, "base"))
     return merged
 
 
@@ -151,10 +151,12 @@ def merge(base: Any, over: Any) -> Any:
     return merged
 
 
-def _cores(workers: Any, threads: Any, devices: Any) -> tuple[int, int, tuple[int, ...] | None]:
+def check_cores(
+    workers: Any, threads: Any, devices: Any
+) -> tuple[int, int, tuple[int, ...] | None]:
     """Return workers, threads of each and devices, checked against those of the machine."""
     cores = count_cores()
-    _check_count("threads", threads)
+    check_count("threads", threads)
     if devices is not None:
         devices = [devices] if isinstance(devices, int) else devices
         if not isinstance(devices, list) or not devices or set(map(type, devices)) != {int}:
@@ -169,18 +171,13 @@ def _cores(workers: Any, threads: Any, devices: Any) -> tuple[int, int, tuple[in
             )
     most = len(devices) if devices else max(cores // threads, 1)
     workers = most if workers is None else workers
-    _check_count("workers", workers)
+    check_count("workers", workers)
     if workers * threads > cores:
         raise InputError(
             f"workers={workers} of threads={threads} need {workers * threads} cores and there "
             f"{'is' if cores == 1 else 'are'} {cores}: lower one, or leave workers out."
         )
     return workers, threads, tuple(devices) if devices else None
-
-
-def _check_count(key: str, value: Any) -> None:
-    if not isinstance(value, int) or value < 1:
-        raise InputError(f"{key}={value!r} must be a whole number, 1 or more.")
 
 
 def _seeds(seeds: Any) -> tuple[int, ...]:
@@ -191,7 +188,12 @@ def _seeds(seeds: Any) -> tuple[int, ...]:
     return tuple(seeds)
 
 
-def _read_map(path: Path, key: str) -> dict[str, Any]:
+def read_map(path: Path, key: str) -> dict[str, Any]:
+    """Return the map of a YAML file, with the whole paths of public classes.
+
+    Raises:
+        InputError: the file, which `key` gave, cannot be read or holds no map.
+    """
     try:
         content = read_yaml(path)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

@@ -8,14 +8,14 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from tandem_pl.files import write_atomically
 from tandem_pl.yaml_files import read_yaml
 
-from .cells import FINAL, Cell, dump, write_config
+from .cells import FAILED, FINAL, Cell, dump, write_config
 from .forks import Forks, Process
 
 TAIL_LINES = 40  # lines kept of what a failed cell printed
@@ -30,57 +30,52 @@ def cell_environment(threads: int, device: int | None = None) -> dict[str, str]:
     return environment
 
 
-class Job:
-    """A running cell: `tandem fit` and `tandem test` in one process, with output in `log.txt`."""
+def spawn(
+    command: Sequence[str], log: Path, environment: Mapping[str, str], lock: IO | None
+) -> Process:
+    """Start a process with its output in `log`; it keeps `lock` if this process is killed."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "wb") as file:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,  # so that `end` reaches its data workers
+            pass_fds=() if lock is None else (lock.fileno(),),
+        )
 
-    command = WORKER
 
-    def __init__(
-        self,
-        cell: Cell,
-        threads: int,
-        device: int | None,
-        lock: IO | None,
-        forks: Forks | None = None,
-    ) -> None:
-        self.cell = cell
-        self.device = device
+class FolderJob:
+    """A running process whose folder has its output, `log.txt`, and `failed.txt` if it failed.
+
+    Attributes:
+        failure: why it failed, one line; None as long as it did not.
+    """
+
+    def __init__(self, folder: Path, device: int | None, process: Process) -> None:
+        self.folder, self.device, self._process = folder, device, process
         self.failure: str | None = None
-        write_config(cell)
-        paths = (cell.folder / "cell.yaml", cell.checkpoint, cell.folder / "seconds.txt")
-        log = cell.folder / "log.txt"
-        forked = None if forks is None else forks.start(paths, log)
-        self._process = forked or self._spawn(paths, log, cell_environment(threads, device), lock)
 
-    def _spawn(
-        self, paths: Sequence[Path], log: Path, environment: dict[str, str], lock: IO | None
-    ) -> Process:
-        with open(log, "wb") as file:
-            return subprocess.Popen(
-                [*self.command, *map(str, paths)],
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                start_new_session=True,  # so that `end` reaches its data workers
-                pass_fds=() if lock is None else (lock.fileno(),),
-            )
+    def finish(self) -> None:
+        """Keep what a process that ended well has left."""
 
     def poll(self) -> bool:
-        """Return whether the cell has ended, after writing its result or its failure."""
+        """Return whether the process has ended, after writing its result or its failure."""
         code = self._process.poll()
         if code is None:
             return False
         if code == 0:
             try:
-                write_atomically(self.cell.result, dump(read_result(self.cell)).encode())
+                self.finish()
                 return True
             except (OSError, KeyError, ValueError, TypeError) as error:
                 self.failure = f"its results cannot be read: {error}"
-        text = (self.cell.folder / "log.txt").read_text(errors="replace")
+        text = (self.folder / "log.txt").read_text(errors="replace")
         self.failure = self.failure or reason_of(text, code)
         tail = "\n".join(text.splitlines()[-TAIL_LINES:])
-        write_atomically(self.cell.failure, f"{self.failure}\n\n{tail}\n".encode())
+        write_atomically(self.folder / FAILED, f"{self.failure}\n\n{tail}\n".encode())
         return True
 
     def end(self) -> None:
@@ -93,6 +88,34 @@ class Job:
                 break
             except subprocess.TimeoutExpired:
                 continue
+
+
+class Job(FolderJob):
+    """A running cell: `tandem fit` and `tandem test` in one process."""
+
+    command = WORKER
+
+    def __init__(
+        self,
+        cell: Cell,
+        threads: int,
+        device: int | None,
+        lock: IO | None,
+        forks: Forks | None = None,
+    ) -> None:
+        self.cell = cell
+        write_config(cell)
+        paths = (cell.folder / "cell.yaml", cell.checkpoint, cell.folder / "seconds.txt")
+        log = cell.folder / "log.txt"
+        process = None if forks is None else forks.start(paths, log)
+        if process is None:
+            command = [*self.command, *map(str, paths)]
+            process = spawn(command, log, cell_environment(threads, device), lock)
+        super().__init__(cell.folder, device, process)
+
+    def finish(self) -> None:
+        """Write `result.yaml`."""
+        write_atomically(self.cell.result, dump(read_result(self.cell)).encode())
 
 
 def read_result(cell: Cell) -> dict[str, Any]:

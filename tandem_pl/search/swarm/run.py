@@ -1,0 +1,202 @@
+"""Running a swarm: its mixtures, its cells in processes of their own, and its table."""
+
+from __future__ import annotations
+
+import csv
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from tqdm import tqdm
+
+from tandem_pl.compare.jobs import FolderJob, cell_environment, spawn
+from tandem_pl.compare.run import first_difference
+from tandem_pl.errors import InputError
+from tandem_pl.files import csv_bytes
+from tandem_pl.mixture import resolve_weights
+from tandem_pl.yaml_files import dump_yaml, parse_yaml, read_yaml
+
+from .bayesian import choose_next
+from .mixtures import draw_mixtures
+from .proxies import Build, Weights, check_target, train_proxies
+from .rows import DONE, Row, failed_row, read_rows, write_row, write_shared, write_table
+from .settings import WORK, Swarm
+
+SETTINGS, MIXTURES = "swarm.yaml", "mixtures.csv"
+COMMAND = (sys.executable, "-m", "tandem_pl", "search", "run")
+POLL_SECONDS = 0.2
+POOL = 2000  # mixtures that the next ones are chosen from
+
+
+def prepare(swarm: Swarm, build: Build) -> list[Weights]:
+    """Return the mixtures that are known; write them, and the settings, to the swarm's folder.
+
+    The first mixtures of a larger swarm are those of a smaller one, so that `proxies` may grow.
+
+    Raises:
+        InputError: the folder holds rows of other settings, or the data have no target.
+    """
+    path = swarm.folder / SETTINGS
+    rows = parse_yaml(dump_yaml(swarm.rows))
+    if path.exists():
+        content = read_yaml(path)
+        key = first_difference({key: content.get(key) for key in rows}, rows)
+        if key is not None:
+            raise InputError(
+                f"{swarm.folder} holds rows of other settings ({key}): give another --folder."
+            )
+    known = _read_mixtures(swarm.folder / MIXTURES)
+    if len(known) < swarm.drawn:
+        prior = read_prior(swarm, build)
+        drawn = draw_mixtures(list(prior.values()), swarm.drawn, **swarm.draw)
+        old = np.array([list(weights.values()) for weights in known]).reshape(-1, len(prior))
+        if not np.allclose(old, drawn[: len(old)], rtol=0, atol=1e-9):
+            raise InputError(
+                f"{swarm.folder / MIXTURES} has other mixtures than are drawn now, from another "
+                "prior or with more at the start: give another --folder."
+            )
+        known = [dict(zip(prior, row, strict=True)) for row in drawn.tolist()]
+        _write_mixtures(swarm, known)
+    work = {key: getattr(swarm, key) for key in WORK} | {"folder": str(swarm.folder)}
+    work["devices"] = None if swarm.devices is None else list(swarm.devices)
+    write_shared(path, dump_yaml(rows | work).encode())
+    return known[: swarm.proxies]
+
+
+def read_prior(swarm: Swarm, build: Build) -> Weights:
+    """Return domain -> share of the prior, in the order of the data.
+
+    Raises:
+        InputError: the data have no target, or the prior other domains.
+    """
+    data = build(swarm.config()).data
+    check_target(data)
+    return resolve_weights(swarm.prior, data.domain_sizes(), "prior", data.pools.budget).weights
+
+
+def choose_more(swarm: Swarm, known: Sequence[Weights], prior: Weights) -> list[Weights]:
+    """Return the known mixtures and those to train on next, a stack for each worker.
+
+    They are chosen by Bayesian optimisation of `metric/loss` from `POOL` more draws of the swarm.
+    """
+    done = [(n, row) for n, row in read_rows(swarm.folder).items() if row["status"] == DONE]
+    pool = draw_mixtures(list(prior.values()), swarm.drawn + POOL, **swarm.draw)[swarm.drawn :]
+    old = np.array([list(weights.values()) for weights in known])
+    pool = pool[[not np.isclose(old, row, atol=1e-9).all(axis=1).any() for row in pool]]
+    count = min(swarm.stack * swarm.workers, swarm.proxies - len(known))
+    values = [float(row["metric/loss"]) for _, row in done]
+    chosen = choose_next(old[[n for n, _ in done]], values, pool, count, len(known))
+    more = [dict(zip(prior, row, strict=True)) for row in pool[chosen].tolist()]
+    _write_mixtures(swarm, [*known, *more])
+    return [*known, *more]
+
+
+def run_cell(swarm: Swarm, cell: int, mixtures: Sequence[Weights], build: Build) -> None:
+    """Train the proxies of a cell that have no row yet, and add their rows to the table.
+
+    Raises:
+        InputError: there is no such cell, or no proxy can be trained.
+    """
+    if not 0 <= cell < swarm.cells:
+        raise InputError(f"--cell {cell}: there are the cells 0 to {swarm.cells - 1}.")
+    rows = read_rows(swarm.folder)
+    known = len(mixtures)  # others are chosen later
+    left = {n: mixtures[n] for n in swarm.numbers(cell) if n < known and n not in rows}
+    if left:
+        for row in train_proxies(swarm, left, build):
+            write_row(swarm.folder, row)
+            print(f"proxy {row['run']}: {row.get('reason') or row['metric/loss']}", flush=True)
+        write_table(swarm.folder)
+
+
+def cell_command(swarm: Swarm, cell: int) -> list[str]:
+    """Return the arguments of `tandem search run` for a cell."""
+    return [str(swarm.folder / SETTINGS), "--cell", str(cell)]
+
+
+def cell_lines(swarm: Swarm) -> list[str]:
+    """Return a command for each cell, for a queue."""
+    lines = (cell_command(swarm, cell) for cell in range(swarm.cells))
+    return [f"tandem search run {shlex.join(line)}" for line in lines]
+
+
+class CellJob(FolderJob):
+    """The process of a cell; proxies whose process fails are marked in the table."""
+
+    def __init__(self, swarm: Swarm, cell: int, device: int | None, lock: IO | None) -> None:
+        self.cell = cell
+        folder = swarm.folder / "cells" / f"{cell:05}"
+        (folder / "failed.txt").unlink(missing_ok=True)
+        environment = cell_environment(swarm.threads, device)
+        command = [*COMMAND, *cell_command(swarm, cell)]
+        super().__init__(folder, device, spawn(command, folder / "log.txt", environment, lock))
+
+
+def run_swarm(swarm: Swarm, mixtures: Sequence[Weights], lock: IO | None) -> dict[int, Row]:
+    """Run the cells of the proxies that have a mixture and no row yet, and return all rows.
+
+    At most `workers` cells run at a time. Every such proxy has a row at the end; on Ctrl-C or
+    SIGTERM the running cells are stopped, and the same call continues.
+    """
+    swarm = swarm._replace(proxies=len(mixtures))
+    rows = read_rows(swarm.folder)
+    waiting = [c for c in range(swarm.cells) if any(n not in rows for n in swarm.numbers(c))]
+    running: list[CellJob] = []
+    with tqdm(total=swarm.proxies, initial=len(rows), unit="proxy") as bar:
+        try:
+            while waiting or running:
+                while waiting and len(running) < swarm.workers:
+                    devices = [job.device for job in running]
+                    device = min(swarm.devices or (), key=devices.count, default=None)
+                    running.append(CellJob(swarm, waiting.pop(0), device, lock))
+                time.sleep(POLL_SECONDS)
+                for job in [job for job in running if job.poll()]:
+                    running.remove(job)
+                    if job.failure is not None:
+                        bar.write(f"cell {job.cell} failed: {job.failure}", file=sys.stderr)
+                        _mark(swarm, job, mixtures)
+                if new := len(read_rows(swarm.folder)) - bar.n:
+                    bar.update(new)
+        finally:
+            for job in running:
+                job.end()
+    return write_table(swarm.folder)
+
+
+def report(swarm: Swarm, rows: dict[int, Row]) -> str:
+    """Return what a swarm says at its end: how many rows, the best one, and how to go on."""
+    done = [row for row in rows.values() if row["status"] == DONE]
+    table = swarm.folder / "runs.csv"
+    lines = [f"{len(done)} of {swarm.proxies} proxies are done; the table is {table}"]
+    if len(done) < len(rows):
+        lines.append(f"{len(rows) - len(done)} failed; try them again with --retry")
+    if done:
+        best = min(done, key=lambda row: float(row["metric/loss"]))
+        lines += [
+            f"least loss {float(best['metric/loss']):.4f}, of run {best['run']}",
+            f"next: tandem search fit {table} --metric metric/loss",
+        ]
+    return "\n".join(lines)
+
+
+def _mark(swarm: Swarm, job: CellJob, mixtures: Sequence[Weights]) -> None:
+    rows = read_rows(swarm.folder)
+    for number in swarm.numbers(job.cell):
+        if number not in rows:
+            write_row(swarm.folder, failed_row(number, mixtures[number], str(job.failure)))
+
+
+def _write_mixtures(swarm: Swarm, known: Sequence[Weights]) -> None:
+    table = csv_bytes(list(known[0]), [weights.values() for weights in known])
+    write_shared(swarm.folder / MIXTURES, table)
+
+
+def _read_mixtures(path: Path) -> list[Weights]:
+    if not path.exists():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        return [{name: float(w) for name, w in row.items()} for row in csv.DictReader(file)]

@@ -1,0 +1,258 @@
+"""`tandem search run`: rows of a table from tiny networks, kept, failing in part, and resumed."""
+
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from tandem_pl.cli import main
+from tandem_pl.search.swarm import proxies, run
+
+CONFIGS = Path(__file__).parents[3] / "configs"
+MODULE = """
+import torch
+from tandem_pl.datamodules import MixtureDataModule
+
+class Rows(torch.utils.data.Dataset):
+    def __init__(self, size, seed):
+        self.rows = torch.randn(size, 4, generator=torch.Generator().manual_seed(seed))
+        self.rows[:, 3] += seed
+    def __len__(self):
+        return len(self.rows)
+    def __getitem__(self, index):
+        return self.rows[index]
+
+class Data(MixtureDataModule):
+    def __init__(self, target: bool = True, bad: str = "", seed: int = 0):
+        train = {name: Rows(20, m) for m, name in enumerate("abc")}
+        if bad:
+            train[bad].rows[:] = torch.nan
+        held_out = {name: Rows(9, m) for m, name in enumerate("ab")}
+        shares = {"a": 0.25, "b": 0.75}
+        super().__init__(train, held_out if target else None, batch_size=6, seed=seed,
+                         target_weights=shares if target else None)
+
+def squares(network, samples):
+    return (network(samples[:, :3]).squeeze(1) - samples[:, 3]).square()
+
+def branching(network, samples):
+    losses = squares(network, samples)
+    return losses if losses.sum() > 0 else -losses
+"""
+BASE = {
+    "trainer": {
+        "max_steps": 20,
+        "accelerator": "cpu",
+        "callbacks": [{"class_path": "tandem_pl.callbacks.MixtureMonitor"}],
+    },
+    "model": {
+        "class_path": "tandem_pl.TandemModule",
+        "init_args": {
+            "network": {
+                "class_path": "torch.nn.Linear",
+                "init_args": {"in_features": 3, "out_features": 1},
+            },
+            "objective": "swarm_parts.squares",
+            "optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1}},
+            "gradient_clip_val": 1.0,
+        },
+    },
+    "data": {"class_path": "swarm_parts.Data", "init_args": {}},
+}
+SCRIPT = """
+import sys, yaml
+from pathlib import Path
+from tandem_pl.search.swarm.rows import read_rows, row_of, write_row
+settings, cell = yaml.safe_load(open(sys.argv[1])), int(sys.argv[3])
+if cell == 1:
+    sys.exit("tandem: error: it was asked to fail.")
+folder = Path(settings["folder"])
+for number in range(cell * settings["stack"], (cell + 1) * settings["stack"]):
+    if number not in read_rows(folder):
+        print("trained", number)
+        write_row(folder, row_of(number, {"a": 1.0}, {"a": 2.0}, {"a": 1.0}, {}))
+"""
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder to work in, with a data module and objectives of one's own."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "swarm_parts.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(run, "POLL_SECONDS", 0.02)
+    return tmp_path
+
+
+def swarm(place, name="swarm", **keys):
+    content = {"base": BASE, "proxies": 6, "stack": 3, "prior": "uniform", "workers": 1, **keys}
+    (place / f"{name}.yaml").write_text(yaml.safe_dump(content | {"folder": name}))
+    return f"{name}.yaml"
+
+
+def table(name="swarm"):
+    return pd.read_csv(f"{name}/runs.csv", dtype={"run": str})
+
+
+def test_stacked_rows_are_those_of_separate_runs_and_a_fit_reads_them(place, capsys):
+    for cell in ("1", "0"):
+        assert main(["search", "run", swarm(place), "--cell", cell]) == 0
+    together = table()
+    assert together["run"].tolist() == [f"{number:05}" for number in range(6)]
+    assert set(together["status"]) == {"done"}
+    assert set(together["size"]) == {4}
+    assert set(together["steps"]) == {20}
+    mean = 0.25 * together["metric/loss/a"] + 0.75 * together["metric/loss/b"]
+    assert together["metric/loss"].tolist() == pytest.approx(mean.tolist())
+    assert together["metric/loss"].std() > 0.1
+    assert "one after the other" not in capsys.readouterr().out
+    name = swarm(place, "alone", stack=1)
+    for cell in range(2):
+        assert main(["search", "run", name, "--cell", str(cell)]) == 0
+    alone = table("alone")
+    for column in alone.filter(like="/"):
+        assert alone[column].tolist() == pytest.approx(together[column][:2].tolist(), abs=1e-5)
+    fit = ["search", "fit", "swarm/runs.csv", "--metric", "metric/loss", "--law", "linear"]
+    assert main([*fit, "--out", "found"]) == 0
+    assert (place / "found/proposal.yaml").exists()
+
+
+def test_what_cannot_be_stacked_is_trained_one_after_the_other(place, capsys):
+    overrides = {"model": {"objective": "swarm_parts.branching"}}
+    name = swarm(place, overrides=overrides, stack=2)
+    assert main(["search", "run", name, "--cell", "0"]) == 0
+    assert "one after the other: vmap" in capsys.readouterr().out
+    assert table()["status"].tolist() == ["done"] * 2
+    average = {"callbacks": [{"class_path": "tandem_pl.callbacks.MovingAverage"}]}
+    name = swarm(place, "average", overrides={"trainer": average}, stack=2)
+    assert main(["search", "run", name, "--cell", "0"]) == 0
+    assert "one after the other: tandem_pl.callbacks.MovingAverage" in capsys.readouterr().out
+    assert table("average")["status"].tolist() == ["done"] * 2
+
+
+def test_a_failed_proxy_is_marked_and_the_rest_go_on(place):
+    keys = {"strength": 1.0, "overrides": {"data": {"bad": "c"}}, "proxies": 4}
+    for stack, cells in ((4, 1), (1, 2)):  # together, or each in a run of its own
+        name = swarm(place, f"stack{stack}", stack=stack, **keys)
+        for cell in range(cells):
+            assert main(["search", "run", name, "--cell", str(cell)]) == 0
+        rows = table(f"stack{stack}")
+        failed = rows["weight/c"] > 0.01
+        assert failed.tolist() == [True, False, True, True][: len(rows)]
+        assert (rows["status"] == "failed").tolist() == failed.tolist()
+        assert rows["metric/loss"].isna().tolist() == failed.tolist()
+        assert rows["reason"][failed].str.contains("not finite").all()
+
+
+def test_a_row_of_the_table_is_never_run_again(place, monkeypatch):
+    trained = []
+
+    def pretend(settings, mixtures, build):
+        trained.extend(mixtures)
+        return proxies.train_proxies(settings, mixtures, build)
+
+    monkeypatch.setattr(run, "train_proxies", pretend)
+    assert main(["search", "run", swarm(place), "--cell", "0"]) == 0
+    for path in Path("swarm/rows").iterdir():  # the table alone is enough
+        path.unlink()
+    more = ["search", "run", swarm(place), "--proxies", "8", "--stack", "4", "--cell"]
+    first = table()
+    assert main([*more, "0"]) == 0
+    assert main([*more, "0"]) == 0
+    assert trained == [0, 1, 2, 3]
+    assert table().head(3)["metric/loss"].tolist() == first["metric/loss"].tolist()
+    assert table().head(3)["weight/a"].tolist() == first["weight/a"].tolist()
+
+
+def test_processes_run_cells_and_those_that_fail_are_marked(place, monkeypatch, capsys):
+    (place / "script.py").write_text(SCRIPT)
+    monkeypatch.setattr(run, "COMMAND", (sys.executable, str(place / "script.py")))
+    with pytest.raises(SystemExit) as stop:
+        main(["search", "run", swarm(place, stack=2)])
+    assert stop.value.code == 1
+    said = capsys.readouterr()
+    assert "cell 1 failed: it was asked to fail." in said.err
+    assert "4 of 6 proxies are done" in said.out
+    assert "tandem search fit swarm/runs.csv" in said.out
+    assert table()["status"].tolist() == ["done"] * 2 + ["failed"] * 2 + ["done"] * 2
+    assert set(table()["reason"].dropna()) == {"it was asked to fail."}
+    script = SCRIPT.replace("cell == 1", "False")
+    (place / "script.py").write_text(script)
+    with pytest.raises(SystemExit):
+        main(["search", "run", swarm(place, stack=2)])  # failed ones too are left alone
+    assert main(["search", "run", swarm(place, stack=2), "--retry"]) == 0
+    assert set(table()["status"]) == {"done"}
+    assert Path("swarm/cells/00001/log.txt").read_text() == "trained 2\ntrained 3\n"
+
+
+def test_cells_are_printed_for_a_queue(place, capsys):
+    assert main(["search", "run", swarm(place), "--cells"]) == 0
+    lines = [f"tandem search run swarm/swarm.yaml --cell {cell}" for cell in (0, 1)]
+    assert capsys.readouterr().out.strip().splitlines()[-2:] == lines
+    assert main(["search", "run", "swarm/swarm.yaml", "--cell", "1"]) == 0  # as a queue does
+    assert table()["run"].tolist() == ["00003", "00004", "00005"]
+
+
+def test_later_mixtures_are_chosen_by_the_results_so_far(place, monkeypatch):
+    (place / "script.py").write_text(SCRIPT.replace("cell == 1", "False"))
+    monkeypatch.setattr(run, "COMMAND", (sys.executable, str(place / "script.py")))
+    asked = []
+
+    def choose(weights, values, pool, count, seed):
+        asked.append((weights.tolist(), values, pool))
+        return [7, 3][:count]
+
+    monkeypatch.setattr(run, "choose_next", choose)
+    monkeypatch.setattr(run, "POOL", 20)
+    name = swarm(place, proxies=5, stack=2, initial=2)
+    assert main(["search", "run", name]) == 0
+    mixtures = pd.read_csv("swarm/mixtures.csv").to_numpy()
+    assert [len(values) for _, values, _ in asked] == [2, 4]
+    assert asked[1][0] == mixtures[:4].tolist()
+    assert mixtures[2:5].tolist() == [*asked[0][2][[7, 3]].tolist(), asked[1][2][7].tolist()]
+    assert len(asked[1][2]) == 18  # chosen ones are not chosen again
+    assert main(["search", "run", name]) == 0
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"proxys": 3}, "unknown key 'proxys': did you mean 'proxies'?"),
+        ({"proxies": 0}, "proxies=0 must be a whole number"),
+        ({"sampling": "grid"}, "sampling='grid' must be"),
+        ({"base": {}}, "trainer.max_steps=None must be"),
+        ({"overrides": {"data": {"target": False}}}, "a swarm needs target data"),
+        ({"prior": {"a": 0.5, "d": 0.5}}, "unknown domain"),
+        ({"prior": "proportoinal"}, "prior="),
+    ],
+)
+def test_bad_input_is_one_sentence(place, capsys, keys, said):
+    assert main(["search", "run", swarm(place, **keys), "--cell", "0"]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_folder_of_other_settings_is_refused(place, capsys):
+    assert main(["search", "run", swarm(place), "--cells"]) == 0
+    assert main(["search", "run", swarm(place, seed=1), "--cells"]) == 2
+    assert "swarm holds rows of other settings (seed)" in capsys.readouterr().err
+    assert main(["search", "run", swarm(place), "--cell", "2"]) == 2
+    assert "--cell 2: there are the cells 0 to 1" in capsys.readouterr().err
+
+
+def test_the_shipped_configuration_runs(place):
+    content = yaml.safe_load((CONFIGS / "search_restricted.yaml").read_text())
+    content["base"] = str(CONFIGS / content["base"])
+    sizes = dict.fromkeys(("python", "cpp", "docstrings", "stubs"), 6000)
+    sizes |= dict.fromkeys(("javascript", "readmes", "licences"), 3000)
+    content["overrides"]["trainer"]["max_steps"] = 3
+    content["overrides"]["model"]["network"]["config"]["hidden_size"] = 16
+    data = {"train_bytes": sizes, "target_bytes": 3000, "test_bytes": 3000, "batch_size": 4}
+    content["overrides"]["data"] |= data
+    content |= {"proxies": 2, "stack": 2}
+    (place / "tiny.yaml").write_text(yaml.safe_dump(content))
+    assert main(["search", "run", "tiny.yaml", "--folder", "out", "--cell", "0"]) == 0
+    assert table("out")["tokens"].tolist() == [3 * 4 * 64] * 2
+    assert table("out")["metric/loss"].between(4, 7).all()
