@@ -178,7 +178,9 @@ ACTIONS: dict[str, Callable[..., None]] = {
     "mixmin": search_mixmin,
     "merge": search_merge,
 }
-EPILOGS = {"run": EPILOG, "fit": EPILOG} | {
+EPILOGS = {
+    "run": EPILOG,
+    "fit": EPILOG,
     "cmr": CONTINUED,
     "dcpt": CONTINUED,
     "mixmin": MIXMIN,
