@@ -95,9 +95,9 @@ def goal_of(name: str) -> str:
     nodes = ast.walk(definition.node) if definition else iter(())
     calls = [node for node in nodes if isinstance(node, ast.Call)]
     abouts = [call.args[1] for call in calls if ast.unparse(call.func) == "Method"]
-    if len(abouts) > 1:  # the class is for several rows of the table of methods
-        return about_of(name)
-    return str(ast.literal_eval(abouts[0])) if abouts else ""
+    if len(abouts) == 1 and not isinstance(abouts[0], ast.Name):
+        return str(ast.literal_eval(abouts[0]))
+    return about_of(name) if abouts else ""  # the class is for several rows of the table of methods
 
 
 def rows(table: dict[str, str]) -> list[str]:

@@ -20,6 +20,7 @@ ELSEWHERE = (
     "prepare",
     "compare",
     "online",
+    "search",
     "strategy_",
     "suite_",
     "vision_cifar10",
