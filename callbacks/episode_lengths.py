@@ -24,6 +24,16 @@ def check_batches(key: str, value: int | str, least: int) -> None:
         check_at_least(key, value, least)
 
 
+def check_measured(measure_batches: int, batch_size: int, domains: int) -> None:
+    """Raise an error unless an update can measure a sample of every domain."""
+    samples = measure_batches * batch_size
+    if samples < domains:
+        raise InputError(
+            f"measure_batches={measure_batches} hold {samples} samples, fewer than the "
+            f"{domains} domains: raise it until every domain is measured."
+        )
+
+
 def choose_free_steps(steps: int | None, probe_steps: int) -> int:
     """Return E for a run of so many proxy steps, or of unknown length.
 

@@ -9,6 +9,7 @@ from lightning.pytorch import Trainer
 
 from tandem_pl.callbacks.anchor import AnchorSetting
 from tandem_pl.callbacks.bad_domains import bad_domains
+from tandem_pl.callbacks.episode_lengths import check_measured
 from tandem_pl.callbacks.measures.alignment import align
 from tandem_pl.callbacks.measures.influence import means_or_row_mean
 from tandem_pl.callbacks.reweighting import ReweightingCallback, Update
@@ -130,12 +131,7 @@ class DGAReweighting(ReweightingCallback):
         """Raise an error if distributions or measure batches do not fit the domains."""
         if self.distributions is not None:
             self.basis = _normalise_rows(self.distributions, len(self.domains))
-        samples = self.measure_batches * self.data.batch_size
-        if samples < len(self.domains):
-            raise InputError(
-                f"measure_batches={self.measure_batches} hold {samples} samples, fewer than the "
-                f"{len(self.domains)} domains: raise it until every domain is measured."
-            )
+        check_measured(self.measure_batches, self.data.batch_size, len(self.domains))
 
     def initial(self, trainer: Trainer) -> Array:
         """Return the data module's weights, or the mean of the distributions."""

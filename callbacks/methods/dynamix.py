@@ -10,6 +10,7 @@ from lightning.pytorch import Trainer
 
 from tandem_pl.callbacks.anchor import AnchorSetting
 from tandem_pl.callbacks.bad_domains import bad_domains
+from tandem_pl.callbacks.episode_lengths import check_measured
 from tandem_pl.callbacks.measures.gathering import from_first_rank, gather_sum
 from tandem_pl.callbacks.measures.virtual_step import look_ahead_losses
 from tandem_pl.callbacks.reweighting import ReweightingCallback, Update
@@ -126,12 +127,7 @@ class DynamixReweighting(ReweightingCallback):
 
     def check(self, trainer: Trainer, module: MixtureModule) -> None:
         """Raise an error if a virtual step or its samples cannot be had."""
-        samples = self.measure_batches * self.data.batch_size
-        if samples < len(self.domains):
-            raise InputError(
-                f"measure_batches={self.measure_batches} hold {samples} samples, fewer than the "
-                f"{len(self.domains)} domains: raise it until every domain is measured."
-            )
+        check_measured(self.measure_batches, self.data.batch_size, len(self.domains))
 
     def initial(self, trainer: Trainer) -> Array:
         """Return the weights of no reward."""

@@ -53,12 +53,7 @@ def cached_clusters(
         with new_folder(folder, done=ABOUT) as scratch:
             found = cluster_sources(scratch, sources, read, options, count_cores())
             for domain, source in sources.items():
-                if source.skipped:
-                    warnings.warn(
-                        f"domain {domain!r}: {source.skipped} corrupt rows were left out; the "
-                        f"first: {source.first_skipped}",
-                        stacklevel=2,
-                    )
+                source.warn_of_skipped(domain)
             targets = locate_targets(found, target, read)
             found.model.save(scratch)
             np.save(scratch / ASSIGNED, found.clusters)

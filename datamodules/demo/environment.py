@@ -13,7 +13,7 @@ from tqdm import tqdm
 from tandem_pl.checks import check_at_least, check_choice
 from tandem_pl.datamodules.text.block_folder import Documents
 from tandem_pl.datamodules.text.cached import CachedTextDataModule
-from tandem_pl.datamodules.text.documents import SPLIT_CODES
+from tandem_pl.datamodules.text.documents import with_split_codes
 from tandem_pl.errors import InputError
 
 from .installed_text import (
@@ -23,7 +23,7 @@ from .installed_text import (
     excerpt,
     installed,
     list_candidates,
-    read_candidate,
+    read_candidates,
 )
 
 #: Training text a domain, in bytes of UTF-8. "restricted" has two large domains and five
@@ -184,15 +184,9 @@ class EnvironmentCorpus(CachedTextDataModule):
         for domain in tqdm(DOMAINS, desc="choosing text", unit=" domains", delay=1):
             budgets = {"test": self.test_bytes, "target": self.target_bytes}
             budgets["train"] = self.train_bytes[domain]
-            texts = (
-                text
-                for path in files[domain]
-                if (text := read_candidate(domain, path, self.max_document_bytes))
-            )
+            texts = read_candidates(domain, files[domain], self.max_document_bytes)
             splits, dropped[domain] = select(domain, texts, budgets)
-            codes = [SPLIT_CODES[split] for split, chosen in splits.items() for _ in chosen]
-            chosen_texts = [text for chosen in splits.values() for text in chosen]
-            documents[domain] = (chosen_texts, np.array(codes, np.uint8))
+            documents[domain] = with_split_codes(splits)
         return documents, dropped
 
 

@@ -165,6 +165,12 @@ def read_candidate(domain: str, path: Path, limit: int) -> str:
     return text
 
 
+def read_candidates(domain: str, paths: Iterable[Path], limit: int) -> Iterator[str]:
+    """Yield the texts of those files that are fit, see `read_candidate`."""
+    texts = (read_candidate(domain, path, limit) for path in paths)
+    return (text for text in texts if text)
+
+
 class NoveltyFilter:
     """Yields new texts and drops repeats: equal ones, or mostly of lines met before.
 

@@ -1,7 +1,5 @@
 """`ProblemCorpus`: mixture problems from installed text whose good domains are known or unusual."""
 
-from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -10,7 +8,7 @@ from tqdm import tqdm
 from tandem_pl.checks import check_at_least, check_choice, check_positive
 from tandem_pl.datamodules.text.block_folder import Documents
 from tandem_pl.datamodules.text.cached import CachedTextDataModule
-from tandem_pl.datamodules.text.documents import SPLIT_CODES
+from tandem_pl.datamodules.text.documents import with_split_codes
 from tandem_pl.errors import InputError
 
 from .environment import fill, select
@@ -20,7 +18,7 @@ from .installed_text import (
     installed,
     list_candidates,
     list_packages,
-    read_candidate,
+    read_candidates,
 )
 from .made_text import MADE, make_text
 
@@ -160,23 +158,25 @@ class ProblemCorpus(CachedTextDataModule):
             if domain in MADE:
                 generator = np.random.default_rng([self.split_seed, number])
                 made = make_text(domain, train[domain], generator)
-                documents[domain], dropped[domain] = _with_codes({"train": made}), 0
+                documents[domain], dropped[domain] = with_split_codes({"train": made}), 0
                 continue
             budgets = dict(self._held_out()) if domain in self.problem.target else {}
             if domain in train:
                 budgets["train"] = train[domain]
-            texts = self._read(domain, files[domain])
+            texts = read_candidates(domain, files[domain], self.max_document_bytes)
             splits, dropped[domain] = select(domain, texts, budgets)
-            documents[domain] = _with_codes(splits)
+            documents[domain] = with_split_codes(splits)
         return documents, dropped
 
     def _duplicated(self) -> tuple[Documents, dict[str, int]]:
         original = min(ORIGINAL_BYTES, self.problem.train[COPIES])
         sizes = {COPIES: original, "train": self.problem.train[CLEAN]}
-        texts = self._read("python", list_candidates(self.split_seed)["python"])
+        texts = read_candidates(
+            "python", list_candidates(self.split_seed)["python"], self.max_document_bytes
+        )
         splits, dropped = select(CLEAN, texts, {**self._held_out(), **sizes})
         copies = splits.pop(COPIES) * max(1, self.problem.train[COPIES] // original)
-        documents = {CLEAN: _with_codes(splits), COPIES: _with_codes({"train": copies})}
+        documents = {CLEAN: with_split_codes(splits), COPIES: with_split_codes({"train": copies})}
         return documents, {CLEAN: dropped, COPIES: 0}
 
     def _packages(self) -> tuple[Documents, dict[str, int]]:
@@ -190,10 +190,12 @@ class ProblemCorpus(CachedTextDataModule):
             held_out = self.target_bytes + self.test_bytes
             if len(documents) == MOST_PACKAGES or found[name].size < 2 * held_out:
                 break
-            new = NoveltyFilter(self._read("python", found[name].files), seen)
+            new = NoveltyFilter(
+                read_candidates("python", found[name].files, self.max_document_bytes), seen
+            )
             splits = fill(new, {**self._held_out(), "train": size}, pieces=4)
             if sum(map(len, splits["train"])) > size / 2:
-                documents[name], dropped[name] = _with_codes(splits), new.dropped
+                documents[name], dropped[name] = with_split_codes(splits), new.dropped
         if len(documents) < FEWEST_PACKAGES:
             raise InputError(
                 f"problem='packages' needs {FEWEST_PACKAGES} packages with enough Python source of "
@@ -203,14 +205,3 @@ class ProblemCorpus(CachedTextDataModule):
 
     def _held_out(self) -> dict[str, int]:
         return {"test": self.test_bytes, "target": self.target_bytes}
-
-    def _read(self, kind: str, files: Iterable[Path]) -> Iterator[str]:
-        texts = (read_candidate(kind, path, self.max_document_bytes) for path in files)
-        return (text for text in texts if text)
-
-
-def _with_codes(splits: dict[str, list[str]]) -> tuple[list[str], np.ndarray]:
-    """Return the documents of all splits, and the code of each one's split."""
-    codes = [SPLIT_CODES[split] for split, texts in splits.items() for _ in texts]
-    texts = [text for texts in splits.values() for text in texts]
-    return texts, np.array(codes, np.uint8)

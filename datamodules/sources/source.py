@@ -105,6 +105,15 @@ class Source:
         self.skipped += 1
         self.first_skipped = self.first_skipped or message
 
+    def warn_of_skipped(self, domain: str) -> None:
+        """Warn if rows were left out, with their number and the message on the first."""
+        if self.skipped:
+            warnings.warn(
+                f"domain {domain!r}: {self.skipped} corrupt rows were left out; the first: "
+                f"{self.first_skipped}",
+                stacklevel=3,
+            )
+
 
 class Sources(dict[str, Source]):
     """Domain -> source.

@@ -32,6 +32,17 @@ class Part(NamedTuple):
     is_target: bool = False
 
 
+def with_split_codes(splits: Mapping[str, list[str]]) -> tuple[list[str], np.ndarray]:
+    """Return the documents of all splits [N], and the code of each one's split, uint8 [N].
+
+    >>> texts, codes = with_split_codes({"train": ["a", "b"], "test": ["c"]})
+    >>> texts, (codes[:2] == SPLIT_CODES["train"]).tolist(), len(codes)
+    (['a', 'b', 'c'], [True, True], 3)
+    """
+    codes = [SPLIT_CODES[split] for split, texts in splits.items() for _ in texts]
+    return [text for texts in splits.values() for text in texts], np.array(codes, np.uint8)
+
+
 def parts_of(sources: Mapping[str, Value], target: Mapping[str, Value]) -> dict[Part, Value]:
     """Return the parts of a corpus in the order in which they keep a text that several have.
 

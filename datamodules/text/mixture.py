@@ -1,6 +1,5 @@
 """Text of your own as a mixture: one source a domain, or one data set with a domain column."""
 
-import warnings
 from functools import partial
 from typing import Any, Literal
 
@@ -144,10 +143,5 @@ class TextMixtureDataModule(CachedTextDataModule):
         corpus = Corpus(parts, self._text_column, count_cores())
         corpus.assign_splits(*self._split)
         for part, source in parts.items():
-            if source.skipped:
-                warnings.warn(
-                    f"domain {part.domain!r}: {source.skipped} corrupt rows were left out; the "
-                    f"first: {source.first_skipped}",
-                    stacklevel=2,
-                )
+            source.warn_of_skipped(part.domain)
         return corpus.documents(), corpus.duplicates()
