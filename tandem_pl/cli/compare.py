@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import signal
+import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from .arguments import run_verb
 from .early_checks import check_is_file
@@ -19,8 +21,11 @@ def compare(
     folder: str | None = None,
     methods: list[str] | None = None,
     seeds: list[int] | None = None,
+    executor: str | None = None,
     workers: int | None = None,
     devices: list[int] | None = None,
+    cell: int | None = None,
+    cells: bool = False,
     overwrite: bool = False,
 ) -> None:
     """Learn a mixture by each method, train a fresh network with it, and test it, for each seed.
@@ -33,8 +38,11 @@ def compare(
         folder: where its runs and tables go; of several files, each to a folder of its name there.
         methods: run only these, such as `--methods tandem dga`, and the baseline.
         seeds: run only these, such as `--seeds 0 1`.
+        executor: local, or ray for the machines of a Ray cluster.
         workers: number of runs at a time.
         devices: numbers of the GPUs to use; more workers than GPUs share them.
+        cell: run only the cell of this number, here; for a queue.
+        cells: print the command of each cell that is not done, for a queue, and run none.
         overwrite: run cells again if their settings have changed.
 
     Raises:
@@ -42,16 +50,45 @@ def compare(
     """
     for path in config:
         check_is_file(path)
+    from tandem_pl.compare.numbered import cell_lines, run_cell
     from tandem_pl.compare.suite import read_comparisons, run_suite, write_suite
 
     options = {"seeds": seeds, "workers": workers, "devices": devices, "only": methods}
-    comparisons = read_comparisons(config, folder, options)
+    queued = cells or cell is not None
+    comparisons = read_comparisons(
+        config, folder, options | {"executor": executor, "queued": queued}
+    )
+    if cells:
+        same = {"config": config, "folder": folder, "methods": methods, "seeds": seeds}
+        command = ["tandem", "compare", *as_options(same | {"devices": devices}, overwrite)]
+        print("\n".join(cell_lines(comparisons, command, overwrite)))
+        return
     try:
+        if cell is not None:
+            failure = run_cell(comparisons, cell, devices or (), overwrite)
+            if failure is not None:
+                print(f"cell {cell} failed: {failure}", file=sys.stderr)
+                raise SystemExit(1)
+            return
         finished = run_suite(comparisons, overwrite)
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     if not write_suite(comparisons, folder, *finished):
         raise SystemExit(1)
+
+
+def as_options(values: Mapping[str, Any], overwrite: bool) -> list[str]:
+    """Return the options that give these values again.
+
+    >>> as_options({"config": ["a b.yaml"], "folder": None, "seeds": [0, 1]}, False)
+    ['--config', "'a b.yaml'", '--seeds', '0', '1']
+    """
+    options: list[str] = []
+    for key, value in values.items():
+        if value is not None:
+            given = value if isinstance(value, list) else [value]
+            options += [f"--{key}", *(shlex.quote(str(one)) for one in given)]
+    return [*options, "--overwrite"] if overwrite else options
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -21,6 +21,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
 
+from tandem_pl.compare.logged import run_logged
+
 STOP_SECONDS = 5  # that a process has after SIGTERM
 
 
@@ -90,23 +92,10 @@ def _fork(paths: list[str], log: str, pipes: tuple[IO[str], IO[str]]) -> int | N
     code = 1
     try:
         os.setsid()  # a group of its own, with its data workers
-        file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
-        null = os.open(os.devnull, os.O_RDONLY)
         for pipe in pipes:
             os.close(pipe.fileno())
-        for source, target in ((null, 0), (file, 1), (file, 2)):
-            os.dup2(source, target)
-        code = main(*paths)
-    except SystemExit as stop:
-        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    except BaseException:
-        import traceback
-
-        traceback.print_exc()
+        code = run_logged(lambda: main(*paths), log)
     finally:
-        with contextlib.suppress(Exception):
-            sys.stdout.flush()
-            sys.stderr.flush()
         os._exit(code)
 
 

@@ -17,6 +17,7 @@ from tandem_pl.public_names import with_whole_paths
 from tandem_pl.yaml_files import read_yaml
 
 from .entries import Entry, check_keys, read_methods
+from .executors import EXECUTORS
 
 KEYS: dict[str, Any] = {  # key -> its default
     "base": None,
@@ -25,19 +26,22 @@ KEYS: dict[str, Any] = {  # key -> its default
     "baseline": "uniform",
     "seeds": [0, 1, 2],
     "folder": None,
+    "executor": "local",
     "workers": None,
     "threads": 1,
     "devices": None,
     "network": "fresh",
 }
 NETWORKS = ("fresh", "online")
+WORKERS = ("executor", "workers", "threads", "devices")
 
 
 class Comparison(NamedTuple):
     """A comparison: every method with every seed under one configuration.
 
-    `base` is the final run's configuration, overrides included. Every run has one device: `devices`
-    are the numbers of the GPUs that runs may use, or None for the accelerator of the base.
+    `base` is the final run's configuration, overrides included. Runs are started by `executor`,
+    `workers` at a time. Every run has one device: `devices` are the numbers of the GPUs that runs
+    may use, or None for the accelerator of the base.
     `network` says which network a learning method is judged by: "fresh", trained at the learned
     mixture (the one that it was learned with is shown too), or "online", the one that it was
     learned with alone, without another run; methods whose network is a mere means get a fresh one.
@@ -50,9 +54,15 @@ class Comparison(NamedTuple):
     network: str
     seeds: tuple[int, ...]
     folder: Path
+    executor: str
     workers: int
     threads: int
     devices: tuple[int, ...] | None
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether runs use the CPU alone."""
+        return self.devices is None and self.base["trainer"].get("accelerator") == "cpu"
 
     @property
     def steps(self) -> int:
@@ -61,13 +71,17 @@ class Comparison(NamedTuple):
 
 
 def read_comparison(
-    path: str | os.PathLike[str], only: Sequence[str] | None = None, **options: Any
+    path: str | os.PathLike[str],
+    only: Sequence[str] | None = None,
+    queued: bool = False,
+    **options: Any,
 ) -> Comparison:
     """Read and check a comparison's file.
 
     Args:
         path: the YAML file.
         only: keep the methods with these labels, and the baseline.
+        queued: whether a queue starts each run, so that `workers` and `devices` need not fit here.
         options: values that replace those of the file, unless None.
 
     Raises:
@@ -107,7 +121,7 @@ def read_comparison(
         content["network"],
         _seeds(content["seeds"]),
         Path(content["folder"] or Path("runs") / path.stem),
-        *check_cores(content["workers"], content["threads"], content["devices"]),
+        *read_workers(content, queued),
     )
 
 
@@ -151,16 +165,33 @@ def merge(base: Any, over: Any) -> Any:
     return merged
 
 
-def check_cores(
-    workers: Any, threads: Any, devices: Any
-) -> tuple[int, int, tuple[int, ...] | None]:
-    """Return workers, threads of each and devices, checked against those of the machine."""
-    cores = count_cores()
+def read_workers(
+    content: Mapping[str, Any], queued: bool
+) -> tuple[str, int, int, tuple[int, ...] | None]:
+    """Return executor, workers, threads of each, and devices, as a file gives them.
+
+    They are checked against this machine, unless a queue or Ray chooses where cells run.
+    """
+    executor, workers, threads, devices = (content[key] for key in WORKERS)
+    check_choice("executor", executor, EXECUTORS)
     check_count("threads", threads)
     if devices is not None:
         devices = [devices] if isinstance(devices, int) else devices
         if not isinstance(devices, list) or not devices or set(map(type, devices)) != {int}:
             raise InputError(f"devices={devices!r} must be a list of GPU numbers, such as [0, 1].")
+    if workers is not None:
+        check_count("workers", workers)
+    elif executor == "ray" and not queued:
+        raise InputError("executor='ray' needs workers, the number of runs at a time.")
+    if executor == "local" and not queued:
+        workers = _check_machine(workers, threads, devices)
+    return executor, workers or 1, threads, tuple(devices) if devices else None
+
+
+def _check_machine(workers: int | None, threads: int, devices: list[int] | None) -> int:
+    """Return the workers, checked with their threads and devices against those of the machine."""
+    cores = count_cores()
+    if devices is not None:
         import torch
 
         found = torch.cuda.device_count()
@@ -169,15 +200,14 @@ def check_cores(
                 f"devices={devices} asks for more GPUs than the {found} there are: name those "
                 "from 0 on, or leave devices out for the CPU."
             )
-    most = len(devices) if devices else max(cores // threads, 1)
-    workers = most if workers is None else workers
-    check_count("workers", workers)
+    if workers is None:
+        workers = len(devices) if devices else max(cores // threads, 1)
     if workers * threads > cores:
         raise InputError(
             f"workers={workers} of threads={threads} need {workers * threads} cores and there "
             f"{'is' if cores == 1 else 'are'} {cores}: lower one, or leave workers out."
         )
-    return workers, threads, tuple(devices) if devices else None
+    return workers
 
 
 def _seeds(seeds: Any) -> tuple[int, ...]:

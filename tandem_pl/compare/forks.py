@@ -9,26 +9,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
-
-
-class Process(Protocol):
-    """What a `Job` needs of a process; `subprocess.Popen` has it."""
-
-    pid: int
-
-    def poll(self) -> int | None:
-        """Return the exit code, or None if it still runs."""
-        ...
-
-    def wait(self, timeout: float | None = None) -> int:
-        """Wait for the end; raise `subprocess.TimeoutExpired` after `timeout` seconds."""
-        ...
+from typing import Any
 
 
 class Forks:
@@ -45,7 +32,7 @@ class Forks:
         self._environment, self._locks = environment, locks
         self._server: subprocess.Popen[str] | None = None
 
-    def start(self, paths: Sequence[Path], log: Path) -> Process | None:
+    def start(self, paths: Sequence[Path], log: Path) -> Fork | None:
         """Start the worker on `paths` with its output in `log`; None if it cannot be forked."""
         if self._server is None:
             self._server = subprocess.Popen(
@@ -95,7 +82,7 @@ class Forks:
 
 
 class Fork:
-    """A forked process, with the parts of `subprocess.Popen` that a job needs."""
+    """A forked process, with some of the parts of `subprocess.Popen`."""
 
     def __init__(self, pid: int, forks: Forks) -> None:
         self.pid = pid
@@ -118,6 +105,22 @@ class Fork:
                 raise subprocess.TimeoutExpired("fork", timeout)
             time.sleep(0.02)
         return code
+
+    def end(self) -> None:
+        """Stop the processes of its session."""
+        end_group(self)
+
+
+def end_group(process: subprocess.Popen | Fork) -> None:
+    """Stop a process and the others of its group; kill those that do not stop in 5 seconds."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, number)
+        try:
+            process.wait(5)
+            break
+        except subprocess.TimeoutExpired:
+            continue
 
 
 def _alive(pid: int) -> bool:

@@ -1,68 +1,50 @@
-"""A running cell: its process, and what is kept of it at its end."""
+"""A running cell, and what is kept of it at its end."""
 
 from __future__ import annotations
 
-import contextlib
 import csv
-import os
-import signal
-import subprocess
-import sys
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from tandem_pl.files import write_atomically
 from tandem_pl.yaml_files import read_yaml
 
 from .cells import FAILED, FINAL, Cell, dump, write_config
-from .forks import Forks, Process
+from .executors import Executor, Process
+from .local import WORKER
 
 TAIL_LINES = 40  # lines kept of what a failed cell printed
-WORKER = (sys.executable, "-m", "tandem_pl.cli.compare_worker")
-
-
-def cell_environment(threads: int, device: int | None = None) -> dict[str, str]:
-    """Return the environment variables of a cell."""
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    if device is not None:
-        environment["CUDA_VISIBLE_DEVICES"] = str(device)
-    return environment
-
-
-def spawn(
-    command: Sequence[str], log: Path, environment: Mapping[str, str], lock: IO | None
-) -> Process:
-    """Start a process with its output in `log`; it keeps `lock` if this process is killed."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "wb") as file:
-        return subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            start_new_session=True,  # so that `end` reaches its data workers
-            pass_fds=() if lock is None else (lock.fileno(),),
-        )
 
 
 class FolderJob:
-    """A running process whose folder has its output, `log.txt`, and `failed.txt` if it failed.
+    """A running command whose folder has its output, `log.txt`, and `failed.txt` if it failed.
 
     Attributes:
         failure: why it failed, one line; None as long as it did not.
     """
 
-    def __init__(self, folder: Path, device: int | None, process: Process) -> None:
-        self.folder, self.device, self._process = folder, device, process
+    def __init__(
+        self, folder: Path, command: Sequence[str], threads: int, executor: Executor
+    ) -> None:
+        self.folder = folder
         self.failure: str | None = None
+        self._command, self._threads, self._executor = command, threads, executor
+        self._starts = 0
+        self._process = self._start()
+
+    def prepare(self) -> None:
+        """Make the folder ready for a start."""
 
     def finish(self) -> None:
         """Keep what a process that ended well has left."""
 
     def poll(self) -> bool:
-        """Return whether the process has ended, after writing its result or its failure."""
+        """Return whether the process has ended, after writing its result or its failure.
+
+        If it was killed it is started again, as often as the executor says.
+        """
         code = self._process.poll()
         if code is None:
             return False
@@ -72,6 +54,9 @@ class FolderJob:
                 return True
             except (OSError, KeyError, ValueError, TypeError) as error:
                 self.failure = f"its results cannot be read: {error}"
+        elif code < 0 and self._starts <= self._executor.retries:
+            self._process = self._start()
+            return False
         text = (self.folder / "log.txt").read_text(errors="replace")
         self.failure = self.failure or reason_of(text, code)
         tail = "\n".join(text.splitlines()[-TAIL_LINES:])
@@ -80,38 +65,28 @@ class FolderJob:
 
     def end(self) -> None:
         """Stop the processes that still run."""
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, number)
-            try:
-                self._process.wait(5)
-                break
-            except subprocess.TimeoutExpired:
-                continue
+        self._process.end()
+
+    def _start(self) -> Process:
+        self._starts += 1
+        self.prepare()
+        return self._executor.start(self._command, self.folder / "log.txt", self._threads)
 
 
 class Job(FolderJob):
     """A running cell: `tandem fit` and `tandem test` in one process."""
 
-    command = WORKER
+    command: Sequence[str] = WORKER
 
-    def __init__(
-        self,
-        cell: Cell,
-        threads: int,
-        device: int | None,
-        lock: IO | None,
-        forks: Forks | None = None,
-    ) -> None:
+    def __init__(self, cell: Cell, threads: int, executor: Executor) -> None:
         self.cell = cell
-        write_config(cell)
         paths = (cell.folder / "cell.yaml", cell.checkpoint, cell.folder / "seconds.txt")
-        log = cell.folder / "log.txt"
-        process = None if forks is None else forks.start(paths, log)
-        if process is None:
-            command = [*self.command, *map(str, paths)]
-            process = spawn(command, log, cell_environment(threads, device), lock)
-        super().__init__(cell.folder, device, process)
+        super().__init__(cell.folder, [*self.command, *map(str, paths)], threads, executor)
+
+    def prepare(self) -> None:
+        """Write the configuration into an empty folder."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        write_config(self.cell)
 
     def finish(self) -> None:
         """Write `result.yaml`."""

@@ -1,84 +1,39 @@
-"""Running the cells of a comparison in processes of their own; finished cells are kept."""
+"""Running the cells of comparisons, as many at a time as are allowed."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import NamedTuple
 
-import yaml
 from tqdm import tqdm
 
 from tandem_pl.errors import InputError
-from tandem_pl.yaml_files import parse_yaml, read_yaml
+from tandem_pl.yaml_files import parse_yaml
 
 from .cells import Cell, build_cells, dump
 from .config import Comparison
-from .forks import Forks
-from .jobs import WORKER, Job, cell_environment
+from .executors import Executor, open_executor
+from .jobs import Job
+from .locks import lock_folder
 
 POLL_SECONDS = 0.2
 
 
-def pending_cells(cells: Sequence[Cell], overwrite: bool = False) -> list[Cell]:
-    """Return the cells to run, and delete their folders.
-
-    These are the cells without a result, and the cells that need one of them.
-
-    Raises:
-        InputError: a finished cell had another configuration, unless `overwrite`.
-    """
-    stale: dict[str, Cell] = {}
-    for cell in cells:
-        if not cell.result.exists() or any(name in stale for name in cell.needs):
-            stale[cell.name] = cell
-            continue
-        key = first_difference(_read(cell.folder / "cell.yaml"), parse_yaml(dump(cell.config)))
-        if key is None:
-            continue
-        if not overwrite:
-            raise InputError(
-                f"{cell.folder} holds a result of other settings ({key}): give another --folder, "
-                "or --overwrite to run such cells again."
-            )
-        stale[cell.name] = cell
-    for cell in stale.values():
-        shutil.rmtree(cell.folder, ignore_errors=True)
-    return list(stale.values())
-
-
-def first_difference(old: Any, new: Any, key: str = "") -> str | None:
-    """Return the first key at which two configurations differ, or None.
-
-    >>> first_difference({"a": {"b": 1}}, {"a": {"b": 2}})
-    'a.b'
-    """
-    if isinstance(old, dict) and isinstance(new, dict):
-        for name in [*old, *(name for name in new if name not in old)]:
-            path = f"{key}.{name}" if key else str(name)
-            found = first_difference(old.get(name), new.get(name), path)
-            if found is not None:
-                return found
-        return None
-    return None if old == new else key
-
-
 class Study(NamedTuple):
-    """A comparison with all its cells, the lock on its folder and what starts its processes."""
+    """A comparison with all its cells, and where they run."""
 
     comparison: Comparison
     cells: list[Cell]
-    lock: IO | None = None
-    forks: Forks | None = None
+    executor: Executor
 
-    def start(self, cell: Cell, device: int | None) -> Job:
+    def start(self, cell: Cell) -> Job:
         """Start a cell."""
-        return Job(cell, self.comparison.threads, device, self.lock, self.forks)
+        return Job(cell, self.comparison.threads, self.executor)
 
 
 def run_cells(studies: Sequence[Study], pending: Sequence[tuple[Study, Cell]]) -> None:
@@ -106,7 +61,7 @@ def run_cells(studies: Sequence[Study], pending: Sequence[tuple[Study, Cell]]) -
                         bar.update()
                     elif len(running) < workers and not left & needs:
                         waiting.remove(pair)
-                        running.append(study.start(cell, _free_device(study, running)))
+                        running.append(study.start(cell))
                         _show(bar, running)
                 time.sleep(POLL_SECONDS)
                 for job in [job for job in running if job.poll()]:
@@ -123,43 +78,30 @@ def run_cells(studies: Sequence[Study], pending: Sequence[tuple[Study, Cell]]) -
                 job.end()
 
 
-def _free_device(study: Study, running: Sequence[Job]) -> int | None:
-    """Return the GPU with the fewest running cells; None without GPUs."""
-    devices = study.comparison.devices or ()
-    return min(devices, key=[job.device for job in running].count, default=None)
-
-
 def _show(bar: tqdm, running: Sequence[Job]) -> None:
     bar.set_postfix_str(", ".join(job.cell.name for job in running))
 
 
 @contextlib.contextmanager
 def open_studies(comparisons: Sequence[Comparison]) -> Iterator[list[Study]]:
-    """Lock the folder of each comparison, and fork its processes if they use the CPU.
+    """Lock the folder of each comparison, and open the executors that they ask for.
 
     Raises:
-        InputError: a folder is locked.
+        InputError: a folder is locked, or an executor cannot be opened.
     """
     with contextlib.ExitStack() as stack:
         cells = [build_cells(comparison) for comparison in comparisons]
-        locks = [stack.enter_context(locked(comparison.folder)) for comparison in comparisons]
-        numbers = [lock.fileno() for lock in locks if lock is not None]
-        forks: dict[int, Forks] = {}
-        for comparison in comparisons:
-            if _can_fork(comparison) and comparison.threads not in forks:
-                started = Forks(cell_environment(comparison.threads), numbers)
-                forks[comparison.threads] = stack.enter_context(started)
+        locks = [stack.enter_context(lock_folder(comparison.folder)) for comparison in comparisons]
+        executors: dict[bool, Executor] = {}
+        workers = min(comparison.workers for comparison in comparisons)
+        for one in comparisons:
+            if one.on_cpu not in executors:
+                opened = open_executor(one.executor, workers, one.on_cpu, one.devices, locks)
+                executors[one.on_cpu] = stack.enter_context(opened)
         yield [
-            Study(*parts, forks.get(parts[0].threads) if _can_fork(parts[0]) else None)
-            for parts in zip(comparisons, cells, locks, strict=True)
+            Study(comparison, own, executors[comparison.on_cpu])
+            for comparison, own in zip(comparisons, cells, strict=True)
         ]
-
-
-def _can_fork(comparison: Comparison) -> bool:
-    """Return whether cells may be forked: a GPU cannot be used after a fork."""
-    on_cpu = comparison.base["trainer"].get("accelerator") == "cpu"
-    posix = hasattr(os, "fork") and sys.platform != "darwin"  # whose libraries do not survive it
-    return posix and on_cpu and comparison.devices is None and Job.command == WORKER
 
 
 def try_out(study: Study) -> None:
@@ -178,8 +120,7 @@ def try_out(study: Study) -> None:
     config["trainer"]["callbacks"][-1]["init_args"]["every_n_train_steps"] = 1
     config["trainer"]["logger"]["init_args"]["save_dir"] = str(folder)
     trial = cell._replace(folder=folder, config=config)
-    device = comparison.devices[0] if comparison.devices else None
-    job = study.start(trial, device)
+    job = study.start(trial)
     try:
         while not job.poll():
             time.sleep(POLL_SECONDS)
@@ -191,34 +132,3 @@ def try_out(study: Study) -> None:
     finally:
         job.end()
         shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[IO | None]:
-    """Lock `folder` against another comparison; cells keep the lock if this process is killed.
-
-    Raises:
-        InputError: the folder is locked.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        import fcntl
-    except ImportError:  # not on Windows
-        yield None
-        return
-    with open(folder / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InputError(
-                f"folder={str(folder)!r} is in use by another comparison, or by cells of one that "
-                "was killed: wait for them to end, or give another folder."
-            ) from None
-        yield file
-
-
-def _read(path: Path) -> Any:
-    try:
-        return read_yaml(path)
-    except (OSError, yaml.YAMLError):
-        return None

@@ -13,8 +13,9 @@ from tandem_pl.errors import InputError
 from .cells import Cell
 from .config import Comparison, read_comparison
 from .files import write_results
+from .pending import pending_cells, remove
 from .results import collect
-from .run import Study, open_studies, pending_cells, run_cells, try_out
+from .run import Study, open_studies, run_cells, try_out
 from .summary import summarize, write_summary
 
 
@@ -24,7 +25,8 @@ def read_comparisons(
     """Read and check the files of comparisons; `options` replace what they say.
 
     Raises:
-        InputError: see `read_comparison`; two files have one folder, or different devices.
+        InputError: see `read_comparison`; two files have one folder, or different executors or
+            devices.
     """
     several = len(paths) > 1
     comparisons: list[Comparison] = []
@@ -37,8 +39,9 @@ def read_comparisons(
             raise InputError(
                 f"folder={str(found)!r} is that of two comparisons: give each its own."
             )
-    if len({comparison.devices for comparison in comparisons}) > 1:
-        raise InputError("devices must be the same in all files: give --devices.")
+    for key in ("executor", "devices"):
+        if len({getattr(comparison, key) for comparison in comparisons}) > 1:
+            raise InputError(f"{key} must be the same in all files: give --{key}.")
     return comparisons
 
 
@@ -58,6 +61,7 @@ def run_suite(
     skipped: dict[str, str] = {}
     with open_studies(comparisons) as studies:
         queues = [pending_cells(study.cells, overwrite) for study in studies]
+        remove(cell for queue in queues for cell in queue)
         pending: list[tuple[Study, Cell]] = []
         kept: list[Study] = []
         try:

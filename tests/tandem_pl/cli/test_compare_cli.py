@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from tandem_pl.cli import main
-from tandem_pl.compare.run import Job, locked
+from tandem_pl.compare.jobs import Job
+from tandem_pl.compare.locks import lock_folder
 
 MODULE = """
 import torch
@@ -213,9 +214,9 @@ def test_a_base_that_cannot_run_is_one_sentence(place, capsys):
 
 def test_a_folder_serves_one_comparison_at_a_time(place, capsys):
     write_study(place)
-    with locked(place / "out"):
+    with lock_folder(place / "out"):
         assert compare() == 2
-    assert "is in use by another comparison" in capsys.readouterr().err
+    assert "is in use by another command" in capsys.readouterr().err
 
 
 def test_stopped_and_gone_on(place):

@@ -1,0 +1,97 @@
+"""The executor `local`: cells are processes of this machine."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+from .executors import Process
+from .forks import Forks, end_group
+
+WORKER = (sys.executable, "-m", "tandem_pl.cli.compare_worker")
+#: a GPU cannot be used after a fork, and macOS' libraries do not survive one
+CAN_FORK = hasattr(os, "fork") and sys.platform != "darwin"
+
+
+class LocalProcesses:
+    """Starts processes, each on the GPU with the fewest; forks those of `WORKER` on the CPU.
+
+    Args:
+        locks: files that the processes keep open, so that they stay locked if this one is killed.
+        devices: numbers of the GPUs; without any, the environment decides.
+        on_cpu: whether cells use the CPU alone.
+    """
+
+    retries = 0  # what kills a process here, such as too little memory, does so again
+
+    def __init__(
+        self, locks: Sequence[IO | None] = (), devices: Sequence[int] = (), on_cpu: bool = False
+    ) -> None:
+        self._locks = [lock.fileno() for lock in locks if lock is not None]
+        self._devices, self._fork = devices, on_cpu and CAN_FORK
+        self._forks: dict[int, Forks] = {}
+        self._running: list[tuple[int, Process]] = []
+
+    def start(self, command: Sequence[str], log: Path, threads: int) -> Process:
+        """Start a command, with its output in `log`."""
+        log.parent.mkdir(parents=True, exist_ok=True)
+        if self._fork and tuple(command[: len(WORKER)]) == WORKER:
+            paths = [Path(path) for path in command[len(WORKER) :]]
+            if threads not in self._forks:
+                self._forks[threads] = Forks(cell_environment(threads), self._locks)
+            forked = self._forks[threads].start(paths, log)
+            if forked is not None:
+                return forked
+        device = self._free_device()
+        with open(log, "wb") as file:
+            process = Child(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=cell_environment(threads, device),
+                start_new_session=True,  # so that `end` reaches its data workers
+                pass_fds=self._locks,
+            )
+        if device is not None:
+            self._running.append((device, process))
+        return process
+
+    def _free_device(self) -> int | None:
+        self._running = [pair for pair in self._running if pair[1].poll() is None]
+        used = [device for device, _ in self._running]
+        return min(self._devices, key=used.count, default=None)
+
+    def __enter__(self) -> LocalProcesses:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End forked processes that still run."""
+        for forks in self._forks.values():
+            forks.__exit__()
+
+
+class Child(subprocess.Popen):
+    """A process with a session of its own."""
+
+    def end(self) -> None:
+        """Stop the processes of its session."""
+        end_group(self)
+
+
+def cell_environment(threads: int, device: int | None = None) -> dict[str, str]:
+    """Return the environment variables of a cell; `device` is one of those that are visible here.
+
+    >>> cell_environment(2)["OMP_NUM_THREADS"]
+    '2'
+    """
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    if device is not None:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")  # a queue may have set it
+        number = visible.split(",")[device] if visible else str(device)
+        environment["CUDA_VISIBLE_DEVICES"] = number
+    return environment
