@@ -11,6 +11,7 @@ def search_run(
     folder: str | None = None,
     proxies: int | None = None,
     stack: int | None = None,
+    executor: str | None = None,
     workers: int | None = None,
     threads: int | None = None,
     devices: list[int] | None = None,
@@ -27,18 +28,20 @@ def search_run(
         folder: where the table goes.
         proxies: how many networks; more of them may be added later.
         stack: how many a process trains together.
+        executor: local, or ray for the machines of a Ray cluster.
         workers: processes at a time.
         threads: of each process.
         devices: numbers of the GPUs to use; more workers than GPUs share them.
         cell: train only the proxies of this process, here; for a queue.
-        cells: print the command of each process, for a queue, and run none.
+        cells: print the command of each process that has work, for a queue, and run none.
         retry: run failed proxies again.
 
     Raises:
         SystemExit: 130 if stopped; 1 if a proxy failed.
     """
     check_is_file(config)
-    from tandem_pl.compare.run import locked
+    from tandem_pl.compare.executors import open_executor
+    from tandem_pl.compare.locks import lock_folder
     from tandem_pl.search.swarm.rows import DONE, forget_failures
     from tandem_pl.search.swarm.run import (
         cell_lines,
@@ -53,28 +56,28 @@ def search_run(
 
     from .configured_parts import build_parts
 
-    numbers = {"proxies": proxies, "stack": stack, "workers": workers, "threads": threads}
-    swarm: Swarm = read_swarm(config, folder=folder, devices=devices, **numbers)
+    options = {"folder": folder, "proxies": proxies, "stack": stack, "executor": executor}
+    options |= {"workers": workers, "threads": threads, "devices": devices}
+    swarm: Swarm = read_swarm(config, queued=cells or cell is not None, **options)
     if cell is not None:
-        mixtures = prepare(swarm, build_parts)
-        if retry:
-            forget_failures(swarm.folder, swarm.numbers(cell))
-        run_cell(swarm, cell, mixtures, build_parts)
+        run_cell(swarm, cell, prepare(swarm, build_parts), build_parts, retry)
         return
-    with locked(swarm.folder) as lock, stop_on_sigterm():
+    if cells:
+        print("\n".join(cell_lines(swarm, prepare(swarm, build_parts))))
+        return
+    with lock_folder(swarm.folder) as lock, stop_on_sigterm():
         mixtures = prepare(swarm, build_parts)
-        if cells:
-            print("\n".join(cell_lines(swarm)))
-            return
         if retry:
             forget_failures(swarm.folder, range(swarm.proxies))
+        settings = (swarm.executor, swarm.workers, swarm.on_cpu, swarm.devices)
         try:
-            rows = run_swarm(swarm, mixtures, lock)
-            prior = None
-            while len(mixtures) < swarm.proxies:
-                prior = prior or read_prior(swarm, build_parts)
-                mixtures = choose_more(swarm, mixtures, prior)
-                rows = run_swarm(swarm, mixtures, lock)
+            with open_executor(*settings, [lock]) as runner:
+                rows = run_swarm(swarm, mixtures, runner)
+                prior = None
+                while len(mixtures) < swarm.proxies:
+                    prior = prior or read_prior(swarm, build_parts)
+                    mixtures = choose_more(swarm, mixtures, prior)
+                    rows = run_swarm(swarm, mixtures, runner)
         except KeyboardInterrupt:
             print("\nstopped: run the same command to continue.")
             raise SystemExit(130) from None

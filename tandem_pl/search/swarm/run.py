@@ -8,13 +8,16 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from tqdm import tqdm
 
-from tandem_pl.compare.jobs import FolderJob, cell_environment, spawn
-from tandem_pl.compare.run import first_difference
+from tandem_pl.compare.cells import FAILED
+from tandem_pl.compare.executors import Executor
+from tandem_pl.compare.jobs import FolderJob
+from tandem_pl.compare.locks import in_use, lock_cell
+from tandem_pl.compare.numbered import spans
+from tandem_pl.compare.pending import first_difference
 from tandem_pl.errors import InputError
 from tandem_pl.files import csv_bytes
 from tandem_pl.mixture import resolve_weights
@@ -23,12 +26,22 @@ from tandem_pl.yaml_files import dump_yaml, parse_yaml, read_yaml
 from .bayesian import choose_next
 from .mixtures import draw_mixtures
 from .proxies import Build, Weights, check_target, train_proxies
-from .rows import DONE, Row, failed_row, read_rows, write_row, write_shared, write_table
+from .rows import (
+    DONE,
+    Row,
+    failed_row,
+    forget_failures,
+    read_rows,
+    write_row,
+    write_shared,
+    write_table,
+)
 from .settings import WORK, Swarm
 
 SETTINGS, MIXTURES = "swarm.yaml", "mixtures.csv"
 COMMAND = (sys.executable, "-m", "tandem_pl", "search", "run")
 POLL_SECONDS = 0.2
+LOCK_SECONDS = 10.0  # that data workers of a killed process may still hold its lock
 POOL = 2000  # mixtures that the next ones are chosen from
 
 
@@ -95,22 +108,47 @@ def choose_more(swarm: Swarm, known: Sequence[Weights], prior: Weights) -> list[
     return [*known, *more]
 
 
-def run_cell(swarm: Swarm, cell: int, mixtures: Sequence[Weights], build: Build) -> None:
+def run_cell(
+    swarm: Swarm, cell: int, mixtures: Sequence[Weights], build: Build, retry: bool = False
+) -> None:
     """Train the proxies of a cell that have no row yet, and add their rows to the table.
 
+    Args:
+        swarm: its settings.
+        cell: its number.
+        mixtures: those that are known; others are chosen later.
+        build: of a configuration.
+        retry: run failed proxies again.
+
     Raises:
-        InputError: there is no such cell, or no proxy can be trained.
+        InputError: there is no such cell, it runs elsewhere, or no proxy can be trained.
     """
     if not 0 <= cell < swarm.cells:
         raise InputError(f"--cell {cell}: there are the cells 0 to {swarm.cells - 1}.")
-    rows = read_rows(swarm.folder)
-    known = len(mixtures)  # others are chosen later
-    left = {n: mixtures[n] for n in swarm.numbers(cell) if n < known and n not in rows}
-    if left:
+    numbers = swarm.numbers(cell)
+    known = [number for number in numbers if number < len(mixtures)]
+    if not known:
+        raise InputError(
+            f"cell {cell} has no mixtures yet, which the results of the others decide: run the "
+            "same command without --cell."
+        )
+    with lock_cell(cell_folder(swarm, cell) / ".lock", f"cell {cell}", LOCK_SECONDS):
+        if retry:
+            forget_failures(swarm.folder, numbers)
+        rows = read_rows(swarm.folder)
+        left = {number: mixtures[number] for number in known if number not in rows}
+        if not left:
+            print(f"cell {cell} is done")
+            return
         for row in train_proxies(swarm, left, build):
             write_row(swarm.folder, row)
             print(f"proxy {row['run']}: {row.get('reason') or row['metric/loss']}", flush=True)
         write_table(swarm.folder)
+
+
+def cell_folder(swarm: Swarm, cell: int) -> Path:
+    """Return the folder of a cell's log and lock."""
+    return swarm.folder / "cells" / f"{cell:05}"
 
 
 def cell_command(swarm: Swarm, cell: int) -> list[str]:
@@ -118,47 +156,57 @@ def cell_command(swarm: Swarm, cell: int) -> list[str]:
     return [str(swarm.folder / SETTINGS), "--cell", str(cell)]
 
 
-def cell_lines(swarm: Swarm) -> list[str]:
-    """Return a command for each cell, for a queue."""
-    lines = (cell_command(swarm, cell) for cell in range(swarm.cells))
-    return [f"tandem search run {shlex.join(line)}" for line in lines]
+def cell_lines(swarm: Swarm, mixtures: Sequence[Weights]) -> list[str]:
+    """Return a command for each cell that is not done, for a queue, after their numbers."""
+    waiting = waiting_cells(swarm, mixtures)
+    if not waiting:
+        return [f"# all {swarm.cells} cells are done"]
+    commands = (shlex.join(cell_command(swarm, cell)) for cell in waiting)
+    lines = [f"tandem search run {command}" for command in commands]
+    return [f"# --array={spans(waiting)}", *lines]
+
+
+def waiting_cells(swarm: Swarm, mixtures: Sequence[Weights]) -> list[int]:
+    """Return the cells of the proxies that have a mixture and no row yet."""
+    rows = read_rows(swarm.folder)
+    left = [number for number in range(len(mixtures)) if number not in rows]
+    return sorted({number // swarm.stack for number in left})
 
 
 class CellJob(FolderJob):
     """The process of a cell; proxies whose process fails are marked in the table."""
 
-    def __init__(self, swarm: Swarm, cell: int, device: int | None, lock: IO | None) -> None:
+    def __init__(self, swarm: Swarm, cell: int, executor: Executor) -> None:
         self.cell = cell
-        folder = swarm.folder / "cells" / f"{cell:05}"
-        (folder / "failed.txt").unlink(missing_ok=True)
-        environment = cell_environment(swarm.threads, device)
         command = [*COMMAND, *cell_command(swarm, cell)]
-        super().__init__(folder, device, spawn(command, folder / "log.txt", environment, lock))
+        super().__init__(cell_folder(swarm, cell), command, swarm.threads, executor)
+
+    def prepare(self) -> None:
+        """Delete what an earlier process has said."""
+        (self.folder / FAILED).unlink(missing_ok=True)
 
 
-def run_swarm(swarm: Swarm, mixtures: Sequence[Weights], lock: IO | None) -> dict[int, Row]:
+def run_swarm(swarm: Swarm, mixtures: Sequence[Weights], executor: Executor) -> dict[int, Row]:
     """Run the cells of the proxies that have a mixture and no row yet, and return all rows.
 
-    At most `workers` cells run at a time. Every such proxy has a row at the end; on Ctrl-C or
-    SIGTERM the running cells are stopped, and the same call continues.
+    At most `workers` cells run at a time. Every such proxy has a row at the end, unless a queue
+    runs it at the moment; on Ctrl-C or SIGTERM the running cells are stopped, and the same call
+    continues.
     """
-    swarm = swarm._replace(proxies=len(mixtures))
-    rows = read_rows(swarm.folder)
-    waiting = [c for c in range(swarm.cells) if any(n not in rows for n in swarm.numbers(c))]
+    waiting = waiting_cells(swarm, mixtures)
     running: list[CellJob] = []
-    with tqdm(total=swarm.proxies, initial=len(rows), unit="proxy") as bar:
+    with tqdm(total=len(mixtures), initial=len(read_rows(swarm.folder)), unit="proxy") as bar:
         try:
             while waiting or running:
                 while waiting and len(running) < swarm.workers:
-                    devices = [job.device for job in running]
-                    device = min(swarm.devices or (), key=devices.count, default=None)
-                    running.append(CellJob(swarm, waiting.pop(0), device, lock))
+                    running.append(CellJob(swarm, waiting.pop(0), executor))
                 time.sleep(POLL_SECONDS)
                 for job in [job for job in running if job.poll()]:
                     running.remove(job)
                     if job.failure is not None:
                         bar.write(f"cell {job.cell} failed: {job.failure}", file=sys.stderr)
-                        _mark(swarm, job, mixtures)
+                        if job.failure != in_use(f"cell {job.cell}"):
+                            _mark(swarm, job, mixtures)
                 if new := len(read_rows(swarm.folder)) - bar.n:
                     bar.update(new)
         finally:
@@ -186,7 +234,7 @@ def report(swarm: Swarm, rows: dict[int, Row]) -> str:
 def _mark(swarm: Swarm, job: CellJob, mixtures: Sequence[Weights]) -> None:
     rows = read_rows(swarm.folder)
     for number in swarm.numbers(job.cell):
-        if number not in rows:
+        if number not in rows and number < len(mixtures):
             write_row(swarm.folder, failed_row(number, mixtures[number], str(job.failure)))
 
 

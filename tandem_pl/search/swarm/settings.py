@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from tandem_pl.checks import check_choice, check_count
 from tandem_pl.compare.cells import QUIET, find_class, set_seed, with_module
-from tandem_pl.compare.config import check_cores, merge, read_base, read_map
+from tandem_pl.compare.config import merge, read_base, read_map, read_workers
 from tandem_pl.compare.entries import check_keys
 from tandem_pl.errors import InputError
 
@@ -34,6 +34,7 @@ WORK: dict[str, Any] = {
     "initial": None,
     "stack": 16,
     "folder": None,
+    "executor": "local",
     "workers": None,
     "threads": 1,
     "devices": None,
@@ -70,9 +71,15 @@ class Swarm(NamedTuple):
     initial: int | None
     stack: int
     folder: Path
+    executor: str
     workers: int
     threads: int
     devices: tuple[int, ...] | None
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether proxies use the CPU alone."""
+        return self.base["trainer"].get("accelerator") == "cpu"
 
     @property
     def steps(self) -> int:
@@ -108,11 +115,12 @@ class Swarm(NamedTuple):
         return [callback["class_path"] for callback in self.base["trainer"]["callbacks"]]
 
 
-def read_swarm(path: str | os.PathLike[str], **options: Any) -> Swarm:
+def read_swarm(path: str | os.PathLike[str], queued: bool = False, **options: Any) -> Swarm:
     """Read and check a swarm's file.
 
     Args:
         path: the YAML file.
+        queued: whether a queue starts each cell, so that `workers` and `devices` need not fit here.
         options: values that replace those of the file, unless None.
 
     Raises:
@@ -138,10 +146,8 @@ def read_swarm(path: str | os.PathLike[str], **options: Any) -> Swarm:
     strength = strength if isinstance(strength, list) else [strength, strength]
     draw = {key: content[key] for key in ("sampling", "temperature", "largest", "least", "seed")}
     base = _proxy(base, content["seed"])
-    workers, threads, devices = check_cores(
-        *(content[k] for k in ("workers", "threads", "devices"))
-    )
-    if devices is not None:
+    work = read_workers(content, queued)
+    if work[-1] is not None:  # devices
         base["trainer"]["accelerator"] = "gpu"
     rows = {key: content[key] for key in ROWS if key not in ("base", "overrides")} | {"base": base}
     return Swarm(
@@ -153,9 +159,7 @@ def read_swarm(path: str | os.PathLike[str], **options: Any) -> Swarm:
         content["initial"],
         content["stack"],
         Path(content["folder"] or Path("runs") / path.stem),
-        workers,
-        threads,
-        devices,
+        *work,
     )
 
 

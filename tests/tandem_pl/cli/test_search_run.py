@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from tandem_pl.cli import main
+from tandem_pl.compare.locks import in_use, lock_cell
 from tandem_pl.search.swarm import proxies, run
 
 CONFIGS = Path(__file__).parents[3] / "configs"
@@ -193,6 +194,33 @@ def test_cells_are_printed_for_a_queue(place, capsys):
     assert capsys.readouterr().out.strip().splitlines()[-2:] == lines
     assert main(["search", "run", "swarm/swarm.yaml", "--cell", "1"]) == 0  # as a queue does
     assert table()["run"].tolist() == ["00003", "00004", "00005"]
+
+
+def test_a_cell_runs_once_at_a_time_and_done_ones_are_left(place, monkeypatch, capsys):
+    monkeypatch.setattr(run, "LOCK_SECONDS", 0.0)
+    name = swarm(place, workers=9999)  # of another machine
+    with lock_cell(place / "swarm/cells/00000/.lock", "it"):
+        assert main(["search", "run", name, "--cell", "0"]) == 2
+        assert "cell 0 is run by another process" in capsys.readouterr().err
+        assert main(["search", "run", name, "--cell", "1"]) == 0
+        assert main(["search", "run", name, "--cells"]) == 0
+        command = "tandem search run swarm/swarm.yaml --cell 0"
+        assert capsys.readouterr().out.splitlines()[-2:] == ["# --array=0", command]
+    assert main(["search", "run", name, "--cell", "1"]) == 0
+    assert capsys.readouterr().out.endswith("cell 1 is done\n")
+    assert main(["search", "run", swarm(place, "later", initial=3), "--cell", "1"]) == 2
+    assert "cell 1 has no mixtures yet" in capsys.readouterr().err
+
+
+def test_what_a_queue_runs_is_not_marked_as_failed(place, monkeypatch, capsys):
+    script = SCRIPT.replace("it was asked to fail.", in_use("cell 1"))
+    (place / "script.py").write_text(script)
+    monkeypatch.setattr(run, "COMMAND", (sys.executable, str(place / "script.py")))
+    assert main(["search", "run", swarm(place, stack=2)]) == 0
+    said = capsys.readouterr()
+    assert "cell 1 failed: cell 1 is run by another process" in said.err
+    assert "4 of 6 proxies are done" in said.out
+    assert table()["run"].tolist() == ["00000", "00001", "00004", "00005"]
 
 
 def test_later_mixtures_are_chosen_by_the_results_so_far(place, monkeypatch):
