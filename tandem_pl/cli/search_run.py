@@ -56,9 +56,10 @@ def search_run(
 
     from .configured_parts import build_parts
 
-    options = {"folder": folder, "proxies": proxies, "stack": stack, "executor": executor}
-    options |= {"workers": workers, "threads": threads, "devices": devices}
-    swarm: Swarm = read_swarm(config, queued=cells or cell is not None, **options)
+    work = {"executor": executor, "workers": workers, "threads": threads}
+    numbers = {"proxies": proxies, "stack": stack}
+    queued = cells or cell is not None
+    swarm: Swarm = read_swarm(config, queued, folder=folder, devices=devices, **work, **numbers)
     if cell is not None:
         run_cell(swarm, cell, prepare(swarm, build_parts), build_parts, retry)
         return

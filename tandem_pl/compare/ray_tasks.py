@@ -62,8 +62,8 @@ class RayTasks:
             self._started = True
             with contextlib.suppress(ValueError, TypeError):  # of another thread than the main one
                 signal.signal(signal.SIGTERM, handler)  # Ray has set its own
-        count = 0 if self._on_cpu else self._ray.cluster_resources().get("GPU", 0)
-        self._gpus = 1 / math.ceil(self._workers / count) if count else 0
+        if not self._on_cpu:
+            self._gpus = gpu_share(self._workers, self._ray.cluster_resources().get("GPU", 0.0))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -81,6 +81,15 @@ class RayTasks:
         variables = forwarded | {"OMP_NUM_THREADS": str(threads)}
         reference = task.remote(list(command), str(log.absolute()), os.getcwd(), variables)
         return RayTask(self._ray, reference, log)
+
+
+def gpu_share(workers: int, gpus: float) -> float:
+    """Return the share of a GPU that each cell takes.
+
+    >>> [gpu_share(workers, 8.0) for workers in (4, 8, 20)], gpu_share(4, 0.0)
+    ([1.0, 1.0, 0.3333333333333333], 0.0)
+    """
+    return 1 / math.ceil(workers / gpus) if gpus else 0.0
 
 
 class RayTask:
