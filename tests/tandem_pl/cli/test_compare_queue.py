@@ -54,11 +54,9 @@ def test_numbers_stay_while_cells_get_done(place, capsys):
 
 def test_cells_run_one_by_one_and_a_plain_run_makes_the_tables(place, capsys):
     write_study(place, methods=["uniform", "doremi"], seeds=[0])
-    assert [one.needs for one in numbered.number_cells([read_comparison("study.yaml")])] == [
-        set(),
-        {0},
-        {0, 1},
-    ]
+    two = [read_comparison("study.yaml", folder=folder) for folder in ("out", "other")]
+    needs = [one.needs for one in numbered.number_cells(two)]
+    assert needs == [set(), {0}, {0, 1}, set(), {3}, {3, 4}]
     assert failed(capsys, "--cell", 2) == (
         "tandem: error: doremi/seed-0/final needs uniform/seed-0/final (--cell 0), "
         "doremi/seed-0/learn (--cell 1), which are not done.\n"
