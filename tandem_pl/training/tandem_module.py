@@ -18,6 +18,7 @@ from tandem_pl.errors import InputError
 from tandem_pl.modes import keeping_buffers
 
 from .collectives import sum_over_ranks
+from .joining import check_joinable, join_samples
 from .micro_batches import split_batch
 from .mixture_module import MixtureModule
 from .norm_statistics import accumulating_statistics
@@ -53,6 +54,10 @@ class TandemModule(MixtureModule):
             `MixtureModule`. The optimizer factory gets two parameter groups. Both twins weigh
             training samples by the proxy's losses. Each twin's gradient is clipped by itself.
         penalty: gamma, the weight of the training loss in the reference's objective.
+        join_probe: whether the reference takes its training and its target samples in one forward.
+            Faster if launching kernels takes longer than running them, as for small networks on
+            a GPU, and needs the memory of two batches. Batches of other shapes than the target's
+            are not joined.
 
     Outputs of `training_step` are those of `MixtureModule`, of the proxy; in probe steps also
     "reference_losses" [B] and "target_losses" [B'], in measure steps "reference_losses".
@@ -72,6 +77,7 @@ class TandemModule(MixtureModule):
         sample_weights: LossBasedWeights | None = None,
         compile: bool | dict[str, Any] = False,
         seed: int = 0,
+        join_probe: bool = False,
     ) -> None:
         super().__init__(
             network,
@@ -88,7 +94,10 @@ class TandemModule(MixtureModule):
         )
         if not penalty > 0:
             raise InputError(f"penalty={penalty} must be positive; the paper uses 1.")
+        if join_probe:
+            check_joinable(network)
         self.penalty = penalty
+        self.join_probe = join_probe
         self.reference = make_twin(network)
 
     # ---- a batch ----
@@ -114,9 +123,9 @@ class TandemModule(MixtureModule):
         """Update both twins once, by one optimizer step.
 
         Each loss has its backward right after its forward, so that activations need the memory of
-        one forward. In an episode's first probe step w = u, so the training gradient is computed
-        once and the reference gets gamma times the proxy's, unless there are micro-batches and
-        buffers, which change between them.
+        one forward, unless `join_probe` joins two. In an episode's first probe step w = u, so the
+        training gradient is computed once and the reference gets gamma times the proxy's, unless
+        there are micro-batches and buffers, which change between them.
         """
         if batch.target_samples is None or batch.target_domains is None:
             raise InputError(
@@ -136,17 +145,28 @@ class TandemModule(MixtureModule):
             last = index == len(parts) - 1  # gradients of all parts are reduced in one go
             with self.sync_gradients(last):
                 self.manual_backward(weighted_sum(proxy, weights) / size)
-            if shared:
-                reference = proxy
-                copy_buffers(self.network, self.reference)  # the reference skips this forward
+            (part, rows), (target_part, target_rows) = parts[index], target_parts[index]
+            joined = None
+            if self.join_probe and not shared:
+                joined = join_samples(part, target_part)
+            if joined is not None:
+                both = self.losses(self.reference, joined, rows + target_rows, batch.step, index)
+                reference, target = both.split([rows, target_rows])
+                loss = self.penalty * (weighted_sum(reference, weights) / size)
+                self._reference_backward(loss + target.sum() / target_size, last)
             else:
-                reference = self.losses(self.reference, *parts[index], batch.step, index)
-                self._reference_backward(self.penalty * (weighted_sum(reference, weights) / size))
-            with keeping_buffers(self.reference):  # target batches update no statistics
-                target = self.losses(
-                    self.reference, *target_parts[index], batch.step, index, TARGET_SALT
-                )
-                self._reference_backward(target.sum() / target_size, last)
+                if shared:
+                    reference = proxy
+                    copy_buffers(self.network, self.reference)  # the reference skips this forward
+                else:
+                    reference = self.losses(self.reference, part, rows, batch.step, index)
+                    loss = self.penalty * (weighted_sum(reference, weights) / size)
+                    self._reference_backward(loss)
+                with keeping_buffers(self.reference):  # target batches update no statistics
+                    target = self.losses(
+                        self.reference, target_part, target_rows, batch.step, index, TARGET_SALT
+                    )
+                    self._reference_backward(target.sum() / target_size, last)
             collected.append((proxy.detach(), reference.detach(), target.detach()))
         self._reduce_reference_gradients()
         if shared:

@@ -7,7 +7,8 @@
 - litgpt: the same loop with litgpt's network of that shape and its loss, if it is installed;
 - plain: Lightning with the losses of `CausalLanguageModeling`;
 - tandem: `TandemModule`, for each length E of the free phase, beside the bound
-  (E + 3K - 1 + 2/3 V) / (E + K) on its ratio to plain.
+  (E + 3K - 1 + 2/3 V) / (E + K) on its ratio to plain;
+- joined: the same with `join_probe`.
 
 A step takes 6 N FLOPs a token, N without the input embedding, which multiplies nothing, and
 6 L T d for causal attention over T tokens. `--profile` prints the kernels that take 95 % of a bare
@@ -20,7 +21,7 @@ import argparse
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
-from itertools import chain
+from itertools import chain, product
 from typing import Any
 
 import torch
@@ -112,7 +113,7 @@ class Measured:
 def kinds_of(
     contest: Contest, options: argparse.Namespace, size: str
 ) -> dict[str, Callable[[], list[float]]]:
-    """Return the runs of a size by name; those of TANDEM are "tandem E"."""
+    """Return the runs of a size by name; those of TANDEM are "tandem E" and "joined E"."""
     steps, epochs = max(options.free) + options.probe, 1 + options.episodes
     kinds: dict[str, Callable[[], list[float]]] = {
         "bare_whole": lambda: contest.bare(steps, epochs),
@@ -123,9 +124,9 @@ def kinds_of(
             steps, epochs, litgpt_loss, litgpt_network(size, options.block)
         )
     kinds["plain"] = lambda: contest.plain(steps, epochs)
-    for free in options.free:
-        kinds[f"tandem {free}"] = lambda free=free: contest.tandem(  # type: ignore[misc]
-            free, options.probe, options.measure, epochs
+    for free, name in product(options.free, ("tandem", "joined")):
+        kinds[f"{name} {free}"] = lambda free=free, join=name == "joined": (  # type: ignore[misc]
+            contest.tandem(free, options.probe, options.measure, epochs, join)
         )
     return kinds
 

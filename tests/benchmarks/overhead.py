@@ -7,7 +7,8 @@ size and optimizer, for the same number of steps:
 - plain: a minimal LightningModule with automatic optimization over the same loader;
 - mixture: `MixtureModule` over `MixtureDataModule`;
 - tandem: `TandemModule` with `TandemReweighting`, beside the bound
-  (E + 3K - 1 + 2/3 V) / (E + K) on its ratio to plain.
+  (E + 3K - 1 + 2/3 V) / (E + K) on its ratio to plain;
+- joined: the same with `join_probe`.
 """
 
 from __future__ import annotations
@@ -142,9 +143,17 @@ class Contest:
         )
         return self._fit(module, data, steps, epochs)
 
-    def tandem(self, free: int, probe: int, measure: int, epochs: int) -> list[float]:
+    def tandem(
+        self, free: int, probe: int, measure: int, epochs: int, join: bool = False
+    ) -> list[float]:
         """Learn the mixture; the steps are the proxy's."""
-        module = TandemModule(self.network(), CausalLanguageModeling(), adamw, compile=self.compile)
+        module = TandemModule(
+            self.network(),
+            CausalLanguageModeling(),
+            adamw,
+            compile=self.compile,
+            join_probe=join,
+        )
         method = TandemReweighting(free, probe, measure)
         return self._fit(module, self.data, free + probe, epochs, callbacks=[method])
 
@@ -162,10 +171,12 @@ def compare(contest: Contest, free: int, probe: int, measure: int, steps: int, r
     runs = {
         "plain": lambda: contest.plain(episode, epochs),
         "tandem": lambda: contest.tandem(free, probe, measure, epochs),
+        "joined": lambda: contest.tandem(free, probe, measure, epochs, join=True),
     }
     times = medians(runs, repeats)
     row: Row = {"E": free, "K": probe, "V": measure, "plain_ms": 1e3 * times["plain"]}
     row["ratio"] = times["tandem"] / times["plain"]
+    row["ratio_joined"] = times["joined"] / times["plain"]
     row["bound"] = bound(free, probe, measure)
     row["ratio_over_bound"] = row["ratio"] / row["bound"]
     return row
