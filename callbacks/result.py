@@ -39,7 +39,7 @@ def judge_run(callback: ReweightingCallback) -> Steadiness:
     """Judge the weights after the last update."""
     signal = callback.history if "delta" in callback.signal_columns else None
     rows = np.stack(callback.trajectory)
-    return judge(callback.steps, rows, callback.averaged(), signal)
+    return judge(rows, callback.averaged(), signal)
 
 
 def learned_mixture(

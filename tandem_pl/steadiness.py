@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +12,7 @@ from .run_files import Signal
 from .simplex import Array
 
 LEAST_UPDATES = 8  # for an interval
+SCALE_UPDATES = 15  # over which the scale of hyper-gradients is taken
 LEAST_JUDGED = 16  # rows in the last half, to compare its quarters
 MOVED = 0.02  # largest share of the data that moves between the quarters of a settled run
 NOISY = 0.05  # largest share of the data by which the weights of a settled run fluctuate
@@ -49,7 +49,7 @@ class Steadiness(NamedTuple):
     """What is known of a run's weights so far.
 
     `distance` is the share of the data by which the average differs from the start. `significant`
-    [M] says which domains' moves are beyond chance (95 % intervals of the hyper-gradient); None for
+    [M] says for which domains the 95 % interval of the mean hyper-gradient is without 0; None for
     methods without one, or too few updates.
     """
 
@@ -82,20 +82,17 @@ class Steadiness(NamedTuple):
         return f"{self.stability.verdict}, {count}"
 
 
-def judge(
-    steps: Sequence[int], weights: Array, average: Array, signal: Signal | None
-) -> Steadiness:
+def judge(weights: Array, average: Array, signal: Signal | None) -> Steadiness:
     """Judge the weights that a method has learned so far.
 
     Args:
-        steps: [T] global step of each row of the trajectory.
         weights: [T, M] the trajectory.
         average: [M] the result of the run.
         signal: what was measured; significance needs a column "delta".
     """
     significant = None
     if signal is not None and "delta" in signal.columns and len(signal.steps) >= LEAST_UPDATES:
-        means = driving_means(signal, steps)
+        means = mean_gradients(signal)
         significant = np.array([interval.distinct for interval in means])
     distance = 0.5 * float(np.abs(average - weights[0]).sum())
     return Steadiness(stability(weights), distance, significant)
@@ -135,25 +132,27 @@ def centred(signal: Signal) -> Array:
     return delta - delta.mean(axis=1, keepdims=True)
 
 
-def driving_means(signal: Signal, steps: Sequence[int]) -> list[Interval]:
-    """Return the means of the centred hyper-gradients that moved the weights to their average.
+def mean_gradients(signal: Signal) -> list[Interval]:
+    """Return the mean of each domain's centred hyper-gradients over the run, in nats.
 
-    An update weighs by its share in the average over the second half of the run: 1 in the first
-    half, falling to 0 towards the end. If no weight met a bound and the step size is constant, the
-    change from the first weights to the average is exactly minus learning rate, penalty, sum of
-    these shares and this mean, multiplied. The half width of the 95 % interval is 1.96 times the
-    root of the sum of squares, which holds if the noise of the updates is independent; NaN for
-    fewer than 8 updates.
+    Updates weigh by the inverse of their scale, the root mean square of the hyper-gradients of
+    all domains over `SCALE_UPDATES` updates around them. Without this the first updates would
+    decide alone: hyper-gradients and their noise fall with the network's learning rate, by a
+    factor of 16 in the quickstart. The half width of the 95 % interval is 1.96 times the root of
+    the sum of squares, which holds if the noise of the updates is independent; NaN for fewer than 8
+    updates.
 
     Args:
         signal: with a column "delta".
-        steps: [T] global step of each row of the trajectory.
     """
-    deltas, total, first = centred(signal), len(steps), len(steps) // 2
-    rows = np.interp(signal.steps, steps, np.arange(total))  # between rows if thinned
-    share = ((total - np.maximum(rows, first)) / (total - first))[:, None]
-    means = (share * deltas).sum(axis=0) / share.sum()
-    halves = 1.96 * np.sqrt(((share * deltas) ** 2).sum(axis=0)) / share.sum()
+    deltas = centred(signal)
+    ones = np.ones(min(SCALE_UPDATES, len(deltas)))
+    around = np.convolve(np.ones(len(deltas)), ones, "same")
+    scales = np.sqrt(np.convolve((deltas**2).mean(axis=1), ones, "same") / around)[:, None]
+    weights = np.divide(1.0, scales, out=np.zeros_like(scales), where=scales > 0)
+    total = weights.sum() or 1.0  # all hyper-gradients are 0
+    means = (weights * deltas).sum(axis=0) / total
+    halves = 1.96 * np.sqrt(((weights * deltas) ** 2).sum(axis=0)) / total
     if len(deltas) < LEAST_UPDATES:
         halves[:] = math.nan
     return [Interval(*pair) for pair in zip(means.tolist(), halves.tolist(), strict=True)]

@@ -65,7 +65,7 @@ class MixtureMonitor(Callback):
     | `mixture/distance` | share of the data by which the average differs from the start |
     | `mixture/drift`, `mixture/fluctuation` | between and within the run's last two quarters |
     | `mixture/settled` | 1 if both are small (see `steadiness.stability`), else 0 |
-    | `mixture/significant` | domains whose weights moved beyond chance |
+    | `mixture/significant` | domains whose mean hyper-gradient is not that of all |
     | `mixture/weights` | picture of the weights over steps |
     | `mixture/table` | first, average and last weight of each domain |
     | `hypergradient_band/D/lower`, `/upper` | hyper-gradient minus and plus its standard error |

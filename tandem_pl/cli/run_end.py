@@ -10,9 +10,9 @@ import numpy as np
 from tandem_pl.domain_names import first_names
 from tandem_pl.report.run import Run
 from tandem_pl.report.sentences import verdict
-from tandem_pl.report.statistics import driving_means, stability
+from tandem_pl.report.statistics import stability
 from tandem_pl.simplex import Array
-from tandem_pl.steadiness import LEAST_UPDATES
+from tandem_pl.steadiness import LEAST_UPDATES, mean_gradients
 from tandem_pl.text_tables import text_table
 
 MOST_ROWS = 20  # target domains in the table
@@ -51,8 +51,8 @@ def losses_table(
 def mixture_lines(run: Run) -> list[str]:
     """Return whether learned weights are significant and settled, and how to use them.
 
-    A domain's move is significant if the 95 % interval of the hyper-gradients that moved its
-    weight, less their mean over the domains, is without 0 (see `driving_means`).
+    A domain is significant if the 95 % interval of its hyper-gradients, less their mean over the
+    domains, is without 0 (see `mean_gradients`).
     """
     if not run.learned:
         return []
@@ -60,15 +60,15 @@ def mixture_lines(run: Run) -> list[str]:
     if not run.updates:
         return lines
     if run.signal is not None and len(run.signal.steps) >= LEAST_UPDATES:
-        means = dict(zip(run.mixture.domains, driving_means(run), strict=True))
+        means = dict(zip(run.mixture.domains, mean_gradients(run.signal), strict=True))
         beyond = [name for name, interval in means.items() if interval.distinct]
         intervals = "95 % intervals of the hyper-gradient"
         lines.append(
             f"Significant ({intervals}): the moves of {len(beyond)} of {len(means)} weights, "
             f"{first_names(beyond, MOST_NAMES)}."
             if beyond
-            else f"Not significant: no weight moved beyond chance ({intervals}); a longer run or "
-            "more measured samples may show which do."
+            else "Not significant: this run alone does not rule out chance for any weight "
+            f"({intervals}); runs of other seeds, a longer one or more measured samples may."
         )
     if run.updates >= LEAST_UPDATES:
         lines.append(

@@ -10,10 +10,10 @@ import numpy as np
 
 from tandem_pl.errors import InputError
 from tandem_pl.mixture import Mixture, check_domains
-from tandem_pl.steadiness import Interval, centred, last_quarters
+from tandem_pl.steadiness import Interval, centred, last_quarters, mean_gradients
 
 from .run import Run
-from .statistics import batch_means, driving_means
+from .statistics import batch_means
 
 EPOCHS_LIMIT = 4.0  # Muennighoff et al. 2023, arXiv 2305.16264
 
@@ -23,10 +23,10 @@ class DomainSummary(NamedTuple):
 
     Weights are shares of samples. `spread` is the standard deviation of the weight over the second
     half of the run, `drift` its mean over the fourth quarter minus that over the third. `late` is
-    the mean of the centred hyper-gradient in nats over the second half, `driving` its mean over
-    what moved the average, see `driving_means`. `epochs` are the passes over the domain in this
-    run, `final_epochs` those in the final one. `seeds` is the mean and the standard deviation of
-    the average weights of this run and its repetitions.
+    the mean of the centred hyper-gradient in nats over the second half, `mean` that over the whole
+    run, see `mean_gradients`. `epochs` are the passes over the domain in this run, `final_epochs`
+    those in the final one. `seeds` is the mean and the standard deviation of the average weights of
+    this run and its repetitions.
     """
 
     name: str
@@ -36,7 +36,7 @@ class DomainSummary(NamedTuple):
     spread: float
     drift: float
     late: Interval | None
-    driving: Interval | None
+    mean: Interval | None
     epochs: float | None
     final_epochs: float | None
     seeds: tuple[float, float] | None = None
@@ -69,10 +69,10 @@ def summarize_domains(
     spread = run.weights[len(run.weights) // 2 :].std(axis=0)
     drift = fourth.mean(axis=0) - third.mean(axis=0)
     late: Sequence[Interval | None] = [None] * len(names)
-    driving = late
+    means = late
     if run.signal is not None:
         deltas = centred(run.signal)
-        late, driving = batch_means(deltas[len(deltas) // 2 :]), driving_means(run)
+        late, means = batch_means(deltas[len(deltas) // 2 :]), mean_gradients(run.signal)
     epochs = run.mixture.about.get("epochs") or {}
     final = final_epochs(run.mixture, tokens, tokens_per_domain, samples)
     averages = [mixture.average for mixture in (run.mixture, *others)]
@@ -85,7 +85,7 @@ def summarize_domains(
             float(spread[m]),
             float(drift[m]),
             late[m],
-            driving[m],
+            means[m],
             epochs.get(name),
             final.get(name),
             _mean_and_sd([average[name] for average in averages]),

@@ -26,7 +26,7 @@ def explain(domain: DomainSummary, run: Run) -> str:
         direction = "up" if change > 0 else "down"
         text = f"{direction} from {percent(domain.start)} to {percent(domain.average)}{times}"
     reasons = []
-    delta = domain.driving
+    delta = domain.mean
     if run.learned and delta is not None and not math.isnan(delta.half):
         if delta.distinct:
             verb = "lowered" if delta.mean < 0 else "raised"

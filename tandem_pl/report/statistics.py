@@ -34,12 +34,6 @@ def batch_means(values: Array) -> list[Interval]:
     return [Interval(*pair) for pair in zip(means.tolist(), halves.tolist(), strict=True)]
 
 
-def driving_means(run: Run) -> list[Interval]:
-    """Return `steadiness.driving_means` of a run with hyper-gradients."""
-    assert run.signal is not None
-    return steadiness.driving_means(run.signal, run.steps)
-
-
 def stability(run: Run) -> Stability:
     """Return `steadiness.stability` of a run."""
     return steadiness.stability(run.weights, run.learned)

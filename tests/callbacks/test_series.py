@@ -26,9 +26,9 @@ from tandem_pl.plots import MOST_DOMAINS, draw_mixture
 from tandem_pl.report.domains import summarize_domains
 from tandem_pl.report.page import build_page, to_html, write_page
 from tandem_pl.report.run import Run, read_run
-from tandem_pl.report.statistics import driving_means
 from tandem_pl.run_files import Signal, mixture_table, read_signal, read_trajectory
 from tandem_pl.simplex import projected_step
+from tandem_pl.steadiness import mean_gradients
 
 MANY, BATCH, MEASURED, FREE, PROBE = 1000, 32, 4, 2, 1
 EPISODES, KEPT = 11, 4  # rows of the trajectory that the short runs here may keep
@@ -371,6 +371,6 @@ def test_the_way_is_the_same_where_rows_are_left_out():
     full = Run(None, mixture, steps.tolist(), weights, Signal("s", ("delta",), steps[1:], delta))
     means = Signal("s", ("delta",), steps[2::2], delta.reshape(200, 2, 1, 3).mean(axis=1))
     thin = Run(None, mixture, steps[::2].tolist(), weights[::2], means)
-    for one, other in zip(driving_means(full), driving_means(thin), strict=True):
+    for one, other in zip(mean_gradients(full.signal), mean_gradients(thin.signal), strict=True):
         assert other.mean == pytest.approx(one.mean, abs=0.01)
         assert other.half == pytest.approx(one.half, rel=0.25)

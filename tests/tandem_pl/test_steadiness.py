@@ -26,9 +26,10 @@ def learn(best, curvature, noise, rate, seed, updates=UPDATES):
 
 
 def judged(rows, slopes=None):
-    steps = list(range(len(rows)))
-    signal = None if slopes is None else Signal("s", ("delta",), steps[1:], slopes[:, None])
-    return judge(steps, rows, rows[len(rows) // 2 :].mean(axis=0), signal)
+    signal = (
+        None if slopes is None else Signal("s", ("delta",), range(1, len(rows)), slopes[:, None])
+    )
+    return judge(rows, rows[len(rows) // 2 :].mean(axis=0), signal)
 
 
 def stopped_at(rows):

@@ -61,8 +61,8 @@ def test_a_settled_run_with_two_significant_moves(tmp_path):
 
 def test_a_mixture_that_is_not_significant_is_said_to_be(tmp_path):
     assert mixture_lines(learned_run(tmp_path, 60))[1] == (
-        "Not significant: no weight moved beyond chance (95 % intervals of the hyper-gradient); a "
-        "longer run or more measured samples may show which do."
+        "Not significant: this run alone does not rule out chance for any weight (95 % intervals "
+        "of the hyper-gradient); runs of other seeds, a longer one or more measured samples may."
     )
 
 

@@ -15,10 +15,10 @@ from tandem_pl.report.domains import final_epochs, summarize_domains
 from tandem_pl.report.page import build_page, to_html, write_page
 from tandem_pl.report.run import Run, read_run
 from tandem_pl.report.sentences import explain, headline, verdict
-from tandem_pl.report.statistics import batch_means, driving_means, stability
+from tandem_pl.report.statistics import batch_means, stability
 from tandem_pl.run_files import Signal, write_signal, write_trajectory
 from tandem_pl.simplex import projected_step
-from tandem_pl.steadiness import Interval, centred
+from tandem_pl.steadiness import Interval, centred, mean_gradients
 
 
 def correlated(count, length, rho, seed=0):
@@ -91,14 +91,23 @@ def walk(delta, rate=0.5):
 
 
 @pytest.mark.parametrize("updates", [8, 9, 40, 81])
-def test_the_change_is_the_sum_of_what_moved_it(updates):
-    delta = noise([-0.002, 0.0, 0.001, 0.001], updates, size=0.003) + 7.0
+def test_means_are_of_the_hyper_gradients_less_that_of_the_average_domain(updates):
+    delta = noise([-0.002, 0.0, 0.001, 0.001], updates, size=0.0) + 7.0
     run = make_run(walk(delta), delta)
-    total, first = updates + 1, (updates + 1) // 2
-    shares = sum((total - max(row, first)) / (total - first) for row in range(1, total))
-    for row, interval in zip(summarize_domains(run), driving_means(run), strict=True):
-        assert row.average - row.start == pytest.approx(-0.5 * shares * interval.mean, abs=1e-12)
-        assert row.driving == interval
+    for row, mean in zip(summarize_domains(run), (-0.002, 0.0, 0.001, 0.001), strict=True):
+        assert row.mean.mean == pytest.approx(mean, abs=1e-12)
+
+
+def test_updates_count_the_same_while_the_learning_rate_falls():
+    """A hundredth of the noise and of the hyper-gradient towards the end hides nothing."""
+    fall = np.geomspace(1.0, 0.01, 120)[:, None]
+    delta = noise([-0.002, 0.001, 0.001], 120, size=0.006)
+    steady, falling = (
+        mean_gradients(make_run(walk(values), values).signal) for values in (delta, fall * delta)
+    )
+    for one, other in zip(steady, falling, strict=True):
+        assert other.mean / other.half == pytest.approx(one.mean / one.half, rel=0.1)
+    assert steady[0].distinct
 
 
 def test_noise_alone_is_called_chance_95_times_in_100():
@@ -106,7 +115,8 @@ def test_noise_alone_is_called_chance_95_times_in_100():
     for seed in range(300):
         size = 0.003 * np.linspace(1, 0, 60)[:, None]  # noise that falls with the learning rate
         delta = size * np.random.default_rng(seed).normal(size=(60, 5))
-        found += [interval.distinct for interval in driving_means(make_run(walk(delta), delta))]
+        means = mean_gradients(make_run(walk(delta), delta).signal)
+        found += [interval.distinct for interval in means]
     assert 0.02 < np.mean(found) < 0.07, np.mean(found)
 
 
