@@ -20,7 +20,8 @@ def search_run(
 ) -> None:
     """Train small networks, each on its own mixture, and write their losses to runs.csv.
 
-    Rows in the table are kept, so the same command continues.
+    Rows in the table are kept, so the same command continues. With `fidelities` in the file, cheap
+    runs choose which dear ones are made, until the budget is spent.
 
     Args:
         config: YAML file of the swarm, such as configs/search_restricted.yaml.
@@ -38,8 +39,10 @@ def search_run(
         SystemExit: 130 if stopped; 1 if a proxy failed.
     """
     check_is_file(config)
+    from tandem_pl.errors import InputError
     from tandem_pl.compare.run import locked
-    from tandem_pl.search.swarm.rows import DONE, forget_failures
+    from tandem_pl.search.swarm.fidelities import read_ladder, search_fidelities
+    from tandem_pl.search.swarm.rows import DONE, forget_failures, read_rows
     from tandem_pl.search.swarm.run import (
         cell_lines,
         choose_more,
@@ -54,6 +57,26 @@ def search_run(
     from .configured_parts import build_parts
 
     numbers = {"proxies": proxies, "stack": stack, "workers": workers, "threads": threads}
+    ladder = read_ladder(config, folder=folder, devices=devices, **numbers)
+    if ladder is not None:
+        if cell is not None or cells:
+            raise InputError(
+                "--cell and --cells cannot be used with fidelities, whose runs are chosen by the "
+                "results so far: leave them out."
+            )
+        with locked(ladder.folder) as lock, stop_on_sigterm():
+            if retry:
+                for level in ladder.swarms.values():
+                    forget_failures(level.folder, read_rows(level.folder))
+            try:
+                text, failed = search_fidelities(ladder, build_parts, lock)
+            except KeyboardInterrupt:
+                print("\nstopped: run the same command to continue.")
+                raise SystemExit(130) from None
+        print(text)
+        if failed:
+            raise SystemExit(1)
+        return
     swarm: Swarm = read_swarm(config, folder=folder, devices=devices, **numbers)
     if cell is not None:
         mixtures = prepare(swarm, build_parts)

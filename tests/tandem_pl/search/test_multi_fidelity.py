@@ -17,7 +17,7 @@ from tandem_pl.search.swarm.multi_fidelity import (
 
 PRIOR = np.array([0.6, 0.25, 0.1, 0.05])
 COSTS = [0.05, 1.0]
-POOL = draw_mixtures(PRIOR, 60, "sobol", seed=1)
+POOL = draw_mixtures(PRIOR, 24, "sobol", seed=1)
 TARGET = ((np.sqrt(POOL) - np.sqrt(PRIOR)) ** 2).sum(axis=1)
 #: a small network is worse, by another amount, and prefers slightly other mixtures
 SMALL = 3 + 0.8 * TARGET + 0.05 * np.sqrt(POOL[:, 0])
@@ -48,16 +48,16 @@ def test_the_log_improvement_falls_without_a_jump_however_far_out():
 def test_cheap_runs_find_the_best_of_the_target_fidelity_for_less():
     pytest.importorskip("botorch")
     best = int(TARGET.argmin())
-    start = [int(p) for p in np.random.default_rng(0).permutation(60) if p != best][:3]
+    start = [int(p) for p in np.random.default_rng(1).permutation(24) if p != best][:3]
     seen = [*start]
     while best not in seen:
-        left = [place for place in range(60) if place not in seen]
+        left = [place for place in range(24) if place not in seen]
         seen.append(left[choose_next(POOL[seen], TARGET[seen], POOL[left])[0]])
     tried = [Choice(place, 0) for place in start]
     while Choice(best, 1) not in tried:
         tried += propose_next(results(tried), COSTS, POOL, tried=tried)
     spent = sum(COSTS[level] for _, level in tried)
-    assert spent < 0.7 * len(seen)
+    assert spent < 0.6 * len(seen)
     assert len(set(tried)) == len(tried)
     assert recommend(results(tried), 2, POOL) == best
 
