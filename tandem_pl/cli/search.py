@@ -17,6 +17,8 @@ from .search_merge import EPILOG as MERGE
 from .search_merge import search_merge
 from .search_mixmin import EPILOG as MIXMIN
 from .search_mixmin import search_mixmin
+from .search_rounds import EPILOG as ROUNDS
+from .search_rounds import search_rounds
 from .search_run import search_run
 
 EPILOG = """examples:
@@ -177,6 +179,7 @@ ACTIONS: dict[str, Callable[..., None]] = {
     "dcpt": search_dcpt,
     "mixmin": search_mixmin,
     "merge": search_merge,
+    "rounds": search_rounds,
 }
 EPILOGS = {
     "run": EPILOG,
@@ -185,6 +188,7 @@ EPILOGS = {
     "dcpt": CONTINUED,
     "mixmin": MIXMIN,
     "merge": MERGE,
+    "rounds": ROUNDS,
 }
 
 
