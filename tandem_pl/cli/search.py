@@ -11,6 +11,8 @@ from typing import Any
 from tandem_pl.errors import InputError, did_you_mean
 
 from .arguments import run_verb
+from .search_agent import EPILOG as AGENT
+from .search_agent import search_agent
 from .search_continued import EPILOG as CONTINUED
 from .search_continued import search_cmr, search_dcpt
 from .search_merge import EPILOG as MERGE
@@ -180,6 +182,7 @@ ACTIONS: dict[str, Callable[..., None]] = {
     "mixmin": search_mixmin,
     "merge": search_merge,
     "rounds": search_rounds,
+    "agent": search_agent,
 }
 EPILOGS = {
     "run": EPILOG,
@@ -189,6 +192,7 @@ EPILOGS = {
     "mixmin": MIXMIN,
     "merge": MERGE,
     "rounds": ROUNDS,
+    "agent": AGENT,
 }
 
 
