@@ -117,16 +117,21 @@ class MixingPolicy:
             ) from None
         return cls(*names, network, tensors["center"], tensors["scale"])
 
+    def places(self, domains: Sequence[str], targets: Sequence[str]) -> tuple[list[int], list[int]]:
+        """Return the places of the policy's domains and targets among those of a run.
 
-def order_of(names: Sequence[str], wanted: Sequence[str], what: str, key: str) -> list[int]:
-    """Return the place of each wanted name among `names`, which must be the same.
-
-    Raises:
-        InputError: they differ.
-    """
-    if set(names) != set(wanted):
-        raise InputError(
-            f"{key} was trained on the {what} {', '.join(wanted)}, and here are "
-            f"{', '.join(names)}: train one on runs with these."
-        )
-    return [list(names).index(name) for name in wanted]
+        Raises:
+            InputError: they are others.
+        """
+        found = []
+        for what, own, there in (
+            ("domains", self.domains, domains),
+            ("target domains", self.targets, targets),
+        ):
+            if set(own) != set(there):
+                raise InputError(
+                    f"the agent was trained on the {what} {', '.join(own)}, and here are "
+                    f"{', '.join(there)}: train one on runs with these."
+                )
+            found.append([list(there).index(name) for name in own])
+        return found[0], found[1]

@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer
 from tandem_pl.callbacks.anchor import AnchorSetting
 from tandem_pl.callbacks.bad_domains import bad_domains
 from tandem_pl.callbacks.measures.target_evaluation import TargetEvaluation
-from tandem_pl.callbacks.mixing_policy import MixingPolicy, describe, order_of
+from tandem_pl.callbacks.mixing_policy import MixingPolicy, describe
 from tandem_pl.callbacks.reweighting import ReweightingCallback, Update
 from tandem_pl.checks import check_at_least, check_positive
 from tandem_pl.episode import TRAIN, Plan, Segment
@@ -90,7 +90,7 @@ class MixingAgentReweighting(ReweightingCallback):
         self.evaluation = TargetEvaluation(evaluation_samples)
         self._policy: MixingPolicy | None = None
         # places of the policy's domains and targets among the run's
-        self._order: tuple[list[int], list[int]] = [], []
+        self._places: tuple[list[int], list[int]] = [], []
         # [M] sum of the weights of the periods so far; [M'] losses of the first and last evaluation
         self._sum = self.add_state("_sum", lambda: np.zeros(len(self.domains)))
         self._first: Array | None = self.add_state("_first", lambda: None)
@@ -102,11 +102,7 @@ class MixingAgentReweighting(ReweightingCallback):
         if self.agent is None:
             return
         self._policy = MixingPolicy.load(self.agent)
-        key = f"agent={self.agent!r}"
-        self._order = (
-            order_of(self.domains, self._policy.domains, "domains", key),
-            order_of(self.evaluation.names, self._policy.targets, "target domains", key),
-        )
+        self._places = self._policy.places(self.domains, self.evaluation.names)
 
     def plan(self) -> Plan:
         """Return one segment of training batches."""
@@ -126,7 +122,7 @@ class MixingAgentReweighting(ReweightingCallback):
         self._first, self._before = first, losses
         if self._policy is None:
             return self._random(trainer.global_step), metrics
-        domains, targets = self._order
+        domains, targets = self._places
         mean = self._sum / self._sum.sum()
         chosen = self._policy.weights(
             describe(

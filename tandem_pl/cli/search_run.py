@@ -39,8 +39,8 @@ def search_run(
         SystemExit: 130 if stopped; 1 if a proxy failed.
     """
     check_is_file(config)
-    from tandem_pl.errors import InputError
     from tandem_pl.compare.run import locked
+    from tandem_pl.errors import InputError
     from tandem_pl.search.swarm.fidelities import read_ladder, search_fidelities
     from tandem_pl.search.swarm.rows import DONE, forget_failures, read_rows
     from tandem_pl.search.swarm.run import (

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tandem_pl.callbacks.mixing_policy import LEAST, describe, order_of
+from tandem_pl.callbacks.mixing_policy import LEAST, describe
 from tandem_pl.errors import InputError
 from tandem_pl.run_files import read_trajectory
 from tandem_pl.search.run_folders import LOSS, MEAN, logged_losses, mean_weights
@@ -121,8 +121,16 @@ def _read_run(folder: Path) -> Trajectory | None:
 
 def _reordered(run: Trajectory, like: Trajectory, name: str) -> Trajectory:
     """Return the run with domains and targets in the order of another."""
-    domains = order_of(run.domains, like.domains, "domains", f"before {name}, the first run")
-    targets = order_of(run.targets, like.targets, "targets", f"before {name}, the first run")
+    places = []
+    for what in ("domains", "targets"):
+        own, others = getattr(run, what), getattr(like, what)
+        if set(own) != set(others):
+            raise InputError(
+                f"{name} has the {what} {', '.join(own)}, and the runs before it "
+                f"{', '.join(others)}: give runs with the same."
+            )
+        places.append([own.index(one) for one in others])
+    domains, targets = places
     return Trajectory(
         like.domains, like.targets, run.steps, run.weights[:, domains], run.losses[:, targets]
     )

@@ -240,4 +240,3 @@ def _write_table(ladder: Ladder, costs: Array) -> None:
     columns = list(dict.fromkeys(key for row in sorted(rows, key=len)[::-1] for key in row))
     cells = [[row.get(key, "") for key in columns] for row in rows]
     write_shared(ladder.folder / TABLE, csv_bytes(columns, cells))
-

@@ -101,11 +101,14 @@ def test_other_files_and_agents_of_other_runs_are_refused(make, said, tmp_path):
 
 
 def test_an_agent_is_learned_from_runs_and_used(tmp_path, capsys):
-    two = {"t": samples("t", 80, 7), "u": samples("other", 40, 8)}
-    target = {"target": two, "target_weights": {"t": 1, "u": 1}}
+    def two_targets(seed=0):
+        data = toy_data(seed=seed)
+        data.target_sets["u"] = samples("other", 40, 8)
+        return data
+
     for seed in range(2):
         logger = CSVLogger(tmp_path / "runs", name="", version=str(seed))
-        data = toy_data(seed=seed, **target)
+        data = two_targets(seed)
         fit(tmp_path, MixingAgentReweighting(period=2), data, max_steps=40, logger=logger)
     path = tmp_path / "agent.safetensors"
     options = ["--steps", "20", "--out", str(path)]
@@ -116,7 +119,7 @@ def test_an_agent_is_learned_from_runs_and_used(tmp_path, capsys):
     assert set(policy.domains) == set(DOMAINS)
     assert policy.targets == ("t", "u")
     method = MixingAgentReweighting(str(path), period=2)
-    rows = fit(tmp_path, method, toy_data(target=target), max_steps=8).trajectory
+    rows = fit(tmp_path, method, two_targets(), max_steps=8).trajectory
     assert np.ptp(np.stack(rows), axis=0).max() > 0
     assert main(["search", "agent", f"[{tmp_path / 'nowhere'}]"]) == 2
     assert "nowhere is no folder" in capsys.readouterr().err

@@ -132,9 +132,9 @@ def test_runs_are_read_with_the_weights_between_evaluations(tag, tmp_path):
 def test_runs_that_cannot_be_used_are_named(tmp_path):
     write_run(tmp_path / "one")
     write_run(tmp_path / "other", targets=("u",))
-    with pytest.raises(InputError, match="one, the first run|other"):
+    with pytest.raises(InputError, match="other has the targets u, and the runs before it t"):
         read_trajectories([tmp_path])
     (tmp_path / "one" / "metrics.csv").unlink()
     (tmp_path / "other" / "metrics.csv").unlink()
-    with pytest.raises(InputError, match="no run in .* has a trajectory and 3 or more"):
+    with pytest.raises(InputError, match=r"no run in .* has a trajectory and 3 or more"):
         read_trajectories([tmp_path])

@@ -86,5 +86,5 @@ def test_costs_must_ascend(costs):
 
 
 def test_it_says_what_it_needs():
-    with pytest.raises(InputError, match="botorch|2 or more to start"):
+    with pytest.raises(InputError, match=r"botorch|2 or more to start"):
         propose_next(results([(0, 0)]), COSTS, POOL)
