@@ -13,8 +13,8 @@ EPILOG = """examples:
 def search_agent(
     runs: list[str],
     out: str = "agent.safetensors",
-    steps: int = 2000,
-    penalty: float = 1.0,
+    steps: int | None = None,
+    penalty: float = 0.3,
     discount: float = 0.9,
     hidden: int = 64,
     seed: int = 0,
@@ -28,7 +28,7 @@ def search_agent(
     Args:
         runs: folders of runs, of `tandem compare`, or of several runs.
         out: file to write, for MixingAgentReweighting(agent=...).
-        steps: of learning.
+        steps: of learning; by default 100 passes over the data, and at least 400.
         penalty: on the value of weights that no run had; more of it stays nearer to the runs.
         discount: of later falls of the losses, for each evaluation; 0 looks at the next one alone.
         hidden: width of the policy's two hidden layers.
@@ -42,7 +42,8 @@ def search_agent(
     from tandem_pl.search.agent.trajectories import read_trajectories, transitions
     from tandem_pl.text_tables import text_table
 
-    check_count("steps", steps)
+    if steps is not None:
+        check_count("steps", steps)
     check_count("hidden", hidden)
     check_not_negative("penalty", penalty)
     check_below_one("discount", discount)

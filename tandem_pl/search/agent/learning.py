@@ -19,6 +19,8 @@ BATCH = 128
 RATE = 3e-3  # of Adam
 FOLLOW = 0.01  # of the target critic, a step
 IMITATION = 0.2  # share of the steps that only imitate the runs, as the paper's warm start
+MILD = 1e-2  # on squared logits: shares of almost 0 or 1 could not change any more
+PASSES, LEAST_STEPS = 100, 400
 EACH_SHARE = 10  # steps for each domain, at least
 GENTLE = 1e-3  # least spread of a feature or a reward
 
@@ -63,8 +65,8 @@ def conservative_loss(proposed: Tensor, taken: Tensor, wanted: Tensor, penalty: 
 
 def learn_agent(
     data: Transitions,
-    steps: int = 2000,
-    penalty: float = 1.0,
+    steps: int | None = None,
+    penalty: float = 0.3,
     discount: float = 0.9,
     hidden: int = 64,
     proposals: int = 8,
@@ -79,7 +81,8 @@ def learn_agent(
 
     Args:
         data: of finished runs.
-        steps: of learning.
+        steps: of learning; None for 100 passes over the data, and at least 400. With many more the
+            critic knows single steps of the runs by heart.
         penalty: on Q of actions that are not in the data.
         discount: of later rewards, for each evaluation.
         hidden: width of both networks.
@@ -95,6 +98,7 @@ def learn_agent(
             f"{number} steps between evaluations are too few for {domains} domains: give runs with "
             f"{EACH_SHARE * domains} or more in all (the paper's have 1600)."
         )
+    steps = max(LEAST_STEPS, PASSES * number // BATCH) if steps is None else steps
     states, actions, rewards, following, ends = (
         torch.as_tensor(column, dtype=torch.float32) for column in data
     )
@@ -126,7 +130,8 @@ def learn_agent(
             proposed = _value(critic, state[:, None].expand(-1, proposals + 1, -1), others)
             taken = _value(critic, state, action)
             _minimise(conservative_loss(proposed, taken, wanted, penalty), update_critic)
-            _minimise(-_value(critic, state, own).mean(), update_actor)
+            bound = MILD * logits.square().mean()
+            _minimise(bound - _value(critic, state, own).mean(), update_actor)
             with torch.no_grad():
                 for old, new in zip(slow.parameters(), critic.parameters(), strict=True):
                     old.lerp_(new, FOLLOW)

@@ -150,7 +150,7 @@ def search_fidelities(ladder: Ladder, build: Build, lock: IO | None) -> tuple[st
         best = recommend(results, len(costs), drawn)
         final = Choice(best, len(costs) - 1)
         reserve = costs[-1] * (final not in tried)
-        chosen = propose_next(results, costs, drawn, at_once, left - reserve, tried)
+        chosen = propose_next(results, costs.tolist(), drawn, at_once, left - reserve, tried)
         if chosen:
             sums = np.cumsum([costs[choice.fidelity] for choice in chosen])
             chosen = chosen[: max(1, int((sums <= ROUND * (left - reserve)).sum()))]

@@ -145,7 +145,7 @@ def make_swarm(content: Mapping[str, Any], path: Path) -> Swarm:
     Raises:
         InputError: a setting cannot be used.
     """
-    content = ROWS | WORK | content
+    content = ROWS | WORK | dict(content)
     base = merge(read_base(content["base"], path.parent), content["overrides"])
     steps = (base.get("trainer") or {}).get("max_steps")
     if not isinstance(steps, int) or steps < 1:

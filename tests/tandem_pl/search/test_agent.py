@@ -72,7 +72,7 @@ def simulate(policy, seed, evaluations=30):
 def test_the_agent_does_better_than_the_random_runs_it_learned_from():
     data = transitions([simulate(None, seed) for seed in range(20)])
     assert len(data.rewards) == 20 * 29
-    agent = learn_agent(data, steps=500)
+    agent = learn_agent(data)
     policy = MixingPolicy(DOMAINS, ("t",), agent.actor, agent.center, agent.scale)
 
     def ask(weights, losses):
