@@ -70,7 +70,7 @@ def test_without_an_agent_weights_are_random_around_the_datas(tmp_path):
                 tmp_path,
                 MixingAgentReweighting(period=1, evaluation_samples=2, strength=5.0),
                 toy_data(weights=prior, seed=seed),
-                max_steps=60,
+                max_steps=40,
                 max_epochs=-1,
             ).trajectory[1:]
         )
