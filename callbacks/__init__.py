@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .methods.doremi import DoReMiReweighting as DoReMiReweighting
     from .methods.dynamix import DynamixReweighting as DynamixReweighting
     from .methods.fixed import FixedMixture as FixedMixture
+    from .methods.mixing_agent import MixingAgentReweighting as MixingAgentReweighting
     from .methods.odm import ODMReweighting as ODMReweighting
     from .methods.r_and_b import RAndBReweighting as RAndBReweighting
     from .methods.skill_it import SkillItReweighting as SkillItReweighting
@@ -42,6 +43,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         "EvaluationTable": "monitoring.evaluation_table",
         "FixedMixture": "methods.fixed",
         "ImageSheet": "monitoring.image_sheet",
+        "MixingAgentReweighting": "methods.mixing_agent",
         "MixtureMonitor": "monitoring.monitor",
         "MovingAverage": "saving.moving_average",
         "ODMReweighting": "methods.odm",

@@ -14,6 +14,12 @@ def check_positive(key: str, value: float) -> None:
         raise InputError(f"{key}={value} must be a positive number.")
 
 
+def check_not_negative(key: str, value: float) -> None:
+    """Raise an error unless 0 <= value < infinity."""
+    if not (math.isfinite(value) and value >= 0):
+        raise InputError(f"{key}={value} must be 0 or a positive number.")
+
+
 def check_share(key: str, value: float) -> None:
     """Raise an error unless 0 <= value <= 1."""
     if not 0.0 <= value <= 1.0:

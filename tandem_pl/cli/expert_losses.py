@@ -1,8 +1,8 @@
-"""Log-likelihoods of target samples under the networks of several runs."""
+"""Losses of target samples under the networks of several runs, and under averages of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,12 @@ from lightning.fabric.utilities.apply_func import move_data_to_device
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.cli import LightningArgumentParser
 
-from tandem_pl.errors import InputError
+from tandem_pl.errors import InputError, did_you_mean
 from tandem_pl.export.checkpoint import build_module, load_network
 from tandem_pl.search.likelihoods import Likelihoods
+from tandem_pl.search.merging import merged_runs
+from tandem_pl.search.runs import Runs
+from tandem_pl.simplex import Array
 
 from .run_folder import last_checkpoint, read_config
 
@@ -34,15 +37,8 @@ def expert_likelihoods(runs: Mapping[str, str], per_token: bool = False) -> Like
     configs = {name: read_config(Path(run)) for name, run in runs.items()}
     paths = {name: last_checkpoint(Path(run), configs[name]) for name, run in runs.items()}
     first = next(iter(runs))
-    data = build_data(configs[first], runs[first])
-    data.prepare_data()
-    data.setup("validate")
-    if not getattr(data, "target_sets", None):
-        raise InputError(
-            f"run {runs[first]!r} has no target data, whose losses MixMin needs: give the run a "
-            "data module with target samples."
-        )
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    data = _target_data(configs[first], runs[first])
+    device = _device()
     columns, samples, domains = [], np.zeros(0, np.int64), np.zeros(0, np.int64)
     for name, run in runs.items():
         module = build_module(configs[name], str(Path(run) / "config.yaml"))
@@ -59,6 +55,62 @@ def expert_likelihoods(runs: Mapping[str, str], per_token: bool = False) -> Like
     return Likelihoods(
         tuple(runs), np.stack(columns, axis=1), samples, tuple(names[m] for m in domains)
     )
+
+
+def merged_losses(
+    runs: Mapping[str, str], target: Sequence[str] | None = None
+) -> Callable[[Array], Runs]:
+    """Return a function of mixtures [n, M]: the losses of runs' averages on target data.
+
+    Args:
+        runs: domain -> folder of the run that was trained on it; the target data are the first's.
+        target: target domains, each of which is a metric `loss/DOMAIN`; None for all.
+
+    Raises:
+        InputError: a folder is not that of a run, or the first run has no such target data.
+    """
+    first = next(iter(runs))
+    configs = {name: read_config(Path(run)) for name, run in runs.items()}
+    data = _target_data(configs[first], runs[first])
+    names = list(data.domain_names("validate"))
+    for name in target or ():
+        if name not in names:
+            hint = did_you_mean(name, names)
+            raise InputError(f"target={name!r} is unknown: {hint}there are {', '.join(names)}.")
+    module = build_module(configs[first], str(Path(runs[first]) / "config.yaml"))
+    states = {}
+    for name, run in runs.items():
+        path = last_checkpoint(Path(run), configs[name])
+        loaded = load_network(module, path).state_dict()
+        states[name] = {key: value.clone() for key, value in loaded.items()}
+    device = _device()
+    network = module.network.to(device)
+
+    def evaluate(_: Any) -> dict[str, float]:
+        sums, counts = np.zeros(len(names)), np.zeros(len(names))
+        for losses, _rows, domains in _losses(module, data, device, per_token=False):
+            sums += np.bincount(domains, losses, minlength=len(names))
+            counts += np.bincount(domains, minlength=len(names))
+        means = dict(zip(names, (sums / counts).tolist(), strict=True))
+        return {f"loss/{name}": means[name] for name in target or names}
+
+    return lambda mixtures: merged_runs(network, states, mixtures, evaluate)
+
+
+def _target_data(config: Mapping[str, Any], run: str) -> Any:
+    data = build_data(config, run)
+    data.prepare_data()
+    data.setup("validate")
+    if not getattr(data, "target_sets", None):
+        raise InputError(
+            f"run {run!r} has no target data, whose losses are needed: give the run a data module "
+            "with target samples."
+        )
+    return data
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def build_data(config: Mapping[str, Any], run: str) -> Any:

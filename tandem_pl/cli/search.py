@@ -11,12 +11,16 @@ from typing import Any
 from tandem_pl.errors import InputError, did_you_mean
 
 from .arguments import run_verb
+from .search_agent import EPILOG as AGENT
+from .search_agent import search_agent
 from .search_continued import EPILOG as CONTINUED
 from .search_continued import search_cmr, search_dcpt
 from .search_merge import EPILOG as MERGE
 from .search_merge import search_merge
 from .search_mixmin import EPILOG as MIXMIN
 from .search_mixmin import search_mixmin
+from .search_rounds import EPILOG as ROUNDS
+from .search_rounds import search_rounds
 from .search_run import search_run
 
 EPILOG = """examples:
@@ -177,6 +181,8 @@ ACTIONS: dict[str, Callable[..., None]] = {
     "dcpt": search_dcpt,
     "mixmin": search_mixmin,
     "merge": search_merge,
+    "rounds": search_rounds,
+    "agent": search_agent,
 }
 EPILOGS = {
     "run": EPILOG,
@@ -185,6 +191,8 @@ EPILOGS = {
     "dcpt": CONTINUED,
     "mixmin": MIXMIN,
     "merge": MERGE,
+    "rounds": ROUNDS,
+    "agent": AGENT,
 }
 
 

@@ -66,7 +66,7 @@ def _run_rows(folder: Path, name: str) -> list[dict[str, Any]]:
     domains, steps, weights = list(mixture.domains), [0], mixture.average_array[None]
     if (folder / "trajectory.csv").is_file():
         domains, steps, weights = read_trajectory(folder / "trajectory.csv")
-    losses = _logged_losses(folder)
+    losses = logged_losses(folder, LOSS)
     if not losses:
         final = _final_losses(folder)
         # a mixture that was fixed has one row, at step 0
@@ -103,26 +103,31 @@ def mean_weights(steps: Array, weights: Array, end: int) -> Array:
     return np.asarray(lengths @ weights / lengths.sum())
 
 
-def _logged_losses(folder: Path) -> dict[int, dict[str, float]]:
-    """Return step -> metric -> value of the validations while training, from a logger's files."""
+def logged_losses(folder: Path, prefix: str) -> dict[int, dict[str, float]]:
+    """Return step -> metric -> value of the evaluations while training, from a logger's files.
+
+    Those logged as `prefix/DOMAIN` are `loss/DOMAIN`, and the one logged as `prefix` is their mean.
+    """
     found: dict[int, dict[str, float]] = {}
     if (folder / "metrics.csv").is_file():
         table = pd.read_csv(folder / "metrics.csv")
         for row in table.to_dict("records"):
-            _add(found, int(row["step"]), row)
+            _add(found, int(row["step"]), row, prefix)
     elif any(folder.glob("events.out.tfevents.*")):
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
         events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
         for tag in events.Tags()["scalars"]:
-            for event in events.Scalars(tag) if tag.startswith(LOSS) else ():
-                _add(found, event.step, {tag: event.value})
+            for event in events.Scalars(tag) if tag.startswith(prefix) else ():
+                _add(found, event.step, {tag: event.value}, prefix)
     return {step: row for step, row in found.items() if step > 0}
 
 
-def _add(found: dict[int, dict[str, float]], step: int, row: Mapping[Any, Any]) -> None:
+def _add(
+    found: dict[int, dict[str, float]], step: int, row: Mapping[Any, Any], prefix: str
+) -> None:
     for key, value in row.items():
-        rest = str(key).removeprefix(LOSS)
+        rest = str(key).removeprefix(prefix)
         if rest != str(key) and rest[:1] in ("", "/") and np.isfinite(float(value)):
             found.setdefault(step, {})[f"loss{rest}" if rest else MEAN] = float(value)
 

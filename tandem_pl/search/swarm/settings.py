@@ -39,6 +39,8 @@ WORK: dict[str, Any] = {
     "threads": 1,
     "devices": None,
 }
+#: What a search over fidelities has beside them.
+FIDELITIES = ("fidelities", "budget")
 FIXED = "tandem_pl.callbacks.FixedMixture"
 #: Callbacks that only watch a run, or set weights; proxies have none of them.
 WATCHING = (
@@ -126,11 +128,33 @@ def read_swarm(path: str | os.PathLike[str], queued: bool = False, **options: An
     Raises:
         InputError: a file, key or setting cannot be used.
     """
-    path = Path(path)
-    content = read_map(path, "config")
+    return make_swarm(read_settings(path, **options), Path(path), queued)
+
+
+def read_settings(path: str | os.PathLike[str], **options: Any) -> dict[str, Any]:
+    """Return the content of a swarm's file, with the options that are not None.
+
+    Raises:
+        InputError: the file cannot be read, or has an unknown key.
+    """
+    content = read_map(Path(path), "config")
     content |= {key: value for key, value in options.items() if value is not None}
-    check_keys(content, ROWS | WORK, str(path))
-    content = ROWS | WORK | content
+    check_keys(content, [*ROWS, *WORK, *FIDELITIES], str(path))
+    return content
+
+
+def make_swarm(content: Mapping[str, Any], path: Path, queued: bool = False) -> Swarm:
+    """Check the content of a swarm's file, which may leave out keys.
+
+    Args:
+        content: key -> value.
+        path: the file, that a relative `base` is beside.
+        queued: as in `read_swarm`.
+
+    Raises:
+        InputError: a setting cannot be used.
+    """
+    content = ROWS | WORK | dict(content)
     base = merge(read_base(content["base"], path.parent), content["overrides"])
     steps = (base.get("trainer") or {}).get("max_steps")
     if not isinstance(steps, int) or steps < 1:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from agents import toy_agent
 from helpers import parameters_of, quiet_trainer
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import CSVLogger
@@ -72,6 +73,7 @@ CASES: dict[str, Case] = {
     "quad": Case({"clusters": 1, "period": 4, "measure_batches": 1}, epochs=4),
     "diversify": Case({"clusters": 2, "period": 4}),
     "dynamix": Case({"period": 4, "smoothing": 0.5}),
+    "mixing_agent": Case({"agent": toy_agent(), "period": 4}),
     "r_and_b": Case({"period": 5, "shares": {"twin": 1, "other": 1, "noise": 0}}),
 }
 

@@ -72,6 +72,27 @@ def test_a_merged_checkpoint_is_written(folder, monkeypatch, capsys):
         assert torch.allclose(value, 0.25 * first[key] + 0.75 * second[key], atol=1e-6)
 
 
+def test_averages_of_experts_are_searched_in_rounds(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    rounds = ["--rounds", "[8, 4]", "--law", "gaussian_process", "--out", "rounds"]
+    assert main(["search", "rounds", EXPERTS, "--target", "both", *rounds]) == 0
+    assert "12 averages of networks" in capsys.readouterr().out
+    table = pd.read_csv("rounds/runs.csv")
+    assert list(table) == ["weight/low", "weight/high", "metric/loss/both"]
+    assert len(table) == 12
+    weights = Mixture.load("rounds/proposal.yaml").weights
+    assert 0.3 < weights["low"] < 0.7  # half of the samples are like each domain
+    # an average's loss is what `tandem test` finds for the merged checkpoint
+    row = table.iloc[3]
+    Mixture({"low": row["weight/low"], "high": row["weight/high"]}).save("row.yaml")
+    assert main(["search", "merge", EXPERTS, "row.yaml", "--out", "row.ckpt"]) == 0
+    assert main(["validate", "runs/low", "--ckpt_path", "row.ckpt"]) == 0
+    validated = pd.read_csv("runs/low/validation.csv").set_index("domain")["loss"]
+    assert row["metric/loss/both"] == pytest.approx(validated["both"], rel=1e-5)
+    assert main(["search", "rounds", EXPERTS, "--target", "bth"]) == 2
+    assert "target='bth' is unknown: did you mean 'both'?" in capsys.readouterr().err
+
+
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

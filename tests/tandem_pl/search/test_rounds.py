@@ -28,6 +28,16 @@ def test_later_rounds_are_near_the_best_mixture():
     assert found.gain > 0
 
 
+def test_trees_are_fitted_in_rounds_of_few_mixtures():
+    pytest.importorskip("lightgbm")
+    found, runs = search_in_rounds(evaluate, DOMAINS, rounds=(48, 24), law="lightgbm")
+    distances = 0.5 * np.abs(runs.weights - BEST).sum(axis=1)
+    assert distances[48:].mean() < 0.8 * distances[:48].mean()
+    weights = np.array(list(found.weights.values()))
+    values = evaluate(np.stack([weights, np.full(4, 0.25), BEST])).metrics["loss"]
+    assert values[0] - values[2] < 0.4 * (values[1] - values[2])
+
+
 def test_equal_seeds_give_equal_searches_and_caps_hold():
     options = {
         "rounds": (20, 5),

@@ -1,0 +1,1 @@
+"""An agent that sets weights while training, learned from trajectories of finished runs."""
