@@ -217,7 +217,7 @@ def test_a_cluster_of_near_duplicates_is_merged(tmp_path):
     assert f"too little text in a split: clusters {merged}" in "".join(remarks(manifest))
     model = ClusterModel.load(tmp_path / "out")
     assert model.fingerprint() == manifest["clusters"]["fingerprint"]
-    assert model.assign(licences[:1]) == [list(manifest["splits"]["train"])[0]]
+    assert model.assign(licences[:1]) == [next(iter(manifest["splits"]["train"]))]
     only = write_lines(tmp_path / "only.jsonl", licences)
     options["dataset"] = only
     with pytest.raises(InputError, match=r"no document left in its .* or make new clusters"):
