@@ -61,8 +61,9 @@ class RAndBReweighting(ReweightingCallback):
         period: training steps between updates.
         strength: lambda; the paper's is 3.
         shares: p, the shares of the training domains in what counts, written as the data module's
-            `weights`. None for the shares of the target domains if all of them are named as
-            training domains, else for the data module's weights.
+            `weights`. None for the shares of the target domains, if each is named as a training
+            domain or training domains are clusters: then for the clusters that the targets' samples
+            are nearest to. Else None is for the data module's weights.
         head: name of the linear layer whose gradients are compared; None for the last one.
         every: gradients are taken of every so many training steps; the paper's is 1.
         sketch: random directions onto which the outputs of larger heads are projected; None for
@@ -145,11 +146,17 @@ class RAndBReweighting(ReweightingCallback):
         """Return p [M]."""
         if self.shares is not None:
             return resolve_weights(self.shares, self.data.domain_sizes(), "shares").array
-        targets, shares = tuple(self.data.target_sets), self.data.target_shares
-        if shares is None or not set(targets) <= set(self.domains):
-            return self.data.mixture.array
-        by_name = dict(zip(targets, shares.tolist(), strict=True))
-        return np.array([by_name.get(name, 0.0) for name in self.domains])
+        shares, given = self.data.target_shares, self.data.mixture.array
+        if shares is None:
+            return given
+        p = np.zeros(len(self.domains))
+        for name, share in zip(self.data.target_sets, shares.tolist(), strict=True):
+            nearest = self.data.target_clusters.get(name, {name: 1.0})
+            row = share * np.array([nearest.get(domain, 0.0) for domain in self.domains])
+            if share and not row.any():
+                return given
+            p += row
+        return sum_to_one(p / p.sum())
 
     def plan(self) -> Plan:
         """Return one segment of training batches."""

@@ -158,6 +158,9 @@ def test_a_target_gets_shares_of_clusters_and_a_remark_if_it_is_far(unlabelled, 
     said = [line for line in remarks(manifest) if "far from all clusters" in line]
     assert len(said) == 1
     assert said[0].startswith("target 'far'")
+    data = PreparedTextDataModule(str(out))
+    data.setup()
+    assert data.target_clusters["near"] == shares
     rows = [row for row in listing(out) if row["given_domain"] == "near"]
     assert Counter(row["split"] for row in rows) == {"target": 38, "test": 2}
     assert "far from all clusters" in (out / "clusters.html").read_text(encoding="utf-8")
