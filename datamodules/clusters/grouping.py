@@ -65,8 +65,8 @@ def smallest_size(documents: int, number: int) -> int:
     A twentieth of the mean size, but at least 10 documents; of few documents a quarter of the mean,
     but at least 3, as many as there are splits.
 
-    >>> smallest_size(200_000, 10), smallest_size(1000, 7), smallest_size(80, 4), smallest_size(8, 4)
-    (1000, 10, 5, 1)
+    >>> [smallest_size(size, 4) for size in (80_000, 1000, 80, 40, 8)]
+    [1000, 12, 5, 3, 1]
     """
     mean = documents / number
     return int(max(mean / 20, min(10.0, mean / 2, max(mean / 4, 3.0)), 1))

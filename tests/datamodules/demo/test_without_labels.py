@@ -57,7 +57,7 @@ def test_clusters_take_the_place_of_labels_in_training_alone(kind, options, name
     assert set(data.target_sets) == set(data.test_sets) == set(names)
     for name in names:
         for sets in ("target_sets", "test_sets"):
-            one, other = getattr(data, sets)[name], getattr(labelled, sets)[name]
+            pair = getattr(data, sets)[name], getattr(labelled, sets)[name]
             assert len(one) == len(other)
             assert all(
                 (one[i]["input_ids"] == other[i]["input_ids"]).all() for i in range(len(one))
