@@ -64,7 +64,7 @@ def cached_clusters(
             found.model.save(scratch)
             np.save(scratch / ASSIGNED, found.clusters)
             write_page(scratch / "clusters.html", found, targets, "Clusters")
-            about = {
+            about: dict[str, Any] = {
                 "kinds": kinds_of(sources),
                 "targets": {name: row.summary(found.model.names) for name, row in targets.items()},
             }

@@ -28,7 +28,7 @@ def merge_into_nearest(
     model = clustering.model
     clusters = np.arange(len(model.names))
     pools = np.array([model.pools[model.groups == c][0] for c in clusters])
-    centres = to_unit(np.stack([model.centre_of(c) for c in clusters]))
+    centres = to_unit(np.stack([model.centre_of(c) for c in range(len(clusters))]))
     small = [c for c in clusters if model.names[c] in names]
     into = clusters.copy()
     for cluster in small:

@@ -70,7 +70,7 @@ def cluster_training_documents(
 
 
 def _of(texts: Sequence[str], wanted: np.ndarray) -> list[str]:
-    return [texts[number] for number in np.flatnonzero(wanted)]
+    return [texts[number] for number in np.flatnonzero(wanted).tolist()]
 
 
 def _write(folder: Path, texts: Mapping[str, Sequence[str]]) -> Sources:
