@@ -43,55 +43,15 @@ def find_head(network: nn.Module, name: str | None = None) -> nn.Linear:
     return list(linear.values())[-1]
 
 
-class Sketch:
-    """A projection of vectors that keeps inner products up to noise: the count sketch.
+def sketch_matrix(outputs: int, rows: int, seed: int = 0) -> Tensor:
+    """Return random signs over sqrt(rows), [outputs, rows]: S S' is the identity on average.
 
-    Each output is added to one of `size` numbers with a random sign, which is much less work than
-    a product with random directions, and as exact (Charikar, Chen and Farach-Colton 2002). An
-    inner product is right on average over the signs, with a standard deviation of 1/sqrt(size) of
-    the vectors' norms if no single output is most of them.
-
-    Args:
-        outputs: length of the vectors.
-        size: length of their projections, less than `outputs`.
-        seed: of the signs.
+    >>> sketch_matrix(100, 4).square().sum(dim=1).unique().tolist()
+    [1.0]
     """
-
-    def __init__(self, outputs: int, size: int, seed: int = 0) -> None:
-        generator = torch.Generator().manual_seed(seed)
-        signs = 2.0 * torch.randint(0, 2, (outputs,), generator=generator) - 1
-        starts = range(0, outputs - size + 1, size)
-        #: (first output, signs [size]) of each slice that is added
-        self.slices = [(start, signs[start : start + size]) for start in starts]
-        rest = outputs % size  # the last slice overlaps, with signs of 0 for what was added before
-        if rest:
-            last = signs[-size:].clone()
-            last[: size - rest] = 0
-            self.slices.append((outputs - size, last))
-        self.outputs, self.size = outputs, size
-        self._matrix: Tensor | None = None
-
-    def matrix(self) -> Tensor:
-        """Return the projection as [outputs, size].
-
-        >>> Sketch(5, 2).matrix().abs().tolist()
-        [[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]
-        """
-        matrix = torch.zeros(self.outputs, self.size)
-        for start, signs in self.slices:
-            matrix[start : start + self.size] += signs.diag()
-        return matrix
-
-    def __call__(self, vectors: Tensor) -> Tensor:
-        """Return the projections [..., size] of vectors [..., outputs]."""
-        if vectors.is_cuda:  # one product in place of many small steps
-            self._matrix = (self.matrix() if self._matrix is None else self._matrix).to(vectors)
-            return vectors @ self._matrix
-        self.slices = [(start, signs.to(vectors)) for start, signs in self.slices]
-        found = torch.zeros_like(vectors[..., : self.size])
-        for start, signs in self.slices:
-            found.addcmul_(vectors[..., start : start + self.size], signs)
-        return found
+    generator = torch.Generator().manual_seed(seed)
+    signs = torch.randint(0, 2, (outputs, rows), generator=generator)
+    return (2 * signs - 1) / rows**0.5
 
 
 class HeadGradients:
@@ -104,8 +64,9 @@ class HeadGradients:
     Args:
         head: a linear layer that each forward runs once, with the samples as first dimension.
         size: number of domains, M.
-        sketch: heads with more outputs than this have the gradients of their outputs projected to
-            so many numbers, see `Sketch`; None for never.
+        sketch: heads with more outputs than this have their outputs' gradients projected to so many
+            random directions, the same all the time, which keeps inner products up to noise; None
+            for never.
 
     A set of sums has M rows of `width` numbers: C d for C outputs (or `sketch`) and d inputs, and C
     more if the head has a bias.
@@ -114,9 +75,9 @@ class HeadGradients:
     def __init__(self, head: nn.Linear, size: int, sketch: int | None) -> None:
         self.head, self.size = head, size
         outputs = head.out_features
-        self._sketch: Sketch | None = None
+        self._signs: Tensor | None = None
         if sketch is not None and outputs > sketch:
-            self._sketch = Sketch(outputs, sketch)
+            self._signs = sketch_matrix(outputs, sketch)
             outputs = sketch
         self.width = outputs * (head.in_features + (head.bias is not None))
         self.sums: Tensor | None = None  # [M, width]
@@ -159,8 +120,9 @@ class HeadGradients:
     @torch.no_grad()
     def _add(self, inputs: Tensor, slopes: Tensor, domains: Tensor, scale: float) -> None:
         inputs, slopes = (x.reshape(len(x), -1, x.shape[-1]) for x in (inputs, slopes))
-        if self._sketch is not None:
-            slopes = self._sketch(slopes)
+        if self._signs is not None:
+            self._signs = self._signs.to(slopes)
+            slopes = slopes @ self._signs
         slopes = at_least_float32(slopes)
         rows = torch.bmm(slopes.mT, inputs.to(slopes)).flatten(1)
         if self.sums is None:

@@ -67,8 +67,8 @@ class RAndBReweighting(ReweightingCallback):
         head: name of the linear layer whose gradients are compared; None for the last one.
         every: gradients are taken of every so many training steps; the paper's is 1. 2 costs half,
             and compares half of the period's samples.
-        sketch: numbers to which the gradients of more outputs are projected; None for exact
-            products at any cost. 64 changed no weight by more than 0.012 in a run of 0.23 M
+        sketch: random directions to which the gradients of more outputs are projected; None for
+            exact products at any cost. 64 changed no weight by more than 0.012 in a run of 0.23 M
             parameters, which is less than what the samples of a period decide by chance.
         anchor: as of every method; see `callbacks.anchor`.
 

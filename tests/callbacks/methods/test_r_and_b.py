@@ -11,7 +11,7 @@ from toy import BATCH, DOMAINS, WIDTH, samples, toy_data, toy_module, toy_networ
 
 from tandem_pl import InputError
 from tandem_pl.callbacks import FixedMixture, RAndBReweighting
-from tandem_pl.callbacks.measures.head_gradients import HeadGradients, Sketch, find_head
+from tandem_pl.callbacks.measures.head_gradients import HeadGradients, find_head, sketch_matrix
 from tandem_pl.callbacks.methods.r_and_b import r_and_b_weights
 from tandem_pl.objectives import CausalLanguageModeling
 
@@ -140,22 +140,8 @@ def test_products_of_sketches_are_products_up_to_noise():
     assert pair[1].shape[1] == 64 * 201
     exact, rough = (sums @ sums.T for sums in pair)
     assert ((rough - exact).abs() / exact.diagonal().mean()).max() < 1 / 8
-
-
-@pytest.mark.parametrize("outputs", [65, 128, 257])
-def test_a_sketch_is_its_matrix_and_right_on_average(outputs):
-    vectors = torch.randn(3, 4, outputs, dtype=torch.float64)
-    products = []
-    for seed in range(2000):
-        sketch = Sketch(outputs, 64, seed)
-        products.append(sketch(vectors[0]) @ sketch(vectors[1]).mT)
-        if seed < 5:
-            torch.testing.assert_close(sketch(vectors), vectors @ sketch.matrix().double())
-    products = torch.stack(products)
-    exact, error = vectors[0] @ vectors[1].mT, products.std(dim=0) / 2000**0.5
-    assert ((products.mean(dim=0) - exact).abs() < 4.5 * error).all()
-    norms = vectors[0].norm(dim=1)[:, None] * vectors[1].norm(dim=1)
-    assert (products.std(dim=0) / norms).max() < 1.3 / 8
+    signs = sketch_matrix(4000, 64)
+    assert (signs[:100] @ signs[:100].T - torch.eye(100)).abs().max() < 0.6
 
 
 def test_the_bytes_of_the_documented_example():
