@@ -96,8 +96,7 @@ class MixtureDataModule(LightningDataModule):
         self.batch_size = batch_size
         self.weights = weights
         self.target_weights = target_weights
-        self.seed = seed
-        self.num_workers = num_workers
+        self.seed, self.num_workers = seed, num_workers
         self.epoch_batches = epoch_batches
         self.collate_fn = collate_fn or default_collate
         self.allocation = allocation
@@ -106,6 +105,7 @@ class MixtureDataModule(LightningDataModule):
         self.pools = Pools({})
         self.mixture: Mixture | None = None
         self.sampler: MixtureBatchSampler | None = None
+        self.target_clusters: dict[str, dict[str, float]] = {}  # see `MixtureData`
         self.corpus: str | None = None  # folder of the data, if they are kept in one
         self.digests: dict[str, str] = {}  # of each domain's training data, if they are known
         self.record: dict[str, Any] = {}  # what the data are, for `mixture.yaml`

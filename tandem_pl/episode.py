@@ -109,6 +109,9 @@ class MixtureData(Protocol):
     train_sets: dict[str, Dataset]
     target_sets: dict[str, Dataset]
     record: dict[str, Any]  # what the data are, see `data_record`; after its `setup`
+    #: target domain -> the share of its samples that each training domain is nearest to, if
+    #: training domains are clusters
+    target_clusters: dict[str, dict[str, float]]
 
     @property
     def consumed(self) -> int:

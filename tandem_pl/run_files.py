@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +20,8 @@ from .mixture import Mixture
 from .plots import MOST_DOMAINS, draw_mixture
 from .simplex import Array
 from .text_tables import text_table
+
+LISTING, PAGE = "clusters.csv", "clusters.html"  # of a corpus, from `tandem prepare --cluster`
 
 
 def versions() -> dict[str, str]:
@@ -165,3 +167,14 @@ def read_signal(path: Path) -> tuple[list[str], Signal]:
 def _read_csv(path: Path) -> list[list[str]]:
     with open(path, newline="", encoding="utf-8") as file:
         return list(csv.reader(file))
+
+
+def clustered_corpus(mixture: Mixture) -> Path | None:
+    """Return the folder of the corpus that a mixture was learned on, if its domains are clusters.
+
+    It has the files `LISTING` and `PAGE`.
+    """
+    record = mixture.about.get("data")
+    folder = record.get("folder") if isinstance(record, Mapping) else None
+    there = folder is not None and (Path(folder) / LISTING).is_file()
+    return Path(str(folder)) if there else None

@@ -64,9 +64,9 @@ class HeadGradients:
     Args:
         head: a linear layer that each forward runs once, with the samples as first dimension.
         size: number of domains, M.
-        sketch: heads with more inputs and more outputs than this have their outputs' gradients
-            projected to so many random directions, the same all the time, which keeps inner
-            products up to noise; None for never.
+        sketch: heads with more outputs than this have their outputs' gradients projected to so many
+            random directions, the same all the time, which keeps inner products up to noise; None
+            for never.
 
     A set of sums has M rows of `width` numbers: C d for C outputs (or `sketch`) and d inputs, and C
     more if the head has a bias.
@@ -76,7 +76,7 @@ class HeadGradients:
         self.head, self.size = head, size
         outputs = head.out_features
         self._signs: Tensor | None = None
-        if sketch is not None and min(outputs, head.in_features) > sketch:
+        if sketch is not None and outputs > sketch:
             self._signs = sketch_matrix(outputs, sketch)
             outputs = sketch
         self.width = outputs * (head.in_features + (head.bias is not None))
@@ -124,10 +124,10 @@ class HeadGradients:
             self._signs = self._signs.to(slopes)
             slopes = slopes @ self._signs
         slopes = at_least_float32(slopes)
-        inputs = inputs.to(slopes)
-        if self.head.bias is not None:  # it is the weight of an input that is always 1
-            inputs = nn.functional.pad(inputs, (0, 1), value=1.0)
-        rows = torch.bmm(slopes.mT, inputs).flatten(1)
+        rows = torch.bmm(slopes.mT, inputs.to(slopes)).flatten(1)
         if self.sums is None:
             self.sums = rows.new_zeros(self.size, self.width)
-        self.sums.index_add_(0, domains, rows, alpha=scale)
+        weights, biases = self.sums.split([rows.shape[1], self.width - rows.shape[1]], dim=1)
+        weights.index_add_(0, domains, rows, alpha=scale)
+        if self.head.bias is not None:
+            biases.index_add_(0, domains, slopes.sum(dim=1), alpha=scale)

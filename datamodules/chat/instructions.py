@@ -11,6 +11,7 @@ from tqdm import tqdm
 from tandem_pl.checks import check_fractions
 from tandem_pl.datamodules.clusters.cached import cached_clusters
 from tandem_pl.datamodules.clusters.options import ClusterOptions, open_given
+from tandem_pl.datamodules.clusters.prepared import advise_merging
 from tandem_pl.datamodules.sources.domains import (
     Source,
     SourceMap,
@@ -133,7 +134,12 @@ class InstructionMixtureDataModule(ResponseDataModule):
         prompts = [prompt_column] if isinstance(prompt_column, str) else prompt_column
         self.columns = [*prompts, response_column] if messages_column is None else [messages_column]
         self._sources: dict[Part, Source] = {}
-        self._find_clusters: Callable[[], Sources] | None = None
+        self._find_clusters: Callable[[], tuple[Sources, dict[str, Any]]] | None = None
+
+    def prepare_data(self) -> None:
+        """Build the cache if it does not exist."""
+        with advise_merging(self.clusters):
+            super().prepare_data()
 
     def settings(self) -> dict[str, Any]:
         """Return the options that decide the samples and splits, and a digest of every source."""
@@ -178,7 +184,8 @@ class InstructionMixtureDataModule(ResponseDataModule):
         """Read every source once to decide the splits; the iterators read it again."""
         if self._find_clusters:
             target = {part.domain: s for part, s in self._sources.items() if part.is_target}
-            self._sources = parts_of(self._find_clusters(), target)
+            clusters, self.cluster_summary = self._find_clusters()
+            self._sources = parts_of(clusters, target)
         prompts: dict[Part, np.ndarray] = {}
         samples: dict[Part, np.ndarray] = {}
         for part, source in self._sources.items():

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from tandem_pl.checks import check_at_least, check_choice
 from tandem_pl.datamodules.batching import ConfiguredDataModule
+from tandem_pl.datamodules.clusters.targets import shares_of_clusters
 from tandem_pl.datamodules.text.block_folder import (
     MANIFEST,
     blocks_path,
@@ -92,6 +93,7 @@ class ResponseDataModule(ConfiguredDataModule):
         self.too_long: Literal["cut", "drop"] = too_long
         self.cache_dir, self.like = cache_dir, like
         self.cache_folder: Path | None = None
+        self.cluster_summary: dict[str, Any] = {}  # for the manifest, see `cached_clusters`
         self._unused: Counter[str] = Counter()  # field -> conversations with it
         self._said = False
         self.collate_fn = PadToLongest(self.tokenizer.eos_token_id, pad_to_multiple_of, max_length)
@@ -148,6 +150,7 @@ class ResponseDataModule(ConfiguredDataModule):
         assert self.cache_folder is not None
         self.corpus = str(self.cache_folder)
         self.manifest = read_manifest(self.cache_folder)
+        self.target_clusters = shares_of_clusters(self.manifest)
         names = file_names(every_domain(self.manifest))
         for split, sets in zip(SPLITS, ("train_sets", "target_sets", "test_sets"), strict=True):
             opened = {
@@ -231,6 +234,8 @@ class ResponseDataModule(ConfiguredDataModule):
             "lengths": count_lengths(splits),
             "unused_fields": dict(self._unused),
         }
+        if self.cluster_summary:
+            manifest["clusters"] = self.cluster_summary
         write_manifest(folder, manifest)
 
     def _write(

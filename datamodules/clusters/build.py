@@ -37,6 +37,7 @@ class Clustering(NamedTuple):
         given: the number of each document's given domain, int64 `[documents]`.
         rows: the file with the rows of all documents.
         given_names: of the given domains.
+        pools: what the names of each pool's clusters begin with.
         samples: of each pool, with the cluster and similarity of each document.
     """
 
@@ -47,6 +48,7 @@ class Clustering(NamedTuple):
     given: np.ndarray
     rows: Path
     given_names: list[str]
+    pools: list[str]
     samples: list[tuple[Sample, np.ndarray, np.ndarray]]
 
 
@@ -78,9 +80,8 @@ def cluster_sources(
 def _cluster(
     folder: Path, sources: Sources, read: Read, options: ClusterOptions, threads: int
 ) -> Clustering:
-    loaded = None
-    if isinstance(options.cluster, str) and options.cluster != AUTO:
-        loaded = ClusterModel.load(options.cluster, options.embedder)
+    known = options.given_folder()
+    loaded = ClusterModel.load(known, options.embedder) if known else None
     embedder = loaded.embedder if loaded else open_embedder(options.embedder)
     given = embedder if isinstance(embedder, GivenEmbeddings) else None
     names = list(sources)
@@ -106,13 +107,14 @@ def _cluster(
         (sample, model.groups[near], similar)
         for sample, (near, similar) in zip(samples, found, strict=True)
     ]
+    prefixes = [f"{name}/" for name in names] if options.within else [""]
     if loaded is None:
-        _name(model, marked, names if options.within else [""])
+        name_model(model, marked, prefixes)
     clusters = model.groups[labels]
     corrupt = next(iter(sources.values())).corrupt
     opened = open_clusters(folder / ROWS, clusters, model, kinds_of(sources), corrupt)
     return Clustering(
-        model, opened, clusters, similarity, places, folder / ROWS, names, marked
+        model, opened, clusters, similarity, places, folder / ROWS, names, prefixes, marked
     )  # fmt: skip
 
 
@@ -184,15 +186,16 @@ def _merge(model: ClusterModel, labels: np.ndarray, options: ClusterOptions) -> 
     model.groups = groups
 
 
-def _name(
+def name_model(
     model: ClusterModel, samples: list[tuple[Sample, np.ndarray, np.ndarray]], pools: list[str]
 ) -> None:
+    """Set the terms and names of the clusters; see `Clustering` for `samples` and `pools`."""
     terms, prefixes = [], []
-    for number, (pool, (sample, clusters, _)) in enumerate(zip(pools, samples, strict=True)):
+    for number, (prefix, (sample, clusters, _)) in enumerate(zip(pools, samples, strict=True)):
         own = model.groups[model.pools == number]
         first, last = int(own.min()), int(own.max())
         terms += telling_terms(sample.texts, clusters - first, last - first + 1)
-        prefixes += [f"{pool}/" if pool else ""] * (last - first + 1)
+        prefixes += [prefix] * (last - first + 1)
     model.terms, model.names = terms, name_clusters(terms, prefixes)
     every = np.concatenate([similarity for _, _, similarity in samples])
     model.usual = round(float(np.quantile(every, 0.05)), 4)

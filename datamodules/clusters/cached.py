@@ -18,9 +18,9 @@ from .documents import Read
 from .model import ClusterModel
 from .options import ClusterOptions
 from .page import write_page
-from .targets import locate_targets
+from .targets import locate_targets, target_remarks
 
-FORMAT = 1
+FORMAT = 2
 ASSIGNED, ABOUT = "assigned.npy", "about.json"
 
 
@@ -31,8 +31,10 @@ def cached_clusters(
     target: Sources,
     read: Read,
     options: ClusterOptions,
-) -> Sources:
-    """Return the clusters as sources; they are made if the cache does not have them.
+) -> tuple[Sources, dict[str, Any]]:
+    """Return the clusters as sources, and what a manifest says of them.
+
+    They are made if the cache does not have them.
 
     The folder also has `clusters.html` and the model, so that `cluster=FOLDER` gives other data
     the same clusters. A warning names it when it is made.
@@ -44,6 +46,10 @@ def cached_clusters(
         target: target name -> its rows, for the page.
         read: gives the text of a row.
         options: how to cluster.
+
+    Returns:
+        The sources; and a map with the `folder`, and `targets` if there are some, see
+        `ClusteredText.summary`.
     """
     text = json.dumps([FORMAT, content, options.identity()])
     name = hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
@@ -58,13 +64,23 @@ def cached_clusters(
             found.model.save(scratch)
             np.save(scratch / ASSIGNED, found.clusters)
             write_page(scratch / "clusters.html", found, targets, "Clusters")
-            (scratch / ABOUT).write_text(json.dumps(kinds_of(sources)), encoding="utf-8")
+            about: dict[str, Any] = {
+                "kinds": kinds_of(sources),
+                "targets": {name: row.summary(found.model.names) for name, row in targets.items()},
+            }
+            (scratch / ABOUT).write_text(json.dumps(about), encoding="utf-8")
         warnings.warn(
             f"{len(found.clusters):,} documents were clustered into {len(found.sources)} domains; "
             f"see {folder}/clusters.html.",
             stacklevel=2,
         )
+        for remark in target_remarks(about["targets"]):
+            warnings.warn(f"{remark}.", stacklevel=2)
     clusters = np.load(folder / ASSIGNED, allow_pickle=False)
-    kinds = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+    about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
     corrupt = next(iter(sources.values())).corrupt
-    return open_clusters(folder / ROWS, clusters, ClusterModel.load(folder), kinds, corrupt)
+    model = ClusterModel.load(folder)
+    summary = {"folder": str(folder)}
+    if about["targets"]:
+        summary["targets"] = about["targets"]
+    return open_clusters(folder / ROWS, clusters, model, about["kinds"], corrupt), summary

@@ -62,13 +62,14 @@ def nearest(vectors: np.ndarray, centres: np.ndarray) -> np.ndarray:
 def smallest_size(documents: int, number: int) -> int:
     """Return the size below which a cluster is merged, if the user gives none.
 
-    A twentieth of the mean size, but at least 10 documents, or half of the mean if that is less.
+    A twentieth of the mean size, but at least 10 documents; of few documents a quarter of the mean,
+    but at least 3, as many as there are splits.
 
-    >>> smallest_size(200_000, 10), smallest_size(1000, 7), smallest_size(40, 4)
-    (1000, 10, 5)
+    >>> [smallest_size(size, 4) for size in (80_000, 1000, 80, 40, 8)]
+    [1000, 12, 5, 3, 1]
     """
     mean = documents / number
-    return int(max(mean / 20, min(10.0, mean / 2), 1))
+    return int(max(mean / 20, min(10.0, mean / 2, max(mean / 4, 3.0)), 1))
 
 
 def merge_small(centres: np.ndarray, sizes: np.ndarray, smallest: int) -> np.ndarray:

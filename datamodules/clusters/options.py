@@ -33,6 +33,11 @@ class ClusterOptions(NamedTuple):
     smallest: int | None = None
     seed: int = 0
 
+    def given_folder(self) -> str | None:
+        """Return the folder of clusters that are taken as they are, if there is one."""
+        given = isinstance(self.cluster, str) and self.cluster != AUTO
+        return str(self.cluster) if given else None
+
     def settings(self) -> dict[str, Any]:
         """Return the options by the names that users give them."""
         return {
@@ -100,8 +105,8 @@ class ClusterOptions(NamedTuple):
     def identity(self) -> dict[str, Any]:
         """Return all that decides the clusters besides the documents, as JSON values."""
         found = {**self.settings(), "seed": self.seed}
-        if isinstance(self.cluster, str) and self.cluster != AUTO:
-            found["cluster"] = ClusterModel.load(self.cluster, self.embedder).fingerprint()
+        if folder := self.given_folder():
+            found["cluster"] = ClusterModel.load(folder, self.embedder).fingerprint()
         if self.embedder and not self.embedder.startswith(COLUMN):
             path = Path(self.embedder).expanduser()
             found["embedder"] = digest_files(sorted(walk_files(path)) if path.is_dir() else [path])

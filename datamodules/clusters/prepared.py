@@ -1,6 +1,6 @@
 """The clusters of a corpus while `tandem prepare` makes it, and what it keeps of them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -17,8 +17,9 @@ from tandem_pl.datamodules.text.documents import (
 )
 from tandem_pl.errors import InputError
 
-from .build import cluster_sources
+from .build import Clustering, cluster_sources
 from .listing import write_listing
+from .merging import merge_into_nearest
 from .model import FOLDER
 from .options import ClusterOptions
 from .page import write_page
@@ -28,16 +29,19 @@ SPLIT_NAMES = {**{code: split for split, code in SPLIT_CODES.items()}, DROPPED: 
 
 
 @contextmanager
-def advise_merging(clustered: bool) -> Iterator[None]:
-    """Add to errors of domains with too little text that small clusters can be merged."""
+def advise_merging(options: ClusterOptions | None) -> Iterator[None]:
+    """Add to errors of domains with too little text what to do if they are clusters."""
     try:
         yield
     except TooLittleTextError as error:
-        if not clustered:
+        if options is None:
             raise
-        raise InputError(
-            f"{str(error)[:-1]}; or give fewer clusters or a larger smallest_cluster."
-        ) from error
+        advice = (
+            "make new clusters of these documents, by cluster=auto"
+            if options.given_folder()
+            else "give fewer clusters or a larger smallest_cluster"
+        )
+        raise InputError(f"{str(error)[:-1]}; or {advice}.") from error
 
 
 class ClusteredText:
@@ -53,6 +57,7 @@ class ClusteredText:
 
     Attributes:
         sources: cluster -> its rows.
+        merged: names of the clusters that had too little text for their splits.
     """
 
     def __init__(
@@ -64,11 +69,28 @@ class ClusteredText:
         options: ClusterOptions,
         threads: int,
     ) -> None:
-        self._folder = folder
-        read = partial(read_text_rows, text_column=text_column)
-        self._clustering = cluster_sources(folder, sources, read, options, threads)
-        self._targets = locate_targets(self._clustering, target, read)
-        self.sources = self._clustering.sources
+        self._folder, self._given, self._target, self._options = folder, sources, target, options
+        self._read = partial(read_text_rows, text_column=text_column)
+        self.merged: list[str] = []
+        self._use(cluster_sources(folder, sources, self._read, options, threads))
+
+    def _use(self, clustering: Clustering) -> None:
+        self._clustering, self.sources = clustering, clustering.sources
+        self._targets = locate_targets(clustering, self._target, self._read)
+
+    def merge(self, names: Sequence[str]) -> bool:
+        """Merge clusters into the nearest; return False if that cannot be done.
+
+        The clusters of another corpus stay as they are.
+        """
+        if self._options.given_folder():
+            return False
+        found = merge_into_nearest(self._clustering, names, self._given)
+        if found is None:
+            return False
+        self.merged += [name for name in names if name not in self.merged]
+        self._use(found)
+        return True
 
     def summary(self) -> dict[str, Any]:
         """Return what the manifest says of the clusters.
@@ -76,7 +98,7 @@ class ClusteredText:
         Keys: `fingerprint`, `folder`, `embedder`, `domains` (name -> `documents` and `terms`), and
         for each name under `targets`: `documents`, the median `similarity` to the nearest centre,
         the `usual_similarity` that 95 % of the training documents exceed, and the `shares` of the
-        clusters.
+        clusters. `merged` if there are some.
         """
         model = self._clustering.model
         sizes = np.bincount(self._clustering.clusters, minlength=len(model.names)).tolist()
@@ -89,6 +111,8 @@ class ClusteredText:
                 name: {"documents": size, "terms": terms} for name, size, terms in about if size
             },
         }
+        if self.merged:
+            summary["merged"] = self.merged
         if self._targets:
             rows = {name: target.summary(model.names) for name, target in self._targets.items()}
             summary["targets"] = rows

@@ -82,12 +82,24 @@ def locate_targets(
     return found
 
 
-def target_remarks(summaries: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def shares_of_clusters(manifest: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Return target name -> its shares of the clusters, of a corpus' manifest; empty without any.
+
+    >>> shares_of_clusters({"clusters": {"targets": {"exam": {"shares": {"web": 1.0}}}}})
+    {'exam': {'web': 1.0}}
+    """
+    targets = manifest.get("clusters", {}).get("targets", {})
+    return {name: dict(row["shares"]) for name, row in targets.items()}
+
+
+def target_remarks(
+    summaries: Mapping[str, Mapping[str, Any]], unit: str = "documents"
+) -> list[str]:
     """Return a sentence for each target that is far from all clusters; see `Target.summary`."""
     return [
-        f"target {name!r} is far from all clusters: half of its documents are at most "
+        f"target {name!r} is far from all clusters: half of its {unit} are at most "
         f"{row['similarity']:.2f} similar to the nearest centre, and 95 % of the training "
-        f"documents more than {row['usual_similarity']:.2f}"
+        f"{unit} more than {row['usual_similarity']:.2f}"
         for name, row in summaries.items()
         if row["similarity"] < row["usual_similarity"]
     ]

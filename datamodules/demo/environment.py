@@ -11,6 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tandem_pl.checks import check_at_least, check_choice
+from tandem_pl.datamodules.clusters.options import ClusterOptions
 from tandem_pl.datamodules.text.block_folder import Documents
 from tandem_pl.datamodules.text.cached import CachedTextDataModule
 from tandem_pl.datamodules.text.documents import with_split_codes
@@ -25,6 +26,7 @@ from .installed_text import (
     list_candidates,
     read_candidates,
 )
+from .without_labels import cluster_training_documents
 
 #: Training text a domain, in bytes of UTF-8. "restricted" has two large domains and five
 #: small ones, as web corpora do.
@@ -116,6 +118,8 @@ class EnvironmentCorpus(CachedTextDataModule):
         test_bytes: bytes of test text a domain.
         max_document_bytes: a longer file gives its first lines up to this many bytes.
         split_seed: decides which files are taken and in which split they fall.
+        cluster: makes training domains of clusters of the training documents, without their labels:
+            a number, or `auto`; target and test data keep their domains.
         packing: tokenizer, block_size, cache_dir and the options of batches, see
             `CachedTextDataModule`.
 
@@ -136,9 +140,13 @@ class EnvironmentCorpus(CachedTextDataModule):
         test_bytes: int = 60_000,
         max_document_bytes: int = 16_000,
         split_seed: int = 0,
+        cluster: int | str | None = None,
         **packing: Any,
     ) -> None:
         super().__init__(**packing)
+        self.clusters = ClusterOptions.checked(
+            cluster, False, None, None, split_seed, folders=False
+        )
         check_choice("preset", preset, tuple(PRESETS))
         for domain in train_bytes or {}:
             if domain not in DOMAINS:
@@ -167,11 +175,19 @@ class EnvironmentCorpus(CachedTextDataModule):
             "max_document_bytes": self.max_document_bytes,
             "split_seed": self.split_seed,
             "installed": {name: distribution.version for name, distribution in installed()},
+            **({"clusters": self.clusters.identity()} if self.clusters else {}),
         }
 
     def prepare_data(self) -> None:
         """Build the cache if it is not there yet."""
-        self.build_once(self.settings(), self.documents)
+        self.build_once(self.settings(), self._build)
+
+    def _build(self) -> tuple[Documents, dict[str, int]]:
+        documents, dropped = self.documents()
+        if self.clusters:
+            documents, self.cluster_summary = cluster_training_documents(documents, self.clusters)
+            dropped = {domain: dropped.get(domain, 0) for domain in documents}
+        return documents, dropped
 
     def documents(self) -> tuple[Documents, dict[str, int]]:
         """Choose the documents of every domain and split, and count the repeats dropped.

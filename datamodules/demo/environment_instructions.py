@@ -1,17 +1,19 @@
 """`EnvironmentInstructions`: small tasks on the text of the installed packages, by category."""
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tandem_pl.datamodules.chat.messages import pair
 from tandem_pl.datamodules.chat.responses import Conversation, ResponseDataModule
+from tandem_pl.datamodules.clusters.options import ClusterOptions
 from tandem_pl.errors import InputError
 
 from .installed_text import installed
 from .line_tasks import Example
 from .task_examples import make_examples
 from .tasks import CATEGORIES, TASKS, Task
+from .without_labels import cluster_texts
 
 #: Training samples a category. Three have plenty of samples, the others repeat in training.
 TRAIN_SAMPLES = {
@@ -40,6 +42,8 @@ class EnvironmentInstructions(ResponseDataModule):
         test_samples: test samples a category.
         split_seed: decides which files are taken and where they fall.
         max_length: most tokens of a sample; 192 hold nearly all in bytes.
+        cluster: makes training domains of clusters of the training samples, without their
+            categories: a number, or `auto`; target and test samples keep theirs.
         sampling: options of `ResponseDataModule` and `ConfiguredDataModule`.
 
     Raises:
@@ -58,9 +62,14 @@ class EnvironmentInstructions(ResponseDataModule):
         test_samples: int = 300,
         split_seed: int = 0,
         max_length: int = 192,
+        cluster: int | str | None = None,
         **sampling: Any,
     ) -> None:
         super().__init__(max_length=max_length, **sampling)
+        self.clusters = ClusterOptions.checked(
+            cluster, False, None, None, split_seed, folders=False
+        )
+        self._splits: dict[str, list[str]] = {}  # of each domain, if training data are clustered
         for category in train_samples or {}:
             if category not in CATEGORIES:
                 raise InputError(
@@ -88,7 +97,12 @@ class EnvironmentInstructions(ResponseDataModule):
             "sizes": self.sizes,
             "split_seed": self.split_seed,
             "installed": {name: distribution.version for name, distribution in installed()},
+            **({"clusters": self.clusters.identity()} if self.clusters else {}),
         }
+
+    def splits_of(self, domain: str) -> Sequence[str]:
+        """Return the splits in which a domain has samples."""
+        return self._splits.get(domain) or super().splits_of(domain)
 
     def conversations(self) -> tuple[Mapping[str, Iterator[Conversation]], dict[str, int]]:
         """Make the examples; warn if there are fewer than asked for."""
@@ -102,7 +116,28 @@ class EnvironmentInstructions(ResponseDataModule):
                         f"installed packages where {asked} are asked for.",
                         stacklevel=2,
                     )
+        if self.clusters:
+            examples = self._cluster(examples, self.clusters)
+            self._splits = {domain: list(splits) for domain, splits in examples.items()}
+            repeats = {domain: repeats.get(domain, 0) for domain in examples}
         return {category: _conversations(splits) for category, splits in examples.items()}, repeats
+
+    def _cluster(
+        self, examples: Mapping[str, Mapping[str, list[Example]]], options: ClusterOptions
+    ) -> dict[str, dict[str, list[Example]]]:
+        train = [example for splits in examples.values() for example in splits["train"]]
+        target = {c: ["\n\n".join(e) for e in splits["target"]] for c, splits in examples.items()}
+        found, self.cluster_summary = cluster_texts(
+            ["\n\n".join(e) for e in train], target, options
+        )
+        clusters: dict[str, dict[str, list[Example]]] = {}
+        for cluster, example in zip(found, train, strict=True):
+            clusters.setdefault(cluster, {"train": []})["train"].append(example)
+        held_out = {
+            category: {split: some for split, some in splits.items() if split != "train"}
+            for category, splits in examples.items()
+        }
+        return clusters | held_out
 
 
 def _conversations(splits: Mapping[str, list[Example]]) -> Iterator[Conversation]:

@@ -6,6 +6,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tandem_pl.checks import check_at_least, check_choice, check_positive
+from tandem_pl.datamodules.clusters.options import ClusterOptions
 from tandem_pl.datamodules.text.block_folder import Documents
 from tandem_pl.datamodules.text.cached import CachedTextDataModule
 from tandem_pl.datamodules.text.documents import with_split_codes
@@ -21,6 +22,7 @@ from .installed_text import (
     read_candidates,
 )
 from .made_text import MADE, make_text
+from .without_labels import cluster_training_documents
 
 
 class Problem(NamedTuple):
@@ -85,6 +87,8 @@ class ProblemCorpus(CachedTextDataModule):
         test_bytes: bytes of test text a target domain.
         max_document_bytes: a longer file gives its first lines up to this many bytes.
         split_seed: decides which files are taken, in which split they fall, and the made text.
+        cluster: makes training domains of clusters of the training documents, without their labels:
+            a number, or `auto`; target and test data keep their domains.
         packing: tokenizer, block_size, cache_dir and the options of batches, see
             `CachedTextDataModule`.
 
@@ -105,9 +109,13 @@ class ProblemCorpus(CachedTextDataModule):
         test_bytes: int = 30_000,
         max_document_bytes: int = 16_000,
         split_seed: int = 0,
+        cluster: int | str | None = None,
         **packing: Any,
     ) -> None:
         super().__init__(**packing)
+        self.clusters = ClusterOptions.checked(
+            cluster, False, None, None, split_seed, folders=False
+        )
         check_choice("problem", problem, tuple(PROBLEMS))
         check_positive("scale", scale)
         sizes = {
@@ -138,11 +146,19 @@ class ProblemCorpus(CachedTextDataModule):
             "max_document_bytes": self.max_document_bytes,
             "split_seed": self.split_seed,
             "installed": {name: distribution.version for name, distribution in installed()},
+            **({"clusters": self.clusters.identity()} if self.clusters else {}),
         }
 
     def prepare_data(self) -> None:
         """Build the cache if it is not there yet."""
-        self.build_once(self.settings(), self.documents)
+        self.build_once(self.settings(), self._build)
+
+    def _build(self) -> tuple[Documents, dict[str, int]]:
+        documents, dropped = self.documents()
+        if self.clusters:
+            documents, self.cluster_summary = cluster_training_documents(documents, self.clusters)
+            dropped = {domain: dropped.get(domain, 0) for domain in documents}
+        return documents, dropped
 
     def documents(self) -> tuple[Documents, dict[str, int]]:
         """Choose or make the documents of every domain and split, and count the repeats dropped."""

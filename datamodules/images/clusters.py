@@ -26,6 +26,7 @@ from tandem_pl.datamodules.clusters.grouping import (
 from tandem_pl.datamodules.clusters.naming import name_clusters
 from tandem_pl.datamodules.clusters.options import ClusterOptions
 from tandem_pl.datamodules.clusters.page import render_page
+from tandem_pl.datamodules.clusters.targets import Target, target_remarks
 from tandem_pl.errors import InputError
 from tandem_pl.files import write_atomically
 
@@ -39,11 +40,12 @@ SIDE = 64  # pixels of each
 
 def cluster_images(
     sets: Mapping[str, ImageSet],
+    target_sets: Mapping[str, ImageSet],
     classes: Sequence[str],
     options: ClusterOptions,
     threads: int,
     cache_dir: Path,
-) -> dict[str, ImageSet]:
+) -> tuple[dict[str, ImageSet], dict[str, dict[str, float]]]:
     """Return the clusters of each domain's images as domains, the largest of a domain first.
 
     Each domain is clustered by itself, since sources such as real and generated images are worth
@@ -52,10 +54,14 @@ def cluster_images(
 
     Args:
         sets: domain -> training images.
+        target_sets: target domain -> images, which stay as they are.
         classes: names of the classes; those that a cluster has most of are its name.
         options: how to cluster.
         threads: how many decode images.
         cache_dir: folder of features and pages.
+
+    Returns:
+        The domains; and target domain -> the share of its images that each is nearest to.
 
     Raises:
         InputError: fewer images than clusters, or a network that cannot be loaded.
@@ -64,6 +70,8 @@ def cluster_images(
 
     found: dict[str, ImageSet] = {}
     rows: list[dict[str, Any]] = []
+    parts: list[np.ndarray] = []  # centres of each domain's clusters
+    similar: list[np.ndarray] = []  # of each image to its centre
     for domain, data in sets.items():
         vectors = embed_images(data, options.embedder, threads, cache_dir)
         with threadpool_limits(1):
@@ -71,7 +79,9 @@ def cluster_images(
         terms = _telling_classes(data.labels, labels, classes)
         names = name_clusters(terms, [f"{domain}/" if len(sets) > 1 else ""] * len(terms))
         names = [f"{domain}/{name}" if name in found else name for name in names]
-        cosines = to_unit(centres) @ to_unit(centres).T
+        parts.append(to_unit(centres))
+        similar.append(np.einsum("nd,nd->n", vectors, parts[-1][labels]))
+        cosines = parts[-1] @ parts[-1].T
         for cluster, name in enumerate(names):
             numbers = np.flatnonzero(labels == cluster)
             found[name] = replace(data, rows=data.rows[numbers], labels=data.labels[numbers])
@@ -86,8 +96,23 @@ def cluster_images(
                     "sheet": _sheet(data, best[:SHEET]),
                 }
             )
-    _write_page(rows, found, options, cache_dir)
-    return found
+    targets = {
+        name: _locate(
+            embed_images(data, options.embedder, threads, cache_dir),
+            np.concatenate(parts),
+            float(np.quantile(np.concatenate(similar), 0.05)),
+        )
+        for name, data in target_sets.items()
+    }
+    _write_page(rows, found, targets, target_sets, options, cache_dir)
+    return found, {name: target.shares(list(found)) for name, target in targets.items()}
+
+
+def _locate(vectors: np.ndarray, centres: np.ndarray, usual: float) -> Target:
+    """Return how close target images are to each cluster, of any domain."""
+    cosines = vectors @ centres.T
+    median = float(np.median(cosines.max(axis=1)))
+    return Target([], cosines.argmax(axis=1), median, cosines.mean(axis=0), round(usual, 4))
 
 
 def _cluster(
@@ -143,20 +168,36 @@ def _sheet(data: ImageSet, numbers: np.ndarray) -> str:
 
 
 def _write_page(
-    rows: list[dict[str, Any]], sets: Mapping[str, ImageSet], options: ClusterOptions, caches: Path
+    rows: list[dict[str, Any]],
+    sets: Mapping[str, ImageSet],
+    targets: Mapping[str, Target],
+    target_sets: Mapping[str, ImageSet],
+    options: ClusterOptions,
+    caches: Path,
 ) -> None:
     digest = hashlib.blake2b(repr(options).encode(), digest_size=8)
-    for name, data in sets.items():
+    for name, data in [*sets.items(), *target_sets.items()]:
         digest.update(f"{name} {data.source.digest()}".encode())
         digest.update(np.ascontiguousarray(data.rows).data)
     path = caches / "images" / f"clusters-{digest.hexdigest()}.html"
     if path.exists():
         return
+    names = [row["name"] for row in rows]
+    summaries = {name: target.summary(names) for name, target in targets.items()}
+    remarks = target_remarks(summaries, "images")
+    for number, row in enumerate(rows):
+        row["targets"] = [
+            (summaries[name]["shares"][row["name"]], target.closeness[number])
+            for name, target in targets.items()
+        ]
     total = sum(row["documents"] for row in rows)
     facts = (
         f"{total:,} images in {len(rows)} clusters; embedder: {options.embedder or 'histogram'}."
     )
-    write_atomically(path, render_page("Clusters of images", facts, rows, "images"))
+    page = render_page("Clusters of images", facts, rows, "images", list(targets), remarks)
+    write_atomically(path, page)
     warnings.warn(
         f"{total:,} images were clustered into {len(rows)} domains; see {path}.", stacklevel=2
     )
+    for remark in remarks:
+        warnings.warn(f"{remark}.", stacklevel=2)

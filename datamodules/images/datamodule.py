@@ -194,7 +194,8 @@ class ImageMixtureDataModule(AugmentedImageDataModule):
         self._leave_out_copies(sets["train"], held_out, "are not trained on")
         if self.clusters:
             options = (self._classes, self.clusters, self._threads, self.cache_dir)
-            sets["train"] = cluster_images(sets["train"], *options)
+            found = cluster_images(sets["train"], sets["target"], *options)
+            sets["train"], self.target_clusters = found
         self._sets = sets
         return sets
 

@@ -46,6 +46,7 @@ class CachedTextDataModule(PackedTextDataModule):
         self.block_size = block_size
         self.cache_dir, self.like = cache_dir, like
         self.cache_folder: Path | None = None
+        self.cluster_summary: dict[str, Any] = {}  # for the manifest, see `cached_clusters`
 
     def build_once(
         self, settings: dict[str, Any], make: Callable[[], tuple[Documents, dict[str, int]]]
@@ -78,6 +79,8 @@ class CachedTextDataModule(PackedTextDataModule):
                     "vocab_size": self.vocab_size,
                     "splits": splits,
                 }
+                if self.cluster_summary:
+                    manifest["clusters"] = self.cluster_summary
                 write_manifest(scratch, manifest)
         self.cache_folder = folder
 

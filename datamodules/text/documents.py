@@ -22,7 +22,16 @@ Value = TypeVar("Value")
 
 
 class TooLittleTextError(InputError):
-    """A domain has too little text for its splits."""
+    """A domain has too little text for its splits.
+
+    Attributes:
+        domains: every such domain that is trained on, if the error was raised before a file was
+            written.
+    """
+
+    def __init__(self, message: str, domains: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.domains = tuple(domains)
 
 
 class Part(NamedTuple):
@@ -183,7 +192,8 @@ def check_enough(part: Part, splits: Sequence[str], count: int, what: str, advic
         kind = "target" if part.is_target else "domain"
         raise TooLittleTextError(
             f"{kind} {part.domain!r} has {count} {what} but needs {len(splits)}, one each to "
-            f"{names}; {advice} or leave it out."
+            f"{names}; {advice} or leave it out.",
+            [] if part.is_target else [part.domain],
         )
 
 

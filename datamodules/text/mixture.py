@@ -6,6 +6,7 @@ from typing import Any, Literal
 from tandem_pl.checks import check_fractions
 from tandem_pl.datamodules.clusters.cached import cached_clusters
 from tandem_pl.datamodules.clusters.options import ClusterOptions, open_given
+from tandem_pl.datamodules.clusters.prepared import advise_merging
 from tandem_pl.datamodules.sources.domains import (
     Source,
     SourceMap,
@@ -123,7 +124,8 @@ class TextMixtureDataModule(CachedTextDataModule):
             settings |= {f"target_{key}": value for key, value in self._content(target).items()}
         if self._clusters:
             settings["clusters"] = self._clusters.identity()
-        self.build_once(settings, lambda: self._split_documents(sources, target, settings))
+        with advise_merging(self._clusters):
+            self.build_once(settings, lambda: self._split_documents(sources, target, settings))
 
     def _content(self, sources: dict[str, Source]) -> dict[str, Any]:
         return {
@@ -136,7 +138,7 @@ class TextMixtureDataModule(CachedTextDataModule):
     ) -> tuple[Documents, dict[str, int]]:
         if self._clusters:
             read = partial(read_text_rows, text_column=self._text_column)
-            sources = cached_clusters(
+            sources, self.cluster_summary = cached_clusters(
                 self.cache_dir, settings, sources, target, read, self._clusters
             )
         parts = parts_of(sources, target)

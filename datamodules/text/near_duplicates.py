@@ -66,13 +66,20 @@ def drop_near_duplicates(corpus: Corpus, threshold: float) -> dict[str, dict[str
         gone = gone[len(rows) :]
         lost = before[domain][codes != before[domain]]
         dropped[domain] = {split: int((lost == code).sum()) for split, code in SPLIT_CODES.items()}
-        for split, code in SPLIT_CODES.items():
-            if (before[domain] == code).any() and not (codes == code).any():
-                raise TooLittleTextError(
-                    f"domain {domain!r} has no document left in its {split} split: "
-                    f"near_duplicate={threshold} dropped {dropped[domain][split]} that resemble "
-                    "other splits; raise it, set it to null, or give other documents."
-                )
+    emptied = [
+        (domain, split)
+        for domain, codes in corpus.codes.items()
+        for split, code in SPLIT_CODES.items()
+        if (before[domain] == code).any() and not (codes == code).any()
+    ]
+    if emptied:
+        domain, split = emptied[0]
+        raise TooLittleTextError(
+            f"domain {domain!r} has no document left in its {split} split: "
+            f"near_duplicate={threshold} dropped {dropped[domain][split]} that resemble "
+            "other splits; raise it, set it to null, or give other documents.",
+            list(dict.fromkeys(domain for domain, _ in emptied)),
+        )
     return dropped
 
 

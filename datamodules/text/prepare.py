@@ -31,7 +31,7 @@ from .block_folder import MANIFEST, read_manifest, write_manifest, write_splits
 from .byte_level_bpe import LEAST_TOKENS
 from .byte_level_bpe import train_bpe as train_byte_level_bpe
 from .corpus import Corpus, count_skipped
-from .documents import SPLITS, TRAIN, digest_texts, parts_of
+from .documents import SPLITS, TRAIN, TooLittleTextError, digest_texts, parts_of
 from .near_duplicates import drop_near_duplicates
 from .tokenization import HuggingFaceTokenizer, Tokenizer, load_tokenizer
 
@@ -142,22 +142,28 @@ def prepare_corpus(
     target_sources = open_sources(target or {}, "target", encoding_errors, corrupt)
     target_digests = digest_texts(target_sources, text_column)
     new = new_folder(folder, overwrite, done=MANIFEST)
-    with new as scratch, advise_merging(options is not None):
+    with new as scratch, advise_merging(options):
         clustered = None
         if options:
             clustered = ClusteredText(
                 scratch, sources, target_sources, text_column, options, threads
             )
-        used = clustered.sources if clustered else sources
-        corpus = Corpus(parts_of(used, target_sources), text_column, threads)
-        corpus.assign_splits(target_fraction, test_fraction, split_seed)
-        duplicates = corpus.duplicates()
-        skipped, examples = count_skipped(parts_of(sources, target_sources))
-        read_as = {domain: source.summary() for domain, source in sources.items()}
-        target_read_as = {domain: source.summary() for domain, source in target_sources.items()}
-        near = {domain: dict.fromkeys(SPLITS, 0) for domain in corpus.codes}
-        if near_duplicate is not None:
-            near = drop_near_duplicates(corpus, near_duplicate)
+        while True:
+            used = clustered.sources if clustered else sources
+            corpus = Corpus(parts_of(used, target_sources), text_column, threads)
+            try:
+                corpus.assign_splits(target_fraction, test_fraction, split_seed)
+                duplicates = corpus.duplicates()
+                skipped, examples = count_skipped(parts_of(sources, target_sources))
+                read_as = {domain: source.summary() for domain, source in sources.items()}
+                target_read_as = {name: source.summary() for name, source in target_sources.items()}
+                near = {domain: dict.fromkeys(SPLITS, 0) for domain in corpus.codes}
+                if near_duplicate is not None:
+                    near = drop_near_duplicates(corpus, near_duplicate)
+                break
+            except TooLittleTextError as error:
+                if clustered is None or not clustered.merge(error.domains):
+                    raise
         saved = scratch / "tokenizer"
         if loaded is None:
             assert train_bpe is not None

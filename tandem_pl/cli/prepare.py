@@ -108,7 +108,12 @@ def remarks(manifest: Mapping[str, Any]) -> list[str]:
         lines.append(
             "the tokenizer loses some text: it changes case, spaces or characters, or lacks tokens"
         )
-    return lines + target_remarks(manifest.get("clusters", {}).get("targets", {}))
+    clusters = manifest.get("clusters", {})
+    if merged := clusters.get("merged"):
+        lines.append(
+            "merged into the nearest, for too little text in a split: clusters " + ", ".join(merged)
+        )
+    return lines + target_remarks(clusters.get("targets", {}))
 
 
 def write_configuration(out: str, manifest: Mapping[str, Any]) -> str:

@@ -69,7 +69,7 @@ def quote_named_values(arguments: Sequence[str]) -> Iterator[str]:
 
 
 def _quoted(start: str, value: str) -> str:
-    if "\n" in start and value[:1] not in ("[", "{"):
+    if value[:1] not in ("[", "{"):
         return value  # a text, which the parser takes as it is typed
     try:
         return quote_names(start + value).removeprefix(start)

@@ -15,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from tandem_pl.files import png_bytes, write_atomically
 from tandem_pl.mixture import Mixture
 from tandem_pl.plots import MOST_DOMAINS, draw_mixture, draw_signal
+from tandem_pl.run_files import PAGE, clustered_corpus
 from tandem_pl.yaml_files import read_yaml
 
 from .domains import EPOCHS_LIMIT, DomainSummary
@@ -177,7 +178,9 @@ def _facts(run: Run) -> str:
     ]
     facts += [f"{key} {_short(v)}" for key, v in run.settings.items() if v is not None]
     effective = Mixture(run.mixture.average).effective_domains()
-    return f"{', '.join(facts)}. Effective domains of the average: {effective:.1f}."
+    text = f"{', '.join(facts)}. Effective domains of the average: {effective:.1f}."
+    corpus = clustered_corpus(run.mixture)
+    return f"{text} Domains are clusters, see {corpus / PAGE}." if corpus else text
 
 
 def _short(value: Any) -> str:

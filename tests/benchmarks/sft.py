@@ -3,6 +3,8 @@
 A small network is pretrained on plain text once. Then `tandem compare` learns a mixture of the
 families for each seed while it fine-tunes that network, and fine-tunes it again at the learned
 weights and at static ones. Finished runs are kept in the folder, and are not done again.
+`--domains auto` gives training samples clusters in place of their families, and `--domains labels`
+is the same study with the families: both have R&B too. Give each a `--folder`.
 """
 
 from __future__ import annotations
@@ -49,6 +51,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs") / "study-sft")
     parser.add_argument("--pretraining-steps", type=int, default=3000, help="0: start untrained")
     parser.add_argument("--steps", type=int, default=1070, help="batches of a run")
+    parser.add_argument("--domains", help="labels, or clusters in their place: auto or a number")
     options, rest = parser.parse_known_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     base = yaml.safe_load(TINY.read_text())
@@ -56,10 +59,17 @@ def main() -> None:
     if options.pretraining_steps:
         network["pretrained"] = str(pretrain(options.folder, network, options.pretraining_steps))
     learned = base["trainer"]["callbacks"][0]["init_args"]
+    methods = {"uniform": {}, "proportional": {}, "temperature": {}, "tandem": learned}
+    if options.domains:
+        methods["r_and_b"] = {}
+        base["model"]["init_args"]["objective"]["init_args"]["layout"] = "padded"  # as R&B needs
+    if options.domains not in (None, "labels"):
+        number = options.domains
+        base["data"]["init_args"]["cluster"] = int(number) if number.isdigit() else number
     comparison = {
         "base": base,
         "overrides": {"trainer": {"max_steps": options.steps}},
-        "methods": {"uniform": {}, "proportional": {}, "temperature": {}, "tandem": learned},
+        "methods": methods,
         "folder": str(options.folder),
     }
     path = options.folder / "comparison.yaml"

@@ -115,6 +115,16 @@ def test_shares_are_those_of_target_domains_of_the_same_names(tmp_path):
     np.testing.assert_allclose(found, [[0.25, 0, 0.75], [1 / 3] * 3])
 
 
+def test_shares_are_those_of_the_clusters_that_targets_are_nearest_to(tmp_path):
+    """Clusters that are no training domains of the run are left out."""
+    method, data = RAndBReweighting(period=2), toy_data(target_weights={"one": 3, "noise": 1})
+    data.target_sets = {name: samples("t", 40, 7) for name in ("one", "noise")}
+    data.target_clusters = {"one": {"twin": 0.4, "other": 0.2, "elsewhere": 0.4}}
+    trainer = quiet_trainer(tmp_path, callbacks=[method], max_epochs=1)
+    trainer.fit(toy_module(), datamodule=data)
+    np.testing.assert_allclose(method._p, np.array([0.3, 0.15, 0.25]) / 0.7)
+
+
 def test_products_of_sketches_are_products_up_to_noise():
     generator = torch.Generator().manual_seed(0)
     head = nn.Linear(200, 300)

@@ -42,6 +42,32 @@ def test_the_text_data_module_has_the_clusters_of_prepare(tmp_path, monkeypatch)
     assert same.manifest["splits"] == manifest["splits"]
 
 
+def test_the_shares_of_a_target_are_kept_with_the_samples(tmp_path):
+    path = write_lines(tmp_path / "docs.jsonl", [text for _, text in PAIRS])
+    exam = [text for topic, text in documents(9, seed=3) if topic == "chess"]
+    target = {"exam": write_lines(tmp_path / "exam.jsonl", exam)}
+    for _ in range(2):  # the second time from the cache
+        data = text_module(tmp_path, dataset=path, target=target, cluster=3, block_size=16)
+        assert list(data.target_sets) == ["exam"]
+        (nearest,) = (name for name, share in data.target_clusters["exam"].items() if share)
+        assert data.target_clusters["exam"][nearest] == 1
+        assert set(nearest.split("-")) <= set(TOPICS["chess"])
+    rows = [{"prompt": f"Tell me {i}", "response": text} for i, (_, text) in enumerate(PAIRS)]
+    exam_rows = [{"prompt": f"Now {i}", "response": text} for i, text in enumerate(exam)]
+    for name, some in (("all", rows), ("exam", exam_rows)):
+        lines = [json.dumps(row) + "\n" for row in some]
+        (tmp_path / f"{name}.jsonl").write_text("".join(lines))
+    chats = InstructionMixtureDataModule(
+        dataset=str(tmp_path / "all.jsonl"),
+        target={"exam": str(tmp_path / "exam.jsonl")},
+        cluster=3,
+        max_length=512,
+        cache_dir=str(tmp_path / "cache"),
+    )
+    chats.setup()
+    assert sorted(chats.target_clusters["exam"].values()) == [0, 0, 1]
+
+
 @pytest.mark.parametrize("chats", [False, True])
 def test_instructions_are_clustered_by_prompt_and_response(chats, tmp_path):
     rows = []
@@ -64,6 +90,12 @@ def test_instructions_are_clustered_by_prompt_and_response(chats, tmp_path):
         assert kept == 60
     for domain in data.train_sets:
         assert any(set(domain.split("-")) <= set(own) for own in TOPICS.values())
+
+
+def test_too_large_blocks_are_refused_with_advice(tmp_path):
+    path = write_lines(tmp_path / "docs.jsonl", [text for _, text in PAIRS])
+    with pytest.raises(InputError, match=r"fewer than one block.* or a larger smallest_cluster"):
+        text_module(tmp_path, dataset=path, cluster=3, block_size=4000)
 
 
 def test_corrupt_rows_are_skipped_before_they_are_clustered(tmp_path):

@@ -158,6 +158,9 @@ def test_a_target_gets_shares_of_clusters_and_a_remark_if_it_is_far(unlabelled, 
     said = [line for line in remarks(manifest) if "far from all clusters" in line]
     assert len(said) == 1
     assert said[0].startswith("target 'far'")
+    data = PreparedTextDataModule(str(out))
+    data.setup()
+    assert data.target_clusters["near"] == shares
     rows = [row for row in listing(out) if row["given_domain"] == "near"]
     assert Counter(row["split"] for row in rows) == {"target": 38, "test": 2}
     assert "far from all clusters" in (out / "clusters.html").read_text(encoding="utf-8")
@@ -201,6 +204,27 @@ def test_clusters_with_too_little_text_are_refused_with_advice(unlabelled, tmp_p
         prepare_corpus(str(tmp_path / "o"), dataset=unlabelled, cluster=3, **options)
     with pytest.raises(InputError, match=r"or more documents\.$"):
         prepare_corpus(str(tmp_path / "o"), {"all": unlabelled}, **options)
+
+
+def test_a_cluster_of_near_duplicates_is_merged(tmp_path):
+    """Its test document is one of them, so the others are dropped."""
+    licence = "this licence grants permission to copy modify merge and sublicense the software "
+    licences = [licence * 4 + str(number) for number in range(40)]
+    path = write_lines(tmp_path / "docs.jsonl", [text for _, text in PAIRS] + licences)
+    options = {**OPTIONS, "near_duplicate": 0.5, "dataset": path}
+    manifest = prepare_corpus(str(tmp_path / "out"), cluster=4, **options)
+    (merged,) = manifest["clusters"]["merged"]
+    assert set(merged.split("-")) <= set(licence.split())
+    assert len(manifest["splits"]["train"]) == 3
+    assert Counter(row["domain"] for row in listing(tmp_path / "out")).most_common()[0][1] == 100
+    assert f"too little text in a split: clusters {merged}" in "".join(remarks(manifest))
+    model = ClusterModel.load(tmp_path / "out")
+    assert model.fingerprint() == manifest["clusters"]["fingerprint"]
+    assert model.assign(licences[:1]) == [next(iter(manifest["splits"]["train"]))]
+    only = write_lines(tmp_path / "only.jsonl", licences)
+    options["dataset"] = only
+    with pytest.raises(InputError, match=r"no document left in its .* or make new clusters"):
+        prepare_corpus(str(tmp_path / "o"), cluster=str(tmp_path / "out"), **options)
 
 
 def test_a_model_of_another_clustering_is_refused(corpus, unlabelled, tmp_path):

@@ -55,6 +55,20 @@ def test_images_of_one_colour_are_a_domain(cluster, tmp_path):
     assert dog == "dog"
 
 
+def test_target_images_have_shares_of_the_clusters(tmp_path):
+    """Two clusters are of cats, so a target cat may be in either."""
+    data = make(write_images(tmp_path / "all", each=40), tmp_path, cluster=3, target_fraction=0.2)
+    target = data.target_sets["all"]
+    shares = data.target_clusters["all"]
+    assert list(shares) == list(data.train_sets)
+    for name, images in data.train_sets.items():
+        (colour,) = colours(images)
+        count = sum(colour in target.source.place(int(row)) for row in target.rows)
+        assert shares[name] == pytest.approx(count / len(target), abs=1e-6)
+    (page,) = (tmp_path / "cache" / "images").glob("clusters-*.html")
+    assert "<th>all: share</th>" in page.read_text()
+
+
 def test_the_page_has_a_sheet_of_each_cluster(tmp_path):
     make(write_images(tmp_path / "all"), tmp_path, cluster=3)
     (page,) = (tmp_path / "cache" / "images").glob("clusters-*.html")

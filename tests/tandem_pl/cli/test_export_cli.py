@@ -54,6 +54,19 @@ def test_average_last_and_trajectory(run, capsys):
     assert text == (run / "trajectory.csv").read_text()
 
 
+def test_clusters_are_listed_in_a_file_that_is_named(run, tmp_path, capsys):
+    assert "clusters" not in export(capsys, run, "--to", "json")[2]
+    about = {"data": {"folder": str(tmp_path / "corpus")}}
+    Mixture(LAST, AVERAGE, about).save(run / "mixture.yaml")
+    assert "clusters" not in export(capsys, run, "--to", "json")[2]
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "clusters.csv").touch()
+    note = export(capsys, run, "--to", "json")[2]
+    assert f"{tmp_path}/corpus/clusters.csv has the domain of each document" in note
+    assert main(["report", str(run), "--out", str(tmp_path / "page.html")]) == 0
+    assert "corpus/clusters.html" in (tmp_path / "page.html").read_text()
+
+
 def test_out_is_a_file_and_standard_output_is_only_the_text(run, tmp_path, capsys):
     out = tmp_path / "new" / "blend.txt"
     code, said, _ = export(capsys, run, "--to", "megatron", "--out", out, "--paths.web", "a/web")

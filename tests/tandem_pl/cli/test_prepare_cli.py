@@ -45,6 +45,16 @@ def test_the_table():
     assert "epochs" not in table(MANIFEST)
 
 
+def test_a_path_and_a_column_are_taken_as_typed(tmp_path, monkeypatch, capsys):
+    """YAML would need quotes around both."""
+    monkeypatch.chdir(tmp_path)
+    rows = [{"no": "ab"[i % 2], "text": f"Number {i} says {i * i}."} for i in range(40)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = ["--dataset", "./rows.jsonl", "--domain-column=no", "--block-size", "16"]
+    assert main(["prepare", *options, "--out", "o", "--workers", "1"]) == 0
+    assert "./rows.jsonl" in Path("o/manifest.yaml").read_text()
+
+
 def test_the_printed_command_trains_on_the_corpus_from_any_folder(
     corpus, capsys, tmp_path, monkeypatch
 ):
