@@ -6,13 +6,13 @@ from pathlib import Path
 from pydoc import locate
 from typing import Any
 
+from tandem_pl.compare.cells import with_module
 from tandem_pl.errors import InputError
 from tandem_pl.yaml_files import dump_yaml
 
 from .run_folder import read_config, takes_corpus_of
 
 FIXED = "tandem_pl.callbacks.FixedMixture"
-TWINS, ONE = "tandem_pl.TandemModule", "tandem_pl.MixtureModule"
 
 
 def second_stage(run: Path, name: str) -> str:
@@ -37,9 +37,7 @@ def second_stage(run: Path, name: str) -> str:
     if not learned:
         raise InputError(f"run {str(run)!r} was trained at given weights: its config.yaml will do.")
     learned[0].update(class_path=FIXED, init_args={})
-    if model["class_path"] == TWINS:
-        model["class_path"] = ONE
-        model["init_args"].pop("penalty", None)
+    config["model"] = model = with_module(model, "MixtureModule")
     scheduler = model["init_args"].get("lr_scheduler") or {}
     arguments = scheduler.get("init_args") or {}
     if arguments.get("total_steps") == trainer.get("max_steps"):
