@@ -11,22 +11,19 @@ import numpy as np
 from tqdm import tqdm
 
 from tandem_pl.checks import check_at_least, check_choice
-from tandem_pl.datamodules.clusters.options import ClusterOptions
 from tandem_pl.datamodules.text.block_folder import Documents
-from tandem_pl.datamodules.text.cached import CachedTextDataModule
 from tandem_pl.datamodules.text.documents import with_split_codes
 from tandem_pl.errors import InputError
 
+from .installed_corpus import InstalledTextCorpus
 from .installed_text import (
     DOMAINS,
     MIN_DOCUMENT_BYTES,
     NoveltyFilter,
     excerpt,
-    installed,
     list_candidates,
     read_candidates,
 )
-from .without_labels import cluster_training_documents
 
 #: Training text a domain, in bytes of UTF-8. "restricted" has two large domains and five
 #: small ones, as web corpora do.
@@ -98,7 +95,7 @@ def select(
     return splits, new.dropped
 
 
-class EnvironmentCorpus(CachedTextDataModule):
+class EnvironmentCorpus(InstalledTextCorpus):
     """Blocks of tokens from the files of the installed Python packages, in seven domains.
 
     `python` (source, tests left out), `cpp` (C, C++ and CUDA headers), `docstrings` (of other
@@ -143,10 +140,7 @@ class EnvironmentCorpus(CachedTextDataModule):
         cluster: int | str | None = None,
         **packing: Any,
     ) -> None:
-        super().__init__(**packing)
-        self.clusters = ClusterOptions.checked(
-            cluster, False, None, None, split_seed, folders=False
-        )
+        super().__init__(cluster, split_seed, **packing)
         check_choice("preset", preset, tuple(PRESETS))
         for domain in train_bytes or {}:
             if domain not in DOMAINS:
@@ -159,7 +153,6 @@ class EnvironmentCorpus(CachedTextDataModule):
         self.target_bytes = target_bytes
         self.test_bytes = test_bytes
         self.max_document_bytes = max_document_bytes
-        self.split_seed = split_seed
         sizes = {f"train_bytes[{domain!r}]": size for domain, size in self.train_bytes.items()}
         sizes |= {"target_bytes": target_bytes, "test_bytes": test_bytes}
         sizes["max_document_bytes"] = max_document_bytes
@@ -173,21 +166,8 @@ class EnvironmentCorpus(CachedTextDataModule):
             "target_bytes": self.target_bytes,
             "test_bytes": self.test_bytes,
             "max_document_bytes": self.max_document_bytes,
-            "split_seed": self.split_seed,
-            "installed": {name: distribution.version for name, distribution in installed()},
-            **({"clusters": self.clusters.identity()} if self.clusters else {}),
+            **super().settings(),
         }
-
-    def prepare_data(self) -> None:
-        """Build the cache if it is not there yet."""
-        self.build_once(self.settings(), self._build)
-
-    def _build(self) -> tuple[Documents, dict[str, int]]:
-        documents, dropped = self.documents()
-        if self.clusters:
-            documents, self.cluster_summary = cluster_training_documents(documents, self.clusters)
-            dropped = {domain: dropped.get(domain, 0) for domain in documents}
-        return documents, dropped
 
     def documents(self) -> tuple[Documents, dict[str, int]]:
         """Choose the documents of every domain and split, and count the repeats dropped.

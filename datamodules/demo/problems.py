@@ -6,23 +6,20 @@ import numpy as np
 from tqdm import tqdm
 
 from tandem_pl.checks import check_at_least, check_choice, check_positive
-from tandem_pl.datamodules.clusters.options import ClusterOptions
 from tandem_pl.datamodules.text.block_folder import Documents
-from tandem_pl.datamodules.text.cached import CachedTextDataModule
 from tandem_pl.datamodules.text.documents import with_split_codes
 from tandem_pl.errors import InputError
 
 from .environment import fill, select
+from .installed_corpus import InstalledTextCorpus
 from .installed_text import (
     MIN_DOCUMENT_BYTES,
     NoveltyFilter,
-    installed,
     list_candidates,
     list_packages,
     read_candidates,
 )
 from .made_text import MADE, make_text
-from .without_labels import cluster_training_documents
 
 
 class Problem(NamedTuple):
@@ -65,7 +62,7 @@ MOST_PACKAGE_BYTES = 1_000_000
 TRAIN_SHARE = 0.5  # of a package's text at most; some of it repeats, or is cut off
 
 
-class ProblemCorpus(CachedTextDataModule):
+class ProblemCorpus(InstalledTextCorpus):
     """Blocks of tokens from the files of the installed packages, as one of four problems.
 
     - `distractors`: large domains that teach nothing, `noise` (random characters) and `numbers`
@@ -112,10 +109,7 @@ class ProblemCorpus(CachedTextDataModule):
         cluster: int | str | None = None,
         **packing: Any,
     ) -> None:
-        super().__init__(**packing)
-        self.clusters = ClusterOptions.checked(
-            cluster, False, None, None, split_seed, folders=False
-        )
+        super().__init__(cluster, split_seed, **packing)
         check_choice("problem", problem, tuple(PROBLEMS))
         check_positive("scale", scale)
         sizes = {
@@ -133,7 +127,6 @@ class ProblemCorpus(CachedTextDataModule):
         self.target_bytes = target_bytes
         self.test_bytes = test_bytes
         self.max_document_bytes = max_document_bytes
-        self.split_seed = split_seed
 
     def settings(self) -> dict[str, Any]:
         """Return the options that decide the splits, and the installed versions."""
@@ -144,21 +137,8 @@ class ProblemCorpus(CachedTextDataModule):
             "target_bytes": self.target_bytes,
             "test_bytes": self.test_bytes,
             "max_document_bytes": self.max_document_bytes,
-            "split_seed": self.split_seed,
-            "installed": {name: distribution.version for name, distribution in installed()},
-            **({"clusters": self.clusters.identity()} if self.clusters else {}),
+            **super().settings(),
         }
-
-    def prepare_data(self) -> None:
-        """Build the cache if it is not there yet."""
-        self.build_once(self.settings(), self._build)
-
-    def _build(self) -> tuple[Documents, dict[str, int]]:
-        documents, dropped = self.documents()
-        if self.clusters:
-            documents, self.cluster_summary = cluster_training_documents(documents, self.clusters)
-            dropped = {domain: dropped.get(domain, 0) for domain in documents}
-        return documents, dropped
 
     def documents(self) -> tuple[Documents, dict[str, int]]:
         """Choose or make the documents of every domain and split, and count the repeats dropped."""

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from tandem_pl.datamodules import EnvironmentCorpus
-from tandem_pl.datamodules.demo import environment
+from tandem_pl.datamodules.demo import installed_corpus
 from tandem_pl.datamodules.demo.environment import PRESETS, select
 from tandem_pl.datamodules.demo.installed_text import (
     DOMAINS,
@@ -150,7 +150,7 @@ def test_another_version_names_another_cache(monkeypatch):
     class Fake:
         version = "999"
 
-    monkeypatch.setattr(environment, "installed", lambda: iter([("torch", Fake)]))
+    monkeypatch.setattr(installed_corpus, "installed", lambda: iter([("torch", Fake)]))
     assert EnvironmentCorpus().settings() != before
 
 
