@@ -19,6 +19,7 @@ from .search_merge import EPILOG as MERGE
 from .search_merge import search_merge
 from .search_mixmin import EPILOG as MIXMIN
 from .search_mixmin import search_mixmin
+from .search_outputs import write_proposal
 from .search_rounds import EPILOG as ROUNDS
 from .search_rounds import search_rounds
 from .search_run import search_run
@@ -162,16 +163,9 @@ def search_fit(
     )
     epochs = {name: tokens / size for name, size in sizes.items()} if sizes and tokens else None
     print(f"{weight_table(proposal, epochs)}\n\n{metric_table(proposal)}\n")
-    for doubt in proposal.warnings:
-        print(f"tandem: warning: {doubt}", file=sys.stderr)
     folder = Path(out)
     write_atomically(folder / "fits.csv", fit_csv(laws))
-    proposal.save(folder / "proposal.yaml")
-    proposal.draw(folder / "proposal.png")
-    print(
-        f"written to {folder / 'proposal.yaml'} (use it: --data.weights "
-        f"{folder / 'proposal.yaml'}), proposal.png and fits.csv"
-    )
+    write_proposal(proposal, folder, "fits.csv")
 
 
 ACTIONS: dict[str, Callable[..., None]] = {

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from .search_outputs import PROPOSAL, print_end
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -199,10 +200,7 @@ def _write(
     from tandem_pl.files import csv_bytes, png_bytes, write_atomically
     from tandem_pl.mixture import Mixture
 
-    Mixture(weights, about=about).save(folder / "proposal.yaml")
+    Mixture(weights, about=about).save(folder / PROPOSAL)
     write_atomically(folder / "shares.csv", csv_bytes(*table))
     write_atomically(folder / "shares.png", png_bytes(picture))
-    for doubt in doubts:
-        print(f"tandem: warning: {doubt}", file=sys.stderr)
-    path = folder / "proposal.yaml"
-    print(f"written to {path} (use it: --data.weights {path}), shares.csv and shares.png")
+    print_end(folder, doubts, "shares.csv", "shares.png")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
+
+from .search_outputs import write_proposal
 
 EPILOG = """examples:
   tandem search mixmin --experts '{web: runs/web, code: runs/code}' --out search
@@ -88,9 +89,4 @@ def search_mixmin(
         f"on samples held out, without bounds: {held_out.mixture:.4f}, the best expert "
         f"{held_out.best_expert:.4f}, equal weights {held_out.uniform:.4f}\n"
     )
-    for doubt in found.warnings:
-        print(f"tandem: warning: {doubt}", file=sys.stderr)
-    found.save(folder / "proposal.yaml")
-    found.draw(folder / "proposal.png")
-    path = folder / "proposal.yaml"
-    print(f"written to {path} (use it: --data.weights {path}) and proposal.png")
+    write_proposal(found, folder)

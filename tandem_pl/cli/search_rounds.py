@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
+
+from .search_outputs import write_proposal
 
 EPILOG = """examples:
   tandem search rounds '{web: runs/web, code: runs/code}' --out search
@@ -57,9 +58,4 @@ def search_rounds(
     write_atomically(folder / "runs.csv", csv_bytes(list(columns), rows))
     print(f"{len(runs)} averages of networks\n\n{weight_table(proposal)}\n")
     print(f"{metric_table(proposal)}\n")
-    for doubt in proposal.warnings:
-        print(f"tandem: warning: {doubt}", file=sys.stderr)
-    proposal.save(folder / "proposal.yaml")
-    proposal.draw(folder / "proposal.png")
-    path = folder / "proposal.yaml"
-    print(f"written to {path} (use it: --data.weights {path}), proposal.png and runs.csv")
+    write_proposal(proposal, folder, "runs.csv")
