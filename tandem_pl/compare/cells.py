@@ -14,7 +14,7 @@ from tandem_pl.files import write_atomically
 from tandem_pl.yaml_files import dump_yaml
 
 from .config import Comparison, merge
-from .entries import Entry
+from .entries import Entry, of_seed
 
 LEARN, FINAL = "learn", "final"
 FIXED = "tandem_pl.callbacks.FixedMixture"  # trains at given weights
@@ -77,7 +77,7 @@ def build_cells(comparison: Comparison) -> list[Cell]:
             reference = _build_cell(comparison, label, seed, FINAL, fixed)
             cells[reference.name] = reference
         for entry in comparison.entries:
-            weights = entry.settings
+            weights = of_seed(entry.settings, seed)
             needs: tuple[str, ...] = ()
             if entry.learns:
                 learn = _learning(comparison, entry, seed, reference)
@@ -87,7 +87,9 @@ def build_cells(comparison: Comparison) -> list[Cell]:
                 last = "last:" if entry.definition.result == "last" else ""
                 weights, needs = {"weights": f"{last}{learn.run / 'mixture.yaml'}"}, (learn.name,)
             fixed = _of_class(FIXED, weights)
-            cell = _build_cell(comparison, entry.label, seed, FINAL, fixed, needs)
+            cell = _build_cell(
+                comparison, entry.label, seed, FINAL, fixed, needs, steps=entry.steps
+            )
             cells.setdefault(cell.name, cell)
     return list(cells.values())
 
@@ -97,20 +99,28 @@ def _reference_label(comparison: Comparison) -> str | None:
     if not any(entry.wants_reference for entry in comparison.entries):
         return None
     for entry in comparison.entries:
-        if not entry.learns and entry.settings == {"weights": "uniform"}:
+        if (entry.learns, entry.settings, entry.steps) == (False, {"weights": "uniform"}, None):
             return entry.label
     return REFERENCE
 
 
 def _learning(comparison: Comparison, entry: Entry, seed: int, reference: Cell | None) -> Cell:
-    settings = entry.settings
+    settings = of_seed(entry.settings, seed)
     needs: tuple[str, ...] = ()
     if entry.wants_reference and reference is not None:
         settings, needs = settings | {"reference": str(reference.checkpoint)}, (reference.name,)
     method = entry.definition
     callback = _of_class(entry.class_path, settings)
     return _build_cell(
-        comparison, entry.label, seed, LEARN, callback, needs, method.module, entry.overrides
+        comparison,
+        entry.label,
+        seed,
+        LEARN,
+        callback,
+        needs,
+        method.module,
+        entry.overrides,
+        entry.steps,
     )
 
 
@@ -123,11 +133,13 @@ def _build_cell(
     needs: tuple[str, ...] = (),
     module: str = "MixtureModule",
     overrides: Mapping[str, Any] = {},
+    steps: int | None = None,
 ) -> Cell:
     """Return the cell of the base with this callback and module, without progress bars."""
     name = f"{label}/seed-{seed}/{stage}"
     folder = comparison.folder / name
-    config = merge(comparison.base, overrides)
+    base = merge(comparison.base, {"trainer": {"max_steps": steps or comparison.steps}})
+    config = merge(base, overrides)
     config["model"] = with_module(config["model"], module)
     trainer = config["trainer"]
     kept = [c for c in trainer.get("callbacks") or [] if not _replaced(c["class_path"])]

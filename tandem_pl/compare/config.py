@@ -16,7 +16,7 @@ from tandem_pl.machine import count_cores
 from tandem_pl.public_names import with_whole_paths
 from tandem_pl.yaml_files import read_yaml
 
-from .entries import Entry, check_keys, read_methods
+from .entries import Entry, check_keys, check_weights, read_methods
 from .executors import EXECUTORS
 
 KEYS: dict[str, Any] = {  # key -> its default
@@ -113,13 +113,16 @@ def read_comparison(
             raise InputError(f"{key} {name!r} is not one of the methods: {', '.join(labels)}.")
     if only:
         entries = [entry for entry in entries if entry.label in {*only, baseline}]
+    seeds = _seeds(content["seeds"])
+    for entry in entries:
+        check_weights(entry, seeds)
     return Comparison(
         path.stem,
         base,
         tuple(entries),
         baseline,
         content["network"],
-        _seeds(content["seeds"]),
+        seeds,
         Path(content["folder"] or Path("runs") / path.stem),
         *read_workers(content, queued),
     )

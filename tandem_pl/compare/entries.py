@@ -7,8 +7,10 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from tandem_pl.checks import check_count, check_not_negative
 from tandem_pl.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
@@ -22,13 +24,16 @@ class Entry(NamedTuple):
 
     `method` is a name in the table of methods or the import path of a reweighting callback.
     `settings` are the callback's, those of the table of methods included; `overrides` change the
-    configuration of the cells that learn.
+    configuration of the cells that learn. Its runs have `steps` batches, those of the base if None.
+    `spent` is what finding its weights has cost before, in plain runs.
     """
 
     label: str
     method: str
     settings: dict[str, Any]
     overrides: dict[str, Any]
+    steps: int | None = None
+    spent: float = 0.0
 
     @property
     def definition(self) -> Method:
@@ -108,11 +113,18 @@ def read_methods(methods: Any) -> list[Entry]:
         method = settings.pop("method", settings.pop("class_path", label))
         settings |= settings.pop("init_args", None) or {}
         overrides = settings.pop("overrides", {}) or {}
+        steps, spent = settings.pop("steps", None), settings.pop("spent", 0)
+        if steps is not None:
+            check_count(f"methods.{label}.steps", steps)
+        if isinstance(spent, bool) or not isinstance(spent, (int, float)):
+            raise InputError(f"methods.{label}.spent={spent!r} must be a number of plain runs.")
+        check_not_negative(f"methods.{label}.spent", spent)
         try:
             definition = find_definition(str(method))
         except InputError as error:
             raise InputError(f"methods.{label}: {error}") from None
-        entry = Entry(label, str(method), {**definition.settings, **settings}, overrides)
+        own = {**definition.settings, **settings}
+        entry = Entry(label, str(method), own, overrides, steps, float(spent))
         check_settings(entry)
         entries.append(entry)
     return entries
@@ -131,6 +143,29 @@ def check_settings(entry: Entry) -> None:
         raise InputError(f"methods.{entry.label}: {error}") from None
     except Exception:
         return  # the parser of the cell may convert this value; an error will show there
+
+
+def check_weights(entry: Entry, seeds: Iterable[int]) -> None:
+    """Raise an error if weights are those of a file that does not exist."""
+    weights = entry.settings.get("weights")
+    if not isinstance(weights, str) or not weights.endswith((".yaml", ".yml", ".json")):
+        return
+    for settings in (of_seed(entry.settings, seed) for seed in seeds):
+        path = settings["weights"].removeprefix("last:")
+        if not Path(path).exists():
+            raise InputError(f"methods.{entry.label}: weights={path!r} does not exist.")
+
+
+def of_seed(settings: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """Return settings with the seed in place of `{seed}` in their texts, such as paths.
+
+    >>> of_seed({"weights": "search/seed-{seed}/proposal.yaml", "floor": 0.0}, 3)
+    {'weights': 'search/seed-3/proposal.yaml', 'floor': 0.0}
+    """
+    return {
+        key: value.replace("{seed}", str(seed)) if isinstance(value, str) else value
+        for key, value in settings.items()
+    }
 
 
 def check_keys(given: Iterable[str], known: Iterable[str], where: str) -> None:

@@ -58,8 +58,9 @@ def collect(comparison: Comparison, cells: Sequence[Cell]) -> Runs:
             failures[key] = _reason(cell, by_name, results)
         else:
             finished[key] = result
-            done = [(entries.get(c.label), c.stage, results[c.name]) for c in needed]
-            cost = sum(_cost(comparison, entry, stage, run) for entry, stage, run in done)
+            done = [(entries.get(c.label), c, results[c.name]) for c in needed]
+            cost = entries[cell.label].spent
+            cost += sum(_cost(comparison, entry, one, run) for entry, one, run in done)
             seconds = sum(run["seconds"] for _, _, run in done if run)
         spent[key] = {"cost": cost, "extra_runs": len(needed) - 1, "seconds": seconds}
     runs = pd.MultiIndex.from_tuples(list(finished), names=RUN)
@@ -87,17 +88,24 @@ def _needed(cell: Cell, cells: Mapping[str, Cell]) -> list[Cell]:
     return [cell, *(found for name in cell.needs for found in _needed(cells[name], cells))]
 
 
-def _cost(comparison: Comparison, entry: Entry | None, stage: str, run: Result | None) -> float:
+def _cost(comparison: Comparison, entry: Entry | None, cell: Cell, run: Result | None) -> float:
     """Return the cost of a run in plain runs; NaN if the method does not state its work."""
     from tandem_pl.callbacks.methods.table import Length
 
-    if stage == FINAL or entry is None:
-        return 1.0
-    if entry.definition.work is None or run is None:
-        return np.nan
-    size = comparison.base["data"].get("init_args", {}).get("batch_size", DEFAULT_BATCH_SIZE)
-    length = Length(len(run["weights"]), comparison.steps, size)
-    return entry.definition.work(run["settings"], length) / comparison.steps
+    (steps, batch), (plain_steps, plain_batch) = map(_length, (cell.config, comparison.base))
+    work: float = steps
+    if cell.stage == LEARN and entry is not None:
+        if entry.definition.work is None or run is None:
+            return np.nan
+        length = Length(len(run["weights"]), steps, batch)
+        work = entry.definition.work(run["settings"], length)
+    return work * batch / (plain_steps * plain_batch)
+
+
+def _length(config: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the number of batches of a run, and the samples in each."""
+    batch = config["data"].get("init_args", {}).get("batch_size", DEFAULT_BATCH_SIZE)
+    return config["trainer"]["max_steps"], batch
 
 
 def _reason(cell: Cell, cells: Mapping[str, Cell], results: Mapping[str, Result | None]) -> str:

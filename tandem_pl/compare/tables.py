@@ -57,6 +57,12 @@ def opening(comparison: Comparison, runs: Runs) -> str:
         "runs (one proxy step, forward and backward, counts 1), all runs that a row needs "
         "together; minutes are measured, and several cells ran at once.\n"
     )
+    own = [f"{entry.label} {entry.steps}" for entry in comparison.entries if entry.steps]
+    if own:
+        text += f"\nRows with another number of batches: {', '.join(own)}.\n"
+    spent = [f"{entry.label} {entry.spent:g}" for entry in comparison.entries if entry.spent]
+    if spent:
+        text += f"\nCosts hold plain runs that were spent before: {', '.join(spent)}.\n"
     if ONLINE in runs.networks.index.get_level_values("network"):
         text += (
             "\nA method's row is a fresh network trained at the mixture that it learned; the row "

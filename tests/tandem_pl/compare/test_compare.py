@@ -13,9 +13,9 @@ from tandem_pl.callbacks.methods.table import METHODS, Length
 from tandem_pl.compare.cells import build_cells, takes_seed, with_module
 from tandem_pl.compare.config import merge, read_comparison
 from tandem_pl.compare.files import write_results
-from tandem_pl.compare.results import NETWORK, RUN, Runs
+from tandem_pl.compare.results import NETWORK, RUN, Runs, collect
 from tandem_pl.compare.statistics import differences, estimate, over_seeds
-from tandem_pl.compare.tables import difference, markdown
+from tandem_pl.compare.tables import difference, markdown, opening
 from tandem_pl.errors import InputError
 
 CONFIGS = Path(__file__).parents[3] / "configs"
@@ -79,6 +79,16 @@ def test_an_override_speaks_of_init_args_and_another_class_brings_its_own():
         ({"methods": {"a/b": {"method": "uniform"}}}, "'a/b' names a folder"),
         ({"methods": {"uniform": 3}}, "methods.uniform=3 must be a map"),
         ({"methods": ["tandem"]}, "baseline 'uniform' is not one of the methods: tandem."),
+        ({"methods": {"uniform": {"steps": 0}}}, "methods.uniform.steps=0 must be a whole number"),
+        ({"methods": {"uniform": {"spent": -1}}}, "methods.uniform.spent=-1 must be 0 or"),
+        (
+            {"methods": {"uniform": {"spent": "one"}}},
+            "methods.uniform.spent='one' must be",
+        ),
+        (
+            {"methods": {"uniform": {"weights": "seed-{seed}/proposal.yaml"}}},
+            "methods.uniform: weights='seed-0/proposal.yaml' does not exist.",
+        ),
         (
             {"methods": {"uniform": None, "tandem": {"free_stesp": 1}}},
             "methods.tandem has the unknown key 'free_stesp': did you mean 'free_steps'?",
@@ -154,6 +164,49 @@ def test_overrides_let_a_method_learn_in_fewer_steps_with_the_final_runs_repetit
     assert learn["data"]["init_args"] == {"seed": 0, "final_samples": 640}
     assert final["trainer"]["max_steps"] == 20
     assert final["data"]["init_args"] == {"seed": 0}
+
+
+def test_rows_of_other_lengths_and_what_was_spent_before(tmp_path):
+    for seed in (4, 7):
+        (tmp_path / f"{seed}.yaml").write_text("{a: 0.3, b: 0.7}")
+    found = str(tmp_path / "{seed}.yaml")
+    search = {"class_path": "tandem_pl.callbacks.FixedMixture", "weights": found, "spent": 1.5}
+    short = {"trainer": {"max_steps": 5}}
+    settings = {"free_steps": 3, "probe_steps": 2, "measure_batches": 3}
+    methods = {
+        "uniform": {"steps": 60},
+        "search": search,
+        "tandem": settings | {"steps": 40},
+        "short": settings | {"method": "tandem", "steps": 40, "overrides": short},
+        "doremi": None,
+    }
+    study = comparison(tmp_path, methods=methods, seeds=[4, 7])
+    cells = {cell.name: cell for cell in build_cells(study)}
+    steps = {name: cell.config["trainer"]["max_steps"] for name, cell in cells.items()}
+    assert steps["uniform/seed-4/final"] == 60
+    assert steps["search/seed-4/final"] == 20
+    assert steps["tandem/seed-4/learn"] == steps["tandem/seed-4/final"] == 40
+    assert steps["short/seed-4/learn"] == 5
+    assert cells["doremi/seed-7/learn"].needs == ("reference/seed-7/final",)  # of the base's length
+    assert steps["reference/seed-7/final"] == 20
+    weights = cells["search/seed-7/final"].config["trainer"]["callbacks"][0]["init_args"]["weights"]
+    assert weights == str(tmp_path / "7.yaml")
+    for cell in cells.values():
+        result = {"losses": {"a": 1.0}, "weights": {"a": 0.5, "b": 0.5}, "epochs": None}
+        result |= {"settings": settings, "seconds": 1.0}
+        cell.folder.mkdir(parents=True)
+        cell.result.write_text(yaml.safe_dump(result))
+    runs = collect(study, list(cells.values()))
+    costs = runs.networks["cost"]
+    update = 5 + 2 * 2 - 1 + 2.0  # proxy steps an episode of 5 batches
+    assert costs["uniform", "fresh"] == 3.0
+    assert costs["search", "fresh"] == 2.5
+    assert costs["tandem", "online"] == pytest.approx(40 / 5 * update / 20)
+    assert costs["tandem", "fresh"] == pytest.approx(40 / 5 * update / 20 + 2)
+    assert costs["short", "fresh"] == pytest.approx(update / 20 + 2)
+    page = opening(study, runs)
+    assert "another number of batches: short 40, tandem 40, uniform 60." in page
+    assert "spent before: search 1.5." in page
 
 
 def test_one_run_serves_as_the_reference_of_all(tmp_path):
