@@ -1,4 +1,4 @@
-"""Search and online learning at equal total compute. `python tests/benchmarks/equal_compute.py`, 40 min.
+"""Search and online learning at equal total compute, about 40 min on two cores.
 
 Every row may cost two plain runs of the suite's problems. Uniform and temperature sampling train
 twice as long; TANDEM learns while it trains, for as many batches as that pays for; the search
