@@ -85,7 +85,8 @@ def _cluster(
     embedder = loaded.embedder if loaded else open_embedder(options.embedder)
     given = embedder if isinstance(embedder, GivenEmbeddings) else None
     names = list(sources)
-    pools = len(names) if options.within and not loaded else 1
+    pools = len(names) if options.keeps_domains() else 1
+    pool_of = loaded.pools_of(names) if loaded else np.arange(len(names))
     most = (
         max(SAMPLE, SAMPLE_EACH * options.cluster) if isinstance(options.cluster, int) else SAMPLE
     )
@@ -93,20 +94,23 @@ def _cluster(
     samples = sample_documents(documents(), pools, max(most // pools, 1000), options.seed)
     _check_enough(samples, names, options)
     if loaded is None and not isinstance(embedder, GivenEmbeddings):
-        embedder.fit([text for sample in samples for text in sample.texts], options.seed)
+        each = max(SAMPLE // pools, 1)  # features take more memory than all excerpts
+        texts = [text for sample in samples for text in sample.texts[:each]]
+        embedder.fit(texts, options.seed)
+    used = [(pool, some) for pool, some in zip(pool_of, samples, strict=False) if some.texts]
     vectors = [
         sample.vectors if sample.vectors is not None else _embed(embedder, sample.texts)
-        for sample in samples
+        for _, sample in used
     ]
     model = loaded or _fit(embedder, vectors, options)
-    labels, similarity, places = _assign(folder / ROWS, documents(), model, names, threads)
+    assigned = _assign(folder / ROWS, documents(), model, names, pool_of, threads)
+    labels, similarity, places = assigned
     if loaded is None:
         _merge(model, labels, options)
-    found = [model.nearest(v, np.full(len(v), pool)) for pool, v in enumerate(vectors)]
-    marked = [
-        (sample, model.groups[near], similar)
-        for sample, (near, similar) in zip(samples, found, strict=True)
-    ]
+    marked: list[tuple[Sample, np.ndarray, np.ndarray]] = []
+    for (pool, sample), some in zip(used, vectors, strict=True):
+        near, similar = model.nearest(some, np.full(len(some), pool))
+        marked.append((sample, model.groups[near], similar))
     prefixes = [f"{name}/" for name in names] if options.within else [""]
     if loaded is None:
         name_model(model, marked, prefixes)
@@ -125,6 +129,10 @@ def _embed(embedder: Any, texts: list[str]) -> np.ndarray:
 
 
 def _check_enough(samples: list[Sample], names: list[str], options: ClusterOptions) -> None:
+    if not any(sample.texts for sample in samples):
+        raise InputError(
+            f"cluster={options.cluster} finds no document that is not empty; give some text."
+        )
     least = options.cluster if isinstance(options.cluster, int) else 4
     for sample, name in zip(samples, names, strict=False):
         if len(sample.texts) < least and options.cluster in (AUTO, least):
@@ -150,14 +158,19 @@ def _fit(embedder: Any, vectors: list[np.ndarray], options: ClusterOptions) -> C
 
 
 def _assign(
-    path: Path, documents: Iterator[Document], model: ClusterModel, names: list[str], threads: int
+    path: Path,
+    documents: Iterator[Document],
+    model: ClusterModel,
+    names: list[str],
+    pool_of: np.ndarray,
+    threads: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Write every document's row; return its centre, similarity and given domain."""
 
     def work(batch: list[Document]) -> tuple[list[Document], np.ndarray, np.ndarray]:
         given = [document.vector for document in batch if document.vector is not None]
         vectors = np.stack(given) if given else model.embed([document.text for document in batch])
-        return batch, *model.nearest(vectors, np.array([document.given for document in batch]))
+        return batch, *model.nearest(vectors, pool_of[[document.given for document in batch]])
 
     parts = [(np.empty(0, np.int64), np.empty(0, np.float16), np.empty(0, np.int64))]
     with RowWriter(path) as writer:

@@ -24,7 +24,7 @@ from tandem_pl.datamodules.clusters.grouping import (
     smallest_size,
 )
 from tandem_pl.datamodules.clusters.naming import name_clusters
-from tandem_pl.datamodules.clusters.options import ClusterOptions
+from tandem_pl.datamodules.clusters.options import RULE, ClusterOptions
 from tandem_pl.datamodules.clusters.page import render_page
 from tandem_pl.datamodules.clusters.targets import Target, target_remarks
 from tandem_pl.errors import InputError
@@ -175,7 +175,7 @@ def _write_page(
     options: ClusterOptions,
     caches: Path,
 ) -> None:
-    digest = hashlib.blake2b(repr(options).encode(), digest_size=8)
+    digest = hashlib.blake2b(f"{RULE} {options}".encode(), digest_size=8)
     for name, data in [*sets.items(), *target_sets.items()]:
         digest.update(f"{name} {data.source.digest()}".encode())
         digest.update(np.ascontiguousarray(data.rows).data)

@@ -7,6 +7,7 @@ from tandem_pl.datamodules.clusters.embedders import to_unit
 from tandem_pl.datamodules.clusters.grouping import (
     choose_number,
     fit_centres,
+    largest_near_best,
     merge_small,
     nearest,
     smallest_size,
@@ -32,6 +33,18 @@ def test_separate_groups_are_found(exact, monkeypatch):
 @pytest.mark.parametrize("number", [2, 4, 6])
 def test_auto_finds_the_number_of_separate_groups(number):
     assert choose_number(blobs(number)[0], seed=0) == number
+
+
+def test_auto_finds_several_groups_of_few_documents():
+    assert choose_number(blobs(7, each=12)[0], seed=0) == 7
+
+
+def test_auto_takes_the_largest_number_near_the_best():
+    """The first are silhouettes of the demo corpus `distractors`: 3 clusters merge three kinds."""
+    flat = {2: 0.381, 3: 0.490, 4: 0.514, 5: 0.499, 6: 0.503, 7: 0.498, 8: 0.324}
+    assert largest_near_best(flat) == 7
+    assert largest_near_best({2: 0.5, 3: 0.47, 4: 0.475, 5: 0.4}) == 4  # 0.95 of the best counts
+    assert largest_near_best({2: -0.1, 3: -1.0}) == largest_near_best({}) == 2
 
 
 def test_a_small_cluster_is_merged_into_the_nearest():

@@ -190,12 +190,20 @@ def test_options_that_cannot_be_used(unlabelled, corpus, tmp_path):
     refuse("cluster=1 must be at least 2", cluster=1)
     refuse("cluster=500 needs at least 500 different documents, not 180", cluster=500)
     refuse("is no number, not auto", cluster="autos")
+    refuse("cluster='' is no number", cluster="")
     refuse("holds no clusters that can be read", cluster=str(tmp_path))
     refuse("smallest_cluster=0", cluster=3, smallest_cluster=0)
     refuse("all clusters are merged into one", cluster=3, smallest_cluster=150)
     refuse("is no folder of a model2vec", cluster=3, embedder=str(tmp_path))
     refuse("smallest_cluster=3 is used only with cluster", smallest_cluster=3)
     refuse("cluster_within=True does not go", cluster=str(corpus[0]), cluster_within=True)
+
+
+def test_empty_documents_are_refused(corpus, tmp_path):
+    path = write_lines(tmp_path / "empty.jsonl", ["", " \n"])
+    for cluster in (2, "auto", str(corpus[0])):
+        with pytest.raises(InputError, match="finds no document that is not empty"):
+            prepare_corpus(str(tmp_path / "o"), dataset=path, cluster=cluster, **OPTIONS)
 
 
 def test_clusters_with_too_little_text_are_refused_with_advice(unlabelled, tmp_path):
