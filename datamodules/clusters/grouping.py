@@ -15,6 +15,7 @@ TRIED = (2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 32, 40, 48)
 DOCUMENTS_EACH = 30  # a cluster of `auto` has as many on average, at least
 FEW, FEW_EACH = 8, 10  # so few clusters may have fewer, so that a small corpus has several
 MEASURED = 3000  # documents that `auto` clusters, to measure silhouettes
+SPLITS = 3  # a cluster has as many different documents, one each to train, target and test
 NEAR_BEST = 0.95  # `auto` takes the largest number whose silhouette is this share of the best
 
 
@@ -86,38 +87,52 @@ def smallest_size(documents: int, number: int) -> int:
     return int(max(mean / 20, min(10.0, mean / 2, max(mean / 4, 3.0)), 1))
 
 
-def merge_small(centres: np.ndarray, sizes: np.ndarray, smallest: int) -> np.ndarray:
+def merge_small(
+    centres: np.ndarray,
+    sizes: np.ndarray,
+    smallest: int,
+    different: np.ndarray | None = None,
+    least: int = 2,
+) -> np.ndarray:
     """Merge clusters below a size into the nearest, the smallest first.
 
     Args:
         centres: of length 1, shape `[clusters, dimensions]`.
         sizes: documents of each.
         smallest: documents that a cluster must have.
+        different: different documents of each, of which it must have `SPLITS`; None if none repeat.
+        least: clusters that must be left.
 
     Returns:
         The number of each cluster's group, `[clusters]`, numbered from 0 without gaps.
 
     Raises:
-        InputError: all merge into one.
+        InputError: fewer than `least` are left.
     """
     groups = np.arange(len(centres))
     counts = sizes.astype(np.int64)
+    kinds = np.full(len(centres), SPLITS) if different is None else different.astype(np.int64)
     sums = centres * counts[:, None].astype(np.float64)
     left = set(range(len(centres)))
-    while len(left) > 1 and min(counts[g] for g in left) < max(smallest, 1):
-        small = min(left, key=lambda g: (counts[g], g))
-        left.remove(small)
+    while len(left) > 1:
+        small = [g for g in left if counts[g] < max(smallest, 1) or kinds[g] < SPLITS]
+        if not small:
+            break
+        one = min(small, key=lambda g: (counts[g], g))
+        left.remove(one)
         others = sorted(left)
         means = to_unit(np.where(counts[others, None] > 0, sums[others], centres[others]))
-        mean = sums[small] if counts[small] else centres[small]
+        mean = sums[one] if counts[one] else centres[one]
         into = others[int(np.argmax(means @ mean))]
-        groups[groups == small] = into
-        counts[into] += counts[small]
-        sums[into] += sums[small]
-    if len(left) == 1 and len(centres) > 1:
+        groups[groups == one] = into
+        counts[into] += counts[one]
+        kinds[into] += kinds[one]
+        sums[into] += sums[one]
+    if len(left) < min(least, len(centres)):
         raise InputError(
-            f"all clusters are merged into one, since fewer than two have {smallest} documents "
-            f"(their sizes: {', '.join(map(str, sorted(sizes.tolist())[::-1][:10]))}); give a "
-            "smaller smallest_cluster, another cluster or more documents."
+            f"all clusters are merged into one, since fewer than two have {smallest} documents, "
+            f"{SPLITS} of them different (their sizes: "
+            f"{', '.join(map(str, sorted(sizes.tolist())[::-1][:10]))}); give a smaller "
+            "smallest_cluster, another cluster or more documents."
         )
     return np.searchsorted(sorted(left), groups)

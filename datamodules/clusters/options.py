@@ -96,7 +96,7 @@ class ClusterOptions(NamedTuple):
         return options
 
     def _check_folder(self, folder: str) -> None:
-        if not folder or not Path(folder).expanduser().is_dir():
+        if not isinstance(folder, str) or not folder or not Path(folder).expanduser().is_dir():
             raise InputError(
                 f"cluster={folder!r} is no number, not auto, and no folder that `tandem prepare "
                 "--cluster` wrote; give one of these."

@@ -9,8 +9,10 @@ pytest.importorskip("sklearn")
 
 from cluster_texts import documents, write_lines
 
+from tandem_pl.datamodules import TextMixtureDataModule
 from tandem_pl.datamodules.clusters import build, hashed
 from tandem_pl.datamodules.text.prepare import prepare_corpus
+from tandem_pl.errors import InputError
 
 PAIRS = documents()
 OPTIONS = {"block_size": 16, "near_duplicate": None, "workers": 1}
@@ -53,6 +55,34 @@ def test_new_documents_of_a_given_domain_take_its_clusters(tmp_path):
             number = 2 * line - 1 if row["given_domain"] == "web" else 90 + 2 * line
             assert row["domain"] == rows[f"{path}, line {number}"]["domain"]
     assert prefixes == {"web": {"web"}, "books": {"books"}, "new": {"web", "books"}}
+
+
+def test_a_given_domain_that_cannot_be_divided_stays_one(tmp_path):
+    texts = {"web": PAIRS[:100], "notes": PAIRS[100:105], "tiny": PAIRS[105:108]}
+    paths = {
+        name: write_lines(tmp_path / f"{name}.jsonl", [text for _, text in some])
+        for name, some in texts.items()
+    }
+    manifest = prepare_corpus(
+        str(tmp_path / "out"), paths, cluster="auto", cluster_within=True, **OPTIONS
+    )
+    found = Counter(name.split("/")[0] for name in manifest["clusters"]["domains"])
+    assert found == {"web": 3, "notes": 1, "tiny": 1}
+    with pytest.raises(InputError, match="of domain 'tiny' needs at least 4 different documents"):
+        prepare_corpus(str(tmp_path / "o"), paths, cluster=4, cluster_within=True, **OPTIONS)
+
+
+@pytest.mark.filterwarnings("ignore:480 documents were clustered")
+def test_repeats_are_no_cluster_of_their_own(tmp_path):
+    """Exact repeats are dropped later, so nothing would be left for two of its splits."""
+    repeats = ["404 page not found sorry error"] * 200 + ["access denied please log in"] * 100
+    path = write_lines(tmp_path / "docs.jsonl", [text for _, text in PAIRS] + repeats)
+    data = TextMixtureDataModule(
+        dataset=path, cluster="auto", block_size=16, cache_dir=str(tmp_path / "cache")
+    )
+    data.setup()
+    assert len(data.train_sets) == 3
+    assert sum(row["train_documents"] for row in data.summary()) > 160
 
 
 def test_features_are_learned_of_few_documents_if_clusters_are_many(tmp_path, monkeypatch):

@@ -56,6 +56,15 @@ def test_a_small_cluster_is_merged_into_the_nearest():
     assert merge_small(centres, np.array([5, 5, 5, 0]), 1).tolist() == [0, 1, 2, 2]
     with pytest.raises(InputError, match="smallest_cluster"):
         merge_small(centres, np.array([5, 5, 5, 5]), 100)
+    assert merge_small(centres, np.array([5, 5, 5, 5]), 100, least=1).tolist() == [0, 0, 0, 0]
+
+
+def test_a_cluster_of_repeats_is_merged_into_the_nearest():
+    """It cannot have a document in each split."""
+    angles = np.radians([0, 10, 90, 180])
+    centres = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    sizes, different = np.array([50, 90, 40, 60]), np.array([50, 2, 3, 60])
+    assert merge_small(centres, sizes, 10, different).tolist() == [0, 0, 1, 2]
 
 
 def test_the_default_size_leaves_clusters_of_equal_size_alone():

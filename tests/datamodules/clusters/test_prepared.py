@@ -235,6 +235,25 @@ def test_a_cluster_of_near_duplicates_is_merged(tmp_path):
         prepare_corpus(str(tmp_path / "o"), cluster=str(tmp_path / "out"), **options)
 
 
+@pytest.mark.parametrize("train_bpe", [None, 300])
+def test_a_cluster_with_less_than_a_block_in_a_split_is_merged(train_bpe, tmp_path):
+    """Its only test document is shorter than a block."""
+    chess = {"chess": TOPICS["chess"]}
+    texts = [text for topic, text in PAIRS if topic != "chess"]
+    texts += [text for _, text in documents(12, words=6, topics=chess)]
+    path = write_lines(tmp_path / "docs.jsonl", texts)
+    options = {**OPTIONS, "block_size": 64, "dataset": path, "train_bpe": train_bpe}
+    out = tmp_path / "out"
+    manifest = prepare_corpus(str(out), cluster=3, **options)
+    (merged,) = manifest["clusters"]["merged"]
+    assert set(merged.split("-")) <= set(TOPICS["chess"])
+    assert sorted(row["documents"] for row in manifest["clusters"]["domains"].values()) == [60, 72]
+    assert len(list(out.glob("*/*.arrow"))) == 6
+    data = PreparedTextDataModule(str(out))
+    data.setup()
+    assert list(data.train_sets) == list(manifest["clusters"]["domains"])
+
+
 def test_a_model_of_another_clustering_is_refused(corpus, unlabelled, tmp_path):
     out = tmp_path / "out"
     prepare_corpus(str(out), dataset=unlabelled, cluster=2, **OPTIONS)
