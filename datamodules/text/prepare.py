@@ -100,7 +100,8 @@ def prepare_corpus(
         overwrite: whether to replace a corpus in `out`, once the new one is complete.
         cluster: make domains of the documents by their content: a number of clusters, `auto`, or a
             folder that was prepared with clusters, for the same ones. `dataset` then needs no
-            domain column. `out` also gets `clusters.html`, `clusters.csv` and `clusters/`.
+            domain column, unless they are within given domains. `out` also gets `clusters.html`,
+            `clusters.csv` and `clusters/`.
         cluster_within: whether to cluster each given domain by itself, into `web/TERMS`.
         smallest_cluster: documents below which a cluster is merged into the nearest; null for a
             twentieth of the mean size.
