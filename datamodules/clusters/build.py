@@ -200,8 +200,8 @@ def _merge(
 ) -> None:
     """Merge small clusters of each pool, and number the rest by size within it."""
     sizes = np.bincount(labels, minlength=len(model.centres))
-    first = np.unique(keys, return_index=True)[1]
-    different = np.bincount(labels[first], minlength=len(model.centres))
+    unrepeated = np.unique(keys, return_index=True)[1]
+    different = np.bincount(labels[unrepeated], minlength=len(model.centres))
     least = 1 if options.within else 2
     groups, first = np.empty_like(model.pools), 0
     for pool in range(int(model.pools.max()) + 1):
