@@ -14,7 +14,15 @@ from tandem_pl.datamodules.sources.source import Source, Sources
 from tandem_pl.datamodules.text.threads import map_in_threads
 from tandem_pl.errors import InputError
 
-from .documents import Document, Read, Sample, batch_documents, read_documents, sample_documents
+from .documents import (
+    Document,
+    Read,
+    Sample,
+    batch_documents,
+    hash_text,
+    read_documents,
+    sample_documents,
+)
 from .embedders import GivenEmbeddings, open_embedder
 from .grouping import choose_number, fit_centres, merge_small, smallest_size
 from .model import ClusterModel
@@ -24,6 +32,7 @@ from .options import AUTO, ClusterOptions
 ROWS = "rows.arrow"
 SAMPLE = 20_000  # documents that clusters are made of
 SAMPLE_EACH = 100  # of each cluster, if there are many
+LEAST = 4  # different documents that "auto" divides
 
 
 class Clustering(NamedTuple):
@@ -57,7 +66,7 @@ def cluster_sources(
 ) -> Clustering:
     """Cluster the documents of all sources; the clusters are sources of their own.
 
-    Texts are read twice, and memory grows by 30 bytes a document only. The same
+    Texts are read twice, and memory grows by 40 bytes a document only. The same
     documents, options and seed give the same clusters, whatever `threads` and the names of files.
 
     Args:
@@ -85,7 +94,8 @@ def _cluster(
     embedder = loaded.embedder if loaded else open_embedder(options.embedder)
     given = embedder if isinstance(embedder, GivenEmbeddings) else None
     names = list(sources)
-    pools = len(names) if options.within and not loaded else 1
+    pools = len(names) if options.keeps_domains() else 1
+    pool_of = loaded.pools_of(names) if loaded else np.arange(len(names))
     most = (
         max(SAMPLE, SAMPLE_EACH * options.cluster) if isinstance(options.cluster, int) else SAMPLE
     )
@@ -93,20 +103,23 @@ def _cluster(
     samples = sample_documents(documents(), pools, max(most // pools, 1000), options.seed)
     _check_enough(samples, names, options)
     if loaded is None and not isinstance(embedder, GivenEmbeddings):
-        embedder.fit([text for sample in samples for text in sample.texts], options.seed)
+        each = max(SAMPLE // pools, 1)  # features take more memory than all excerpts
+        texts = [text for sample in samples for text in sample.texts[:each]]
+        embedder.fit(texts, options.seed)
+    used = [(pool, some) for pool, some in zip(pool_of, samples, strict=False) if some.texts]
     vectors = [
         sample.vectors if sample.vectors is not None else _embed(embedder, sample.texts)
-        for sample in samples
+        for _, sample in used
     ]
     model = loaded or _fit(embedder, vectors, options)
-    labels, similarity, places = _assign(folder / ROWS, documents(), model, names, threads)
+    assigned = _assign(folder / ROWS, documents(), model, names, pool_of, threads)
+    labels, similarity, places, keys = assigned
     if loaded is None:
-        _merge(model, labels, options)
-    found = [model.nearest(v, np.full(len(v), pool)) for pool, v in enumerate(vectors)]
-    marked = [
-        (sample, model.groups[near], similar)
-        for sample, (near, similar) in zip(samples, found, strict=True)
-    ]
+        _merge(model, labels, keys, options)
+    marked: list[tuple[Sample, np.ndarray, np.ndarray]] = []
+    for (pool, sample), some in zip(used, vectors, strict=True):
+        near, similar = model.nearest(some, np.full(len(some), pool))
+        marked.append((sample, model.groups[near], similar))
     prefixes = [f"{name}/" for name in names] if options.within else [""]
     if loaded is None:
         name_model(model, marked, prefixes)
@@ -125,9 +138,15 @@ def _embed(embedder: Any, texts: list[str]) -> np.ndarray:
 
 
 def _check_enough(samples: list[Sample], names: list[str], options: ClusterOptions) -> None:
-    least = options.cluster if isinstance(options.cluster, int) else 4
+    if not any(sample.texts for sample in samples):
+        raise InputError(
+            f"cluster={options.cluster} finds no document that is not empty; give some text."
+        )
+    least = options.cluster if isinstance(options.cluster, int) else LEAST
+    if options.within and options.cluster == AUTO:
+        least = 1  # a domain that cannot be divided stays one
     for sample, name in zip(samples, names, strict=False):
-        if len(sample.texts) < least and options.cluster in (AUTO, least):
+        if len(sample.texts) < least and options.given_folder() is None:
             of = f" of domain {name!r}" if len(samples) > 1 else ""
             raise InputError(
                 f"cluster={options.cluster}{of} needs at least {least} different documents, not "
@@ -138,11 +157,9 @@ def _check_enough(samples: list[Sample], names: list[str], options: ClusterOptio
 def _fit(embedder: Any, vectors: list[np.ndarray], options: ClusterOptions) -> ClusterModel:
     centres = []
     for pool in vectors:
-        number = (
-            options.cluster
-            if isinstance(options.cluster, int)
-            else choose_number(pool, options.seed)
-        )
+        number = options.cluster
+        if not isinstance(number, int):
+            number = choose_number(pool, options.seed) if len(pool) >= LEAST else 1
         centres.append(fit_centres(pool, number, options.seed))
     pools = np.repeat(np.arange(len(centres)), [len(some) for some in centres])
     stacked = np.concatenate(centres)
@@ -150,35 +167,47 @@ def _fit(embedder: Any, vectors: list[np.ndarray], options: ClusterOptions) -> C
 
 
 def _assign(
-    path: Path, documents: Iterator[Document], model: ClusterModel, names: list[str], threads: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Write every document's row; return its centre, similarity and given domain."""
+    path: Path,
+    documents: Iterator[Document],
+    model: ClusterModel,
+    names: list[str],
+    pool_of: np.ndarray,
+    threads: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Write every document's row; return its centre, similarity, given domain and text's hash."""
 
-    def work(batch: list[Document]) -> tuple[list[Document], np.ndarray, np.ndarray]:
+    def work(batch: list[Document]) -> tuple[list[Document], np.ndarray, np.ndarray, np.ndarray]:
         given = [document.vector for document in batch if document.vector is not None]
         vectors = np.stack(given) if given else model.embed([document.text for document in batch])
-        return batch, *model.nearest(vectors, np.array([document.given for document in batch]))
+        keys = np.array([hash_text(document.text) for document in batch], np.uint64)
+        return batch, *model.nearest(vectors, pool_of[[d.given for d in batch]]), keys
 
-    parts = [(np.empty(0, np.int64), np.empty(0, np.float16), np.empty(0, np.int64))]
+    none = np.empty(0, np.int64)
+    parts = [(none, none.astype(np.float16), none, none.astype(np.uint64))]
     with RowWriter(path) as writer:
         batches = batch_documents(documents, "assigning clusters")
-        for batch, labels, similarity in map_in_threads(work, batches, threads):
+        for batch, labels, similarity, keys in map_in_threads(work, batches, threads):
             for document in batch:
                 writer.write(document.where, names[document.given], document.row)
             places = np.array([document.given for document in batch])
-            parts.append((labels, similarity.astype(np.float16), places))
-    labels, similarity, places = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return labels, similarity, places
+            parts.append((labels, similarity.astype(np.float16), places, keys))
+    labels, similarity, places, keys = (np.concatenate(p) for p in zip(*parts, strict=True))
+    return labels, similarity, places, keys
 
 
-def _merge(model: ClusterModel, labels: np.ndarray, options: ClusterOptions) -> None:
+def _merge(
+    model: ClusterModel, labels: np.ndarray, keys: np.ndarray, options: ClusterOptions
+) -> None:
     """Merge small clusters of each pool, and number the rest by size within it."""
     sizes = np.bincount(labels, minlength=len(model.centres))
+    unrepeated = np.unique(keys, return_index=True)[1]
+    different = np.bincount(labels[unrepeated], minlength=len(model.centres))
+    least = 1 if options.within else 2
     groups, first = np.empty_like(model.pools), 0
     for pool in range(int(model.pools.max()) + 1):
         rows = np.flatnonzero(model.pools == pool)
         smallest = options.smallest or smallest_size(int(sizes[rows].sum()), len(rows))
-        merged = merge_small(model.centres[rows], sizes[rows], smallest)
+        merged = merge_small(model.centres[rows], sizes[rows], smallest, different[rows], least)
         totals = np.bincount(merged, weights=sizes[rows])
         rank = np.argsort(np.argsort(-totals, kind="stable"))
         groups[rows] = first + rank[merged]

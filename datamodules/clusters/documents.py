@@ -98,7 +98,7 @@ def sample_documents(
     for document in tqdm(documents, desc="sampling documents", unit=" documents", delay=1):
         place = document.given if pools > 1 else 0
         heap, keys = heaps[place], taken[place]
-        key = -_hash(document.text, seed)  # the heap gives up the largest hash first
+        key = -hash_text(document.text, seed)  # the heap gives up the largest hash first
         if key in keys or (len(heap) == size and key < heap[0][0]):
             continue
         keys.add(key)
@@ -119,6 +119,7 @@ def _sample(items: Sequence[tuple[int, str, str, np.ndarray | None]]) -> Sample:
     )
 
 
-def _hash(text: str, seed: int) -> int:
+def hash_text(text: str, seed: int = 0) -> int:
+    """Return 64 bits that stand for a text."""
     digest = hashlib.blake2b(text.encode("utf-8"), digest_size=8, key=f"clusters {seed}".encode())
     return int.from_bytes(digest.digest(), "big")

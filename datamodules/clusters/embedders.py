@@ -12,7 +12,7 @@ from tandem_pl.errors import InputError
 from .hashed import HashedEmbedder
 
 COLUMN = "column:"
-MODEL_FILES = {"modules.json": "sentence-transformers", "model.safetensors": "model2vec"}
+MODEL2VEC, SENTENCES = "model2vec", "sentence-transformers"
 
 
 class Embedder(Protocol):
@@ -43,23 +43,13 @@ class FolderEmbedder:
     def __init__(self, folder: str) -> None:
         path = Path(folder).expanduser()
         self.name = str(path.absolute())
-        kind = next((kind for file, kind in MODEL_FILES.items() if (path / file).exists()), None)
-        if kind is None:
+        kinds = _kinds_of(path)
+        if not kinds:
             raise InputError(
                 f"embedder={folder!r} is no folder of a model2vec or sentence-transformers model; "
                 f"give one, an .npy file, or {COLUMN}NAME."
             )
-        try:
-            self._encode = _load_model2vec(path) if kind == "model2vec" else _load_sentences(path)
-        except ImportError as error:
-            raise InputError(
-                f"embedder={folder!r} needs {kind}, which is not installed: pip install {kind}."
-            ) from error
-        except Exception as error:  # whatever a library raises at a damaged file
-            reason = " ".join(str(error).split())
-            raise InputError(
-                f"embedder={folder!r} cannot be loaded as a {kind} model ({reason}); save it again."
-            ) from error
+        self._encode = _load(path, folder, kinds)
 
     def fit(self, texts: Sequence[str], seed: int) -> None:
         """Learn nothing: the model is given."""
@@ -88,6 +78,7 @@ class GivenEmbeddings:
 
     def __init__(self, spec: str) -> None:
         self.name = spec
+        self.dimensions: int | None = None  # of the first embedding
         self.column = spec.removeprefix(COLUMN) if spec.startswith(COLUMN) else None
         self.array: np.ndarray | None = None
         if self.column is None:
@@ -127,6 +118,12 @@ class GivenEmbeddings:
         if vector.ndim != 1 or not vector.size or not np.isfinite(vector).all():
             raise InputError(
                 f"{where}: the embedding of {self.name!r} is no list of finite numbers; correct it."
+            )
+        self.dimensions = self.dimensions or len(vector)
+        if len(vector) != self.dimensions:
+            raise InputError(
+                f"{where}: the embedding of {self.name!r} has {len(vector)} numbers and the first "
+                f"one {self.dimensions}; give all rows embeddings of one model."
             )
         return to_unit(vector[None])[0]
 
@@ -169,6 +166,35 @@ def to_unit(vectors: np.ndarray) -> np.ndarray:
     """Return vectors of length 1; those of length 0 stay."""
     lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
     return vectors / np.where(lengths > 0, lengths, 1)
+
+
+def _kinds_of(path: Path) -> list[str]:
+    """Return the libraries that read a folder, the one that wrote it first."""
+    static = (path / "model.safetensors").exists()
+    modules = path / "modules.json"
+    if not modules.exists():
+        return [MODEL2VEC] if static else []
+    # model2vec writes modules.json too, so that sentence-transformers can read its models
+    if static and "StaticEmbedding" in modules.read_text(encoding="utf-8", errors="replace"):
+        return [MODEL2VEC, SENTENCES]
+    return [SENTENCES]
+
+
+def _load(path: Path, folder: str, kinds: Sequence[str]) -> Callable[[list[str]], Any]:
+    missing: ImportError | None = None
+    for kind in kinds:
+        try:
+            return _load_model2vec(path) if kind == MODEL2VEC else _load_sentences(path)
+        except ImportError as error:
+            missing = missing or error
+        except Exception as error:  # whatever a library raises at a damaged file
+            reason = " ".join(str(error).split())
+            raise InputError(
+                f"embedder={folder!r} cannot be loaded as a {kind} model ({reason}); save it again."
+            ) from error
+    raise InputError(
+        f"embedder={folder!r} needs {kinds[0]}, which is not installed: pip install {kinds[0]}."
+    ) from missing
 
 
 def _load_model2vec(path: Path) -> Callable[[list[str]], Any]:

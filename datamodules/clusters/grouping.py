@@ -1,5 +1,7 @@
 """Cluster embeddings: k-means, the number of clusters, and the merging of small ones."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from tandem_pl.errors import InputError
@@ -11,8 +13,10 @@ MOST_EXACT = 64  # clusters; with more, k-means takes mini-batches
 BATCH = 4096  # documents in a mini-batch
 TRIED = (2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 32, 40, 48)
 DOCUMENTS_EACH = 30  # a cluster of `auto` has as many on average, at least
+FEW, FEW_EACH = 8, 10  # so few clusters may have fewer, so that a small corpus has several
 MEASURED = 3000  # documents that `auto` clusters, to measure silhouettes
-NEAR_BEST = 0.9  # `auto` takes the smallest number whose silhouette is this share of the best
+SPLITS = 3  # a cluster has as many different documents, one each to train, target and test
+NEAR_BEST = 0.95  # `auto` takes the largest number whose silhouette is this share of the best
 
 
 def fit_centres(vectors: np.ndarray, number: int, seed: int) -> np.ndarray:
@@ -33,25 +37,36 @@ def fit_centres(vectors: np.ndarray, number: int, seed: int) -> np.ndarray:
 def choose_number(vectors: np.ndarray, seed: int, most: int | None = None) -> int:
     """Return the number of clusters by the mean silhouette of a sample (Rousseeuw 1987).
 
-    The silhouette of text is flat beyond some number, so the smallest of those near the best is
-    taken: fewer domains have more documents each, and their weights are learned with less noise.
-
     Args:
         vectors: embeddings of a sample, in random order.
         seed: decides the start of each clustering.
-        most: the largest number; None for one cluster in `DOCUMENTS_EACH` vectors.
+        most: the largest number; None for one cluster in `DOCUMENTS_EACH` vectors, or up to `FEW`
+            clusters for one in `FEW_EACH`.
     """
     from sklearn.metrics import silhouette_score
 
-    most = most or max(2, len(vectors) // DOCUMENTS_EACH)
+    most = most or max(2, len(vectors) // DOCUMENTS_EACH, min(FEW, len(vectors) // FEW_EACH))
     measured = to_unit(vectors[:MEASURED])
     scores: dict[int, float] = {}
     for number in (n for n in TRIED if n <= most and n < len(measured)):
         labels = nearest(measured, fit_centres(measured, number, seed))
         few = not 1 < len(np.unique(labels)) < len(measured)
         scores[number] = -1.0 if few else float(silhouette_score(measured, labels))
+    return largest_near_best(scores)
+
+
+def largest_near_best(scores: Mapping[int, float]) -> int:
+    """Return the largest number of clusters whose silhouette is near the best; 2 if none is > 0.
+
+    The silhouette of text is flat beyond some number. If a kind of text is divided among domains, a
+    mixture loses little; if unlike kinds are in one domain, it loses all that it could gain.
+
+    >>> largest_near_best({2: 0.38, 3: 0.49, 4: 0.514, 5: 0.499, 6: 0.503, 7: 0.498, 8: 0.324})
+    7
+    """
     best = max(scores.values(), default=0.0)
-    return next((n for n, score in scores.items() if score >= NEAR_BEST * best), 2)
+    near = [number for number, score in scores.items() if score >= NEAR_BEST * best > 0]
+    return max(near, default=2)
 
 
 def nearest(vectors: np.ndarray, centres: np.ndarray) -> np.ndarray:
@@ -72,38 +87,52 @@ def smallest_size(documents: int, number: int) -> int:
     return int(max(mean / 20, min(10.0, mean / 2, max(mean / 4, 3.0)), 1))
 
 
-def merge_small(centres: np.ndarray, sizes: np.ndarray, smallest: int) -> np.ndarray:
+def merge_small(
+    centres: np.ndarray,
+    sizes: np.ndarray,
+    smallest: int,
+    different: np.ndarray | None = None,
+    least: int = 2,
+) -> np.ndarray:
     """Merge clusters below a size into the nearest, the smallest first.
 
     Args:
         centres: of length 1, shape `[clusters, dimensions]`.
         sizes: documents of each.
         smallest: documents that a cluster must have.
+        different: different documents of each, of which it must have `SPLITS`; None if none repeat.
+        least: clusters that must be left.
 
     Returns:
         The number of each cluster's group, `[clusters]`, numbered from 0 without gaps.
 
     Raises:
-        InputError: all merge into one.
+        InputError: fewer than `least` are left.
     """
     groups = np.arange(len(centres))
     counts = sizes.astype(np.int64)
+    kinds = np.full(len(centres), SPLITS) if different is None else different.astype(np.int64)
     sums = centres * counts[:, None].astype(np.float64)
     left = set(range(len(centres)))
-    while len(left) > 1 and min(counts[g] for g in left) < max(smallest, 1):
-        small = min(left, key=lambda g: (counts[g], g))
-        left.remove(small)
+    while len(left) > 1:
+        small = [g for g in left if counts[g] < max(smallest, 1) or kinds[g] < SPLITS]
+        if not small:
+            break
+        one = min(small, key=lambda g: (counts[g], g))
+        left.remove(one)
         others = sorted(left)
         means = to_unit(np.where(counts[others, None] > 0, sums[others], centres[others]))
-        mean = sums[small] if counts[small] else centres[small]
+        mean = sums[one] if counts[one] else centres[one]
         into = others[int(np.argmax(means @ mean))]
-        groups[groups == small] = into
-        counts[into] += counts[small]
-        sums[into] += sums[small]
-    if len(left) == 1 and len(centres) > 1:
+        groups[groups == one] = into
+        counts[into] += counts[one]
+        kinds[into] += kinds[one]
+        sums[into] += sums[one]
+    if len(left) < min(least, len(centres)):
         raise InputError(
-            f"all clusters are merged into one, since fewer than two have {smallest} documents "
-            f"(their sizes: {', '.join(map(str, sorted(sizes.tolist())[::-1][:10]))}); give a "
-            "smaller smallest_cluster, another cluster or more documents."
+            f"all clusters are merged into one, since fewer than two have {smallest} documents, "
+            f"{SPLITS} of them different (their sizes: "
+            f"{', '.join(map(str, sorted(sizes.tolist())[::-1][:10]))}); give a smaller "
+            "smallest_cluster, another cluster or more documents."
         )
     return np.searchsorted(sorted(left), groups)

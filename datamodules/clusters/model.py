@@ -19,7 +19,6 @@ FORMAT = 1
 ABOUT, ARRAYS = "clusters.yaml", "arrays.npz"
 FOLDER = "clusters"  # in the folder of a prepared corpus
 MANIFEST = "manifest.yaml"  # of a prepared corpus
-QUANTILE = 0.05
 
 
 class ClusterModel:
@@ -76,7 +75,8 @@ class ClusterModel:
 
         Args:
             vectors: `[documents, dimensions]`.
-            pools: the pool of each document, `[documents]`; None to choose from all centres.
+            pools: the pool of each document, `[documents]`; None, or numbers below 0, to choose
+                from all centres.
 
         Returns:
             int64 and float32 of shape `[documents]`.
@@ -92,7 +92,8 @@ class ClusterModel:
         similarity = vectors @ self.centres.T
         allowed = similarity
         if pools is not None and self.pools.any():
-            allowed = np.where(self.pools[None] == pools[:, None], similarity, -np.inf)
+            inside = (self.pools[None] == pools[:, None]) | (pools[:, None] < 0)
+            allowed = np.where(inside, similarity, -np.inf)
         labels = np.argmax(allowed, axis=1)
         return labels, similarity[np.arange(len(labels)), labels]
 
@@ -100,6 +101,12 @@ class ClusterModel:
         """Return the name of each document's cluster."""
         labels, _ = self.nearest(self.embed(texts))
         return [self.names[group] for group in self.groups[labels]]
+
+    def pools_of(self, given: Sequence[str]) -> np.ndarray:
+        """Return the pool of each given domain by its name, `[domains]`; -1 for unknown ones."""
+        names = [self.names[group].rpartition("/")[0] for group in self.groups]
+        found = dict(zip(names, self.pools.tolist(), strict=True))
+        return np.array([found.get(name, -1) for name in given], np.int64)
 
     def centre_of(self, cluster: int) -> np.ndarray:
         """Return the mean of a cluster's centres, of shape `[dimensions]`."""
@@ -143,8 +150,7 @@ class ClusterModel:
             InputError: there are no clusters, they cannot be read, or they are not those of the
                 corpus' manifest.
         """
-        path = Path(folder).expanduser()
-        path = path / FOLDER if (path / FOLDER / ABOUT).exists() else path
+        path = _folder_of(folder)
         try:
             about: dict[str, Any] = dict(read_yaml(path / ABOUT))
             with np.load(path / ARRAYS, allow_pickle=False) as file:
@@ -166,6 +172,20 @@ class ClusterModel:
         model = cls(opened, centres, groups, pools, list(clusters), list(clusters.values()), usual)
         _check_same(path, model.fingerprint(), about)
         return model
+
+
+def has_pools(folder: str | Path) -> bool:
+    """Return whether a folder's clusters were made within given domains; False if unreadable."""
+    try:
+        with np.load(_folder_of(folder) / ARRAYS, allow_pickle=False) as file:
+            return bool(file["pools"].any())
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return False
+
+
+def _folder_of(folder: str | Path) -> Path:
+    path = Path(folder).expanduser()
+    return path / FOLDER if (path / FOLDER / ABOUT).exists() else path
 
 
 def _check_same(path: Path, fingerprint: str, about: dict[str, Any]) -> None:

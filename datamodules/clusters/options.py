@@ -18,10 +18,11 @@ from tandem_pl.datamodules.sources.reading import digest_files
 from tandem_pl.datamodules.sources.source import Sources
 from tandem_pl.errors import InputError
 
-from .embedders import COLUMN
-from .model import ClusterModel
+from .embedders import COLUMN, open_embedder
+from .model import ClusterModel, has_pools
 
 AUTO = "auto"
+RULE = 2  # raise it if the same documents and options give other clusters
 
 
 class ClusterOptions(NamedTuple):
@@ -37,6 +38,11 @@ class ClusterOptions(NamedTuple):
         """Return the folder of clusters that are taken as they are, if there is one."""
         given = isinstance(self.cluster, str) and self.cluster != AUTO
         return str(self.cluster) if given else None
+
+    def keeps_domains(self) -> bool:
+        """Return whether documents take clusters of their own given domain only."""
+        folder = self.given_folder()
+        return self.within if folder is None else has_pools(folder)
 
     def settings(self) -> dict[str, Any]:
         """Return the options by the names that users give them."""
@@ -64,7 +70,7 @@ class ClusterOptions(NamedTuple):
         Raises:
             InputError: values that cannot be used, or scikit-learn is not installed.
         """
-        options = cls(cluster or 0, within, embedder, smallest, seed)
+        options = cls(0 if cluster is None else cluster, within, embedder, smallest, seed)
         if cluster is None:
             for key, value in options.settings().items():
                 if value:
@@ -90,7 +96,7 @@ class ClusterOptions(NamedTuple):
         return options
 
     def _check_folder(self, folder: str) -> None:
-        if not Path(folder).expanduser().is_dir():
+        if not isinstance(folder, str) or not folder or not Path(folder).expanduser().is_dir():
             raise InputError(
                 f"cluster={folder!r} is no number, not auto, and no folder that `tandem prepare "
                 "--cluster` wrote; give one of these."
@@ -104,12 +110,16 @@ class ClusterOptions(NamedTuple):
 
     def identity(self) -> dict[str, Any]:
         """Return all that decides the clusters besides the documents, as JSON values."""
-        found = {**self.settings(), "seed": self.seed}
+        found = {**self.settings(), "seed": self.seed, "rule": RULE}
         if folder := self.given_folder():
             found["cluster"] = ClusterModel.load(folder, self.embedder).fingerprint()
         if self.embedder and not self.embedder.startswith(COLUMN):
             path = Path(self.embedder).expanduser()
-            found["embedder"] = digest_files(sorted(walk_files(path)) if path.is_dir() else [path])
+            if path.exists():
+                files = sorted(walk_files(path)) if path.is_dir() else [path]
+                found["embedder"] = digest_files(files)
+            else:
+                open_embedder(self.embedder)  # raises the error that says what is missing
         return found
 
 
@@ -123,7 +133,7 @@ def open_given(
 ) -> Sources:
     """Open the given domains; a data set that is clustered whole needs no domain column."""
     check_given(domains, dataset)
-    if options is None or options.within or not dataset:
+    if options is None or not dataset or options.keeps_domains():
         return open_domains(domains, dataset, domain_column, encoding_errors, corrupt)
     spec = {"dataset": dataset} if isinstance(dataset, str) else dataset
     return open_sources({"documents": spec}, "dataset", encoding_errors, corrupt)

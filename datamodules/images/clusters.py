@@ -24,7 +24,7 @@ from tandem_pl.datamodules.clusters.grouping import (
     smallest_size,
 )
 from tandem_pl.datamodules.clusters.naming import name_clusters
-from tandem_pl.datamodules.clusters.options import ClusterOptions
+from tandem_pl.datamodules.clusters.options import RULE, ClusterOptions
 from tandem_pl.datamodules.clusters.page import render_page
 from tandem_pl.datamodules.clusters.targets import Target, target_remarks
 from tandem_pl.errors import InputError
@@ -49,8 +49,9 @@ def cluster_images(
     """Return the clusters of each domain's images as domains, the largest of a domain first.
 
     Each domain is clustered by itself, since sources such as real and generated images are worth
-    telling apart; names begin with the domain if there are several. A page with a sheet of images
-    of each cluster is written to `cache_dir`, and a warning names it.
+    telling apart; names begin with the domain if there are several, and one of several domains that
+    cannot be divided stays one. A page with a sheet of images of each cluster is written to
+    `cache_dir`, and a warning names it.
 
     Args:
         sets: domain -> training images.
@@ -75,9 +76,10 @@ def cluster_images(
     for domain, data in sets.items():
         vectors = embed_images(data, options.embedder, threads, cache_dir)
         with threadpool_limits(1):
-            labels, centres = _cluster(vectors, options, domain)
+            labels, centres = _cluster(vectors, options, domain, alone=len(sets) == 1)
         terms = _telling_classes(data.labels, labels, classes)
         names = name_clusters(terms, [f"{domain}/" if len(sets) > 1 else ""] * len(terms))
+        names = names if len(names) > 1 else [domain]
         names = [f"{domain}/{name}" if name in found else name for name in names]
         parts.append(to_unit(centres))
         similar.append(np.einsum("nd,nd->n", vectors, parts[-1][labels]))
@@ -116,14 +118,18 @@ def _locate(vectors: np.ndarray, centres: np.ndarray, usual: float) -> Target:
 
 
 def _cluster(
-    vectors: np.ndarray, options: ClusterOptions, domain: str
+    vectors: np.ndarray, options: ClusterOptions, domain: str, alone: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the cluster of each image, numbered by size, and the mean of each cluster."""
+    """Return the cluster of each image, numbered by size, and the mean of each cluster.
+
+    There may be a single one, unless the domain is `alone`.
+    """
     drawn = np.random.default_rng(options.seed).permutation(len(vectors))[:SAMPLE]
     sample = vectors[drawn]
     number = options.cluster
     if not isinstance(number, int):
-        number = choose_number(sample, options.seed) if len(sample) > 3 else len(sample) + 1
+        few = len(sample) + 1 if alone else 1
+        number = choose_number(sample, options.seed) if len(sample) > 3 else few
     if len(sample) < number:
         raise InputError(
             f"cluster={options.cluster} needs more images than the {len(sample)} of domain "
@@ -133,7 +139,7 @@ def _cluster(
     labels = nearest(vectors, centres)
     sizes = np.bincount(labels, minlength=number)
     smallest = options.smallest or smallest_size(len(vectors), number)
-    labels = merge_small(centres, sizes, smallest)[labels]
+    labels = merge_small(centres, sizes, smallest, least=2 if alone else 1)[labels]
     order = np.argsort(-np.bincount(labels), kind="stable")
     labels = np.argsort(order)[labels]
     return labels, np.stack([vectors[labels == c].mean(axis=0) for c in range(len(order))])
@@ -175,7 +181,7 @@ def _write_page(
     options: ClusterOptions,
     caches: Path,
 ) -> None:
-    digest = hashlib.blake2b(repr(options).encode(), digest_size=8)
+    digest = hashlib.blake2b(f"{RULE} {options}".encode(), digest_size=8)
     for name, data in [*sets.items(), *target_sets.items()]:
         digest.update(f"{name} {data.source.digest()}".encode())
         digest.update(np.ascontiguousarray(data.rows).data)

@@ -121,7 +121,8 @@ def write_splits(
                 raise TooLittleTextError(
                     f"domain {domain!r} has {counts['tokens']} tokens in its {split} split, "
                     f"fewer than one block of block_size {block_size}; "
-                    "give a smaller block_size, a larger split or more documents."
+                    "give a smaller block_size, a larger split or more documents.",
+                    [domain] if "train" in writers else [],
                 )
     return splits
 

@@ -25,8 +25,7 @@ class TooLittleTextError(InputError):
     """A domain has too little text for its splits.
 
     Attributes:
-        domains: every such domain that is trained on, if the error was raised before a file was
-            written.
+        domains: such domains that are trained on: all that are known when it is raised.
     """
 
     def __init__(self, message: str, domains: Sequence[str] = ()) -> None:

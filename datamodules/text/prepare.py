@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
+from shutil import rmtree
 from typing import Any, Literal
 
 from tqdm import tqdm
@@ -99,7 +100,8 @@ def prepare_corpus(
         overwrite: whether to replace a corpus in `out`, once the new one is complete.
         cluster: make domains of the documents by their content: a number of clusters, `auto`, or a
             folder that was prepared with clusters, for the same ones. `dataset` then needs no
-            domain column. `out` also gets `clusters.html`, `clusters.csv` and `clusters/`.
+            domain column, unless they are within given domains. `out` also gets `clusters.html`,
+            `clusters.csv` and `clusters/`.
         cluster_within: whether to cluster each given domain by itself, into `web/TERMS`.
         smallest_cluster: documents below which a cluster is merged into the nearest; null for a
             twentieth of the mean size.
@@ -143,7 +145,7 @@ def prepare_corpus(
     target_digests = digest_texts(target_sources, text_column)
     new = new_folder(folder, overwrite, done=MANIFEST)
     with new as scratch, advise_merging(options):
-        clustered = None
+        clustered, saved = None, scratch / "tokenizer"
         if options:
             clustered = ClusteredText(
                 scratch, sources, target_sources, text_column, options, threads
@@ -160,26 +162,24 @@ def prepare_corpus(
                 near = {domain: dict.fromkeys(SPLITS, 0) for domain in corpus.codes}
                 if near_duplicate is not None:
                     near = drop_near_duplicates(corpus, near_duplicate)
+                encoder = _train_bpe(corpus, train_bpe, saved) if loaded is None else loaded
+                splits = write_splits(scratch, corpus.documents(), encoder, block_size, threads)
                 break
             except TooLittleTextError as error:
                 if clustered is None or not clustered.merge(error.domains):
                     raise
-        saved = scratch / "tokenizer"
-        if loaded is None:
-            assert train_bpe is not None
-            train_byte_level_bpe(_bpe_texts(corpus), train_bpe, saved)
-            loaded = load_tokenizer(str(saved))
-        elif isinstance(loaded, HuggingFaceTokenizer):
+                for split in SPLITS:  # files of clusters that are no more
+                    rmtree(scratch / split, ignore_errors=True)
+        if isinstance(loaded, HuggingFaceTokenizer):
             loaded.tokenizer.save_pretrained(str(saved))
-        splits = write_splits(scratch, corpus.documents(), loaded, block_size, threads)
-        content = json.dumps([loaded.fingerprint, block_size, splits]).encode()
+        content = json.dumps([encoder.fingerprint, block_size, splits]).encode()
         manifest: dict[str, Any] = {
             "format": FORMAT,
             "fingerprint": hashlib.blake2b(content, digest_size=16).hexdigest(),
             "tokenizer": {
                 "name": tokenizer or (f"bpe-{train_bpe}" if train_bpe else "bytes"),
                 "folder": "tokenizer" if saved.exists() else None,
-                "lossless": _is_lossless(corpus, loaded),
+                "lossless": _is_lossless(corpus, encoder),
             },
             "settings": {
                 "domains": domains,
@@ -201,7 +201,7 @@ def prepare_corpus(
             "duplicates_dropped": duplicates,
             "near_duplicates_dropped": near,
             "block_size": block_size,
-            "vocab_size": loaded.vocab_size,
+            "vocab_size": encoder.vocab_size,
             "splits": splits,
         }
         if target:
@@ -245,6 +245,12 @@ def _check_out(folder: Path, out: str, overwrite: bool) -> None:
             f"out={out!r} exists and holds no prepared corpus, so overwrite leaves it alone; give "
             "another folder."
         )
+
+
+def _train_bpe(corpus: Corpus, tokens: int | None, folder: Path) -> Tokenizer:
+    assert tokens is not None
+    train_byte_level_bpe(_bpe_texts(corpus), tokens, folder)
+    return load_tokenizer(str(folder))
 
 
 def _bpe_texts(corpus: Corpus) -> Iterator[str]:

@@ -4,7 +4,9 @@ A small network is pretrained on plain text once. Then `tandem compare` learns a
 families for each seed while it fine-tunes that network, and fine-tunes it again at the learned
 weights and at static ones. Finished runs are kept in the folder, and are not done again.
 `--domains auto` gives training samples clusters in place of their families, and `--domains labels`
-is the same study with the families: both have R&B too. Give each a `--folder`.
+is the same study with the families: both have R&B too, and TANDEM at its defaults, because the
+settings of the study are for six domains. Give each a `--folder`; a copy of `pretrained/` from one
+to the other is used there.
 """
 
 from __future__ import annotations
@@ -61,7 +63,7 @@ def main() -> None:
     learned = base["trainer"]["callbacks"][0]["init_args"]
     methods = {"uniform": {}, "proportional": {}, "temperature": {}, "tandem": learned}
     if options.domains:
-        methods["r_and_b"] = {}
+        methods |= {"tandem": {}, "r_and_b": {}}
         base["model"]["init_args"]["objective"]["init_args"]["layout"] = "padded"  # as R&B needs
     if options.domains not in (None, "labels"):
         number = options.domains

@@ -98,6 +98,13 @@ def test_too_large_blocks_are_refused_with_advice(tmp_path):
         text_module(tmp_path, dataset=path, cluster=3, block_size=4000)
 
 
+@pytest.mark.parametrize("embedder", ["missing", "missing.npy"])
+def test_an_embedder_that_is_missing_is_refused(embedder, tmp_path):
+    path = write_lines(tmp_path / "docs.jsonl", [text for _, text in PAIRS])
+    with pytest.raises(InputError, match=f"embedder='{embedder}'"):
+        text_module(tmp_path, dataset=path, cluster=3, embedder=embedder)
+
+
 def test_corrupt_rows_are_skipped_before_they_are_clustered(tmp_path):
     texts = [text for _, text in PAIRS]
     path = tmp_path / "docs.jsonl"

@@ -45,6 +45,22 @@ def test_a_sentence_transformers_folder_is_loaded_without_network(folder, monkey
     assert seen == [{"local_files_only": True}]
 
 
+def test_a_model2vec_folder_may_have_the_modules_of_the_other_library(folder, monkeypatch):
+    """As its `save_pretrained` writes it; the other library reads it if that one is missing."""
+    module = {"path": ".", "type": "sentence_transformers.models.StaticEmbedding"}
+    (folder / "static" / "modules.json").write_text(json.dumps([module]))
+    model = SimpleNamespace(from_pretrained=lambda path: SimpleNamespace(encode=encode))
+    fake(monkeypatch, "model2vec", "StaticModel", model)
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    assert open_embedder(str(folder / "static")).embed(["abc"]).shape == (1, 2)
+    monkeypatch.setitem(sys.modules, "model2vec", None)
+    with pytest.raises(InputError, match="pip install model2vec"):
+        open_embedder(str(folder / "static"))
+    other = lambda path, **options: SimpleNamespace(encode=encode)  # noqa: E731
+    fake(monkeypatch, "sentence_transformers", "SentenceTransformer", other)
+    assert open_embedder(str(folder / "static")).embed(["abc"]).shape == (1, 2)
+
+
 def test_a_folder_that_cannot_be_loaded_is_refused(folder, monkeypatch):
     with pytest.raises(InputError, match="no folder of a model2vec"):
         open_embedder(str(folder))
@@ -74,6 +90,8 @@ def test_given_embeddings(tmp_path):
     for bad in ([], ["a"], [1.0, float("nan")], None, [[1.0]]):
         with pytest.raises(InputError, match="line 1: the embedding of 'column:e'"):
             column.vector({"e": bad}, 0, "line 1")
+    with pytest.raises(InputError, match=r"line 2: .* has 3 numbers and the first one 2"):
+        column.vector({"e": [1, 2, 3]}, 1, "line 2")
 
 
 @pytest.mark.parametrize("array", [np.zeros(3), np.array([["a"]])])

@@ -7,6 +7,7 @@ from tandem_pl.datamodules.clusters.embedders import to_unit
 from tandem_pl.datamodules.clusters.grouping import (
     choose_number,
     fit_centres,
+    largest_near_best,
     merge_small,
     nearest,
     smallest_size,
@@ -34,6 +35,18 @@ def test_auto_finds_the_number_of_separate_groups(number):
     assert choose_number(blobs(number)[0], seed=0) == number
 
 
+def test_auto_finds_several_groups_of_few_documents():
+    assert choose_number(blobs(7, each=12)[0], seed=0) == 7
+
+
+def test_auto_takes_the_largest_number_near_the_best():
+    """The first are silhouettes of the demo corpus `distractors`: 3 clusters merge three kinds."""
+    flat = {2: 0.381, 3: 0.490, 4: 0.514, 5: 0.499, 6: 0.503, 7: 0.498, 8: 0.324}
+    assert largest_near_best(flat) == 7
+    assert largest_near_best({2: 0.5, 3: 0.47, 4: 0.475, 5: 0.4}) == 4  # 0.95 of the best counts
+    assert largest_near_best({2: -0.1, 3: -1.0}) == largest_near_best({}) == 2
+
+
 def test_a_small_cluster_is_merged_into_the_nearest():
     angles = np.radians([0, 10, 90, 180])
     centres = np.stack([np.cos(angles), np.sin(angles)], axis=1)
@@ -43,6 +56,15 @@ def test_a_small_cluster_is_merged_into_the_nearest():
     assert merge_small(centres, np.array([5, 5, 5, 0]), 1).tolist() == [0, 1, 2, 2]
     with pytest.raises(InputError, match="smallest_cluster"):
         merge_small(centres, np.array([5, 5, 5, 5]), 100)
+    assert merge_small(centres, np.array([5, 5, 5, 5]), 100, least=1).tolist() == [0, 0, 0, 0]
+
+
+def test_a_cluster_of_repeats_is_merged_into_the_nearest():
+    """It cannot have a document in each split."""
+    angles = np.radians([0, 10, 90, 180])
+    centres = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    sizes, different = np.array([50, 90, 40, 60]), np.array([50, 2, 3, 60])
+    assert merge_small(centres, sizes, 10, different).tolist() == [0, 0, 1, 2]
 
 
 def test_the_default_size_leaves_clusters_of_equal_size_alone():

@@ -190,12 +190,20 @@ def test_options_that_cannot_be_used(unlabelled, corpus, tmp_path):
     refuse("cluster=1 must be at least 2", cluster=1)
     refuse("cluster=500 needs at least 500 different documents, not 180", cluster=500)
     refuse("is no number, not auto", cluster="autos")
+    refuse("cluster='' is no number", cluster="")
     refuse("holds no clusters that can be read", cluster=str(tmp_path))
     refuse("smallest_cluster=0", cluster=3, smallest_cluster=0)
     refuse("all clusters are merged into one", cluster=3, smallest_cluster=150)
     refuse("is no folder of a model2vec", cluster=3, embedder=str(tmp_path))
     refuse("smallest_cluster=3 is used only with cluster", smallest_cluster=3)
     refuse("cluster_within=True does not go", cluster=str(corpus[0]), cluster_within=True)
+
+
+def test_empty_documents_are_refused(corpus, tmp_path):
+    path = write_lines(tmp_path / "empty.jsonl", ["", " \n"])
+    for cluster in (2, "auto", str(corpus[0])):
+        with pytest.raises(InputError, match="finds no document that is not empty"):
+            prepare_corpus(str(tmp_path / "o"), dataset=path, cluster=cluster, **OPTIONS)
 
 
 def test_clusters_with_too_little_text_are_refused_with_advice(unlabelled, tmp_path):
@@ -225,6 +233,25 @@ def test_a_cluster_of_near_duplicates_is_merged(tmp_path):
     options["dataset"] = only
     with pytest.raises(InputError, match=r"no document left in its .* or make new clusters"):
         prepare_corpus(str(tmp_path / "o"), cluster=str(tmp_path / "out"), **options)
+
+
+@pytest.mark.parametrize("train_bpe", [None, 300])
+def test_a_cluster_with_less_than_a_block_in_a_split_is_merged(train_bpe, tmp_path):
+    """Its only test document is shorter than a block."""
+    chess = {"chess": TOPICS["chess"]}
+    texts = [text for topic, text in PAIRS if topic != "chess"]
+    texts += [text for _, text in documents(12, words=6, topics=chess)]
+    path = write_lines(tmp_path / "docs.jsonl", texts)
+    options = {**OPTIONS, "block_size": 64, "dataset": path, "train_bpe": train_bpe}
+    out = tmp_path / "out"
+    manifest = prepare_corpus(str(out), cluster=3, **options)
+    (merged,) = manifest["clusters"]["merged"]
+    assert set(merged.split("-")) <= set(TOPICS["chess"])
+    assert sorted(row["documents"] for row in manifest["clusters"]["domains"].values()) == [60, 72]
+    assert len(list(out.glob("*/*.arrow"))) == 6
+    data = PreparedTextDataModule(str(out))
+    data.setup()
+    assert list(data.train_sets) == list(manifest["clusters"]["domains"])
 
 
 def test_a_model_of_another_clustering_is_refused(corpus, unlabelled, tmp_path):

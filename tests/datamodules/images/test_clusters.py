@@ -55,6 +55,21 @@ def test_images_of_one_colour_are_a_domain(cluster, tmp_path):
     assert dog == "dog"
 
 
+def test_a_domain_that_cannot_be_divided_stays_one(tmp_path):
+    paths = {
+        "many": write_images(tmp_path / "many", each=40),
+        "few": write_images(tmp_path / "few", each=1),
+    }
+    data = make_data(paths, cluster="auto", cache_dir=str(tmp_path / "cache"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        data.setup()
+    assert len(data.train_sets["few"]) == 3
+    assert (
+        sum(name.startswith("many/") for name in data.train_sets) == len(data.train_sets) - 1 == 3
+    )
+
+
 def test_target_images_have_shares_of_the_clusters(tmp_path):
     """Two clusters are of cats, so a target cat may be in either."""
     data = make(write_images(tmp_path / "all", each=40), tmp_path, cluster=3, target_fraction=0.2)
