@@ -12,7 +12,8 @@ from tandem_pl.domain_names import list_names
 from tandem_pl.errors import InputError, did_you_mean
 from tandem_pl.simplex import Array
 
-from ..read import LENGTHS, SIZES, read_numbers, read_table
+from ..columns import LENGTHS, SIZES
+from ..read import read_counts, read_numbers, read_table
 
 NAMES = {  # what is read -> how its column may be called
     "share": ("ratio", "share", "domain_ratio", "domain_share"),
@@ -146,14 +147,17 @@ def read_continued(
                 f"{list_names(columns)}."
             )
         name = wanted or next((n for n in columns if n.lower() in NAMES[key]), None)
-        found[key] = None if name is None else read_numbers(frame[name], name, rows)
+        read = read_counts if key in ("tokens", "size") else read_numbers
+        found[key] = None if name is None else read(frame[name], name, rows)
     part, length = found["share"], found["tokens"]
     for key, column in (("share", part), ("tokens", length)):
         if column is None:
+            about = "name the one that has the share of the domain by --share"
+            if key == "tokens":  # --tokens is the length of the final run
+                about = "rename the one that has the tokens of each run"
             raise InputError(
-                f"{path} has no column {NAMES[key][0]!r}: name the one that has the "
-                f"{'share of the domain' if key == 'share' else 'tokens of each run'} by --{key}; "
-                f"its columns are {list_names(columns)}."
+                f"{path} has no column {NAMES[key][0]!r}: {about}; its columns are "
+                f"{list_names(columns)}."
             )
     assert part is not None
     assert length is not None
@@ -161,6 +165,12 @@ def read_continued(
         raise InputError(
             f"{path} has no losses: name their columns by --domain_loss and --general_loss; its "
             f"columns are {list_names(columns)}."
+        )
+    unknown = ~(np.isfinite(length) & (length >= 0))
+    if unknown.any():
+        raise InputError(
+            f"the tokens {rows[int(unknown.argmax())]} of {path} are missing or below 0: fill them "
+            "in (0 is the checkpoint), or remove the row."
         )
     trained = length > 0
     start = _start(~trained, found["size"], found["general"])
