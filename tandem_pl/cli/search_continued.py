@@ -66,6 +66,8 @@ def search_cmr(
     if found.over_tokens is not None:
         alpha, power, beta = found.over_tokens.coefficients
         print(f"\ncritical ratio of T tokens: {alpha:.6g} T^{power:.6g} + {beta:.6g}")
+    elif tokens is not None and found.measured(tokens) is None:
+        print("\nfrom each share's general losses, extrapolated by two powers of the tokens")
     print(
         f"\nlargest share of {domain} at {length:.4g} tokens: {ratio:.4f} (general loss at most "
         f"{found.start:.4f} + {epsilon:g})"
