@@ -42,14 +42,15 @@ def search_rounds(
     """
     from tandem_pl.files import csv_bytes, write_atomically
     from tandem_pl.mixture import resolve_weights
-    from tandem_pl.search.rounds import search_in_rounds
+    from tandem_pl.search.rounds import check_rounds, search_in_rounds
     from tandem_pl.search.tables import metric_table, weight_table
 
     from .expert_losses import merged_losses
 
     centre = resolve_weights(prior, dict.fromkeys(experts, 1), "prior").weights
+    numbers = rounds or [96, 48, 24]
+    check_rounds(list(experts), numbers, law, caps)
     evaluate = merged_losses(experts, target)
-    numbers = rounds or (96, 48, 24)
     proposal, runs = search_in_rounds(evaluate, list(experts), centre, numbers, law, caps, seed)
     folder = Path(out)
     columns = {f"weight/{name}": runs.weights[:, m] for m, name in enumerate(runs.domains)}
