@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,8 @@ from .search_outputs import PROPOSAL, print_end
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from tandem_pl.search.continued import Continued
 
 EPILOG = """examples:
   tandem search cmr runs.csv --epsilon 0.05 --tokens 2e10 --domain finance --general general.yaml
@@ -50,10 +53,10 @@ def search_cmr(
         general_loss: column with the general loss.
         domain_loss: column with the domain's loss.
     """
-    from tandem_pl.search.continued import critical_ratios, read_continued
+    from tandem_pl.search.continued import critical_ratios
     from tandem_pl.search.continued.plots import draw_critical_ratios
 
-    table = read_continued(runs, share, domain=domain_loss, general=general_loss)
+    table = _read(runs, share, domain_loss, general_loss)
     found = critical_ratios(table, epsilon, size, start_loss)
     ratio = found.at(tokens)
     length = float(found.tokens[-1]) if tokens is None else tokens
@@ -122,11 +125,11 @@ def search_dcpt(
     import numpy as np
 
     from tandem_pl.errors import InputError
-    from tandem_pl.search.continued import best_share, fit_dcpt, read_continued
+    from tandem_pl.search.continued import best_share, fit_dcpt
     from tandem_pl.search.continued.plots import draw_shares
     from tandem_pl.search.continued.shares import Outlook, find_doubts
 
-    table = read_continued(runs, share, domain=domain_loss, general=general_loss)
+    table = _read(runs, share, domain_loss, general_loss)
     start = start_loss if epsilon is None else table.start_loss(size, start_loss)
     laws = {"domain": fit_dcpt(table.size, table.tokens, table.share, table.losses("domain"), seed)}
     if table.general is not None:
@@ -159,6 +162,16 @@ def search_dcpt(
     content = list(columns), np.stack(list(columns.values())).T.tolist()
     weights, picture = _mixture(domain, general, best), draw_shares(outlook, best)
     _write(Path(out), weights, about, picture, content, find_doubts(outlook, best))
+
+
+def _read(path: str, share: str | None, domain: str | None, general: str | None) -> Continued:
+    """Return the table; print what was noticed in it."""
+    from tandem_pl.search.continued import read_continued
+
+    table = read_continued(path, share, domain=domain, general=general)
+    for note in table.notes:
+        print(f"tandem: note: {note}", file=sys.stderr)
+    return table
 
 
 def _print_table(

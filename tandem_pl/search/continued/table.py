@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ NAMES = {  # what is read -> how its column may be called
     "domain": ("domain_loss", "loss/domain"),
     "general": ("general_loss", "loss/general"),
 }
+THIRDS = "shares that are written as 0.33 or 0.67 are read as thirds."
 SAME = 1e-6  # relative difference below which two numbers of tokens are one
 
 
@@ -36,6 +38,7 @@ class Continued:
         domain: [n] loss on the domain, or None.
         general: [n] loss on general data, or None.
         start: general loss of the checkpoint, from a row of 0 tokens, by size.
+        notes: what was noticed while reading, one sentence each.
     """
 
     share: Array
@@ -44,6 +47,7 @@ class Continued:
     domain: Array | None
     general: Array | None
     start: dict[float | None, float]
+    notes: tuple[str, ...] = ()
 
     def losses(self, which: str) -> Array:
         """Return the losses on "domain" or "general".
@@ -192,7 +196,21 @@ def read_continued(
     if not trained.any():
         raise InputError(f"{path} has no row with tokens above 0: add the runs.")
     sizes, of_domain, of_general = kept["size"], kept["domain"], kept["general"]
-    return Continued(part[trained], length[trained], sizes, of_domain, of_general, start)
+    exact = in_thirds(part[trained])
+    notes = () if (exact == part[trained]).all() else (THIRDS,)
+    return Continued(exact, length[trained], sizes, of_domain, of_general, start, notes)
+
+
+def in_thirds(share: Array) -> Array:
+    """Return shares, with those that are a rounded third as thirds.
+
+    >>> in_thirds(np.array([0.25, 0.33, 0.667, 0.3])).round(6).tolist()
+    [0.25, 0.333333, 0.666667, 0.3]
+    """
+    exact = share.copy()
+    for third, digits in product((1 / 3, 2 / 3), range(2, 8)):
+        exact[np.isclose(share, round(third, digits), rtol=0, atol=1e-9)] = third
+    return exact
 
 
 def _start(

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from tandem_pl.errors import InputError
-from tandem_pl.search.continued import Continued, critical_ratios, fit_power, fit_two_powers
+from tandem_pl.search.continued import (
+    Continued,
+    critical_ratios,
+    fit_power,
+    fit_two_powers,
+    read_continued,
+)
 
 # Domain losses (finance) at shares 1, 3/4, 1/2, 1/3 and 1/4 of arXiv 2407.17467, Table 2
 PUBLISHED = {
@@ -21,6 +27,18 @@ def test_the_fifth_published_loss_is_predicted_from_four(losses):
     law = fit_power(SHARES[:4], losses[:4])
     assert law.predict(SHARES[4]) == pytest.approx(losses[4], abs=1e-3)
     assert law.error < 5e-4
+
+
+@pytest.mark.parametrize("losses", PUBLISHED.values(), ids=PUBLISHED.keys())
+def test_the_published_table_is_read_as_it_is_printed(tmp_path, losses):
+    rows = [
+        f"{share},1e9,{loss}\n" for share, loss in zip([1, 0.75, 0.5, 0.33], losses, strict=False)
+    ]
+    (tmp_path / "runs.csv").write_text("ratio,tokens,general_loss\n" + "".join(rows))
+    runs = read_continued(tmp_path / "runs.csv")
+    assert runs.notes == ("shares that are written as 0.33 or 0.67 are read as thirds.",)
+    (law,) = critical_ratios(runs, start=1.0).laws
+    assert law.predict(0.25) == pytest.approx(losses[4], abs=2e-4)
 
 
 @pytest.mark.parametrize(("alpha", "power", "beta"), [(0.5, 2.3, 1), (-0.3, 0.2, 2), (2, -1, 0)])
