@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from tandem_pl.errors import InputError, did_you_mean
@@ -19,7 +18,7 @@ from .search_merge import EPILOG as MERGE
 from .search_merge import search_merge
 from .search_mixmin import EPILOG as MIXMIN
 from .search_mixmin import search_mixmin
-from .search_outputs import write_proposal
+from .search_outputs import out_folder, write_proposal
 from .search_rounds import EPILOG as ROUNDS
 from .search_rounds import search_rounds
 from .search_run import search_run
@@ -102,6 +101,7 @@ def search_fit(
 
     from .report import read_domain_tokens
 
+    folder = out_folder(out)
     find_law(law).check_installed()
     check_choice("method", method, METHODS)
     check_not_negative("kl", kl)
@@ -171,7 +171,6 @@ def search_fit(
     )
     epochs = {name: tokens / size for name, size in sizes.items()} if sizes and tokens else None
     print(f"{weight_table(proposal, epochs)}\n\n{metric_table(proposal)}\n")
-    folder = Path(out)
     write_atomically(folder / "fits.csv", fit_csv(laws))
     write_proposal(proposal, folder, "fits.csv")
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .search_outputs import PROPOSAL, print_end
+from .search_outputs import PROPOSAL, out_folder, print_end
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -56,6 +56,7 @@ def search_cmr(
     from tandem_pl.search.continued import critical_ratios
     from tandem_pl.search.continued.plots import draw_critical_ratios
 
+    folder = out_folder(out)
     table = _read(runs, share, domain_loss, general_loss)
     found = critical_ratios(table, epsilon, size, start_loss)
     ratio = found.at(tokens)
@@ -82,7 +83,7 @@ def search_cmr(
     picture = draw_critical_ratios(found, table.of_size(size), tokens)
     about: dict[str, Any] = {"method": "cmr", "epsilon": epsilon, "tokens": length}
     weights = _mixture(domain, general, ratio)
-    _write(Path(out), weights, about, picture, (header, rows), found.doubts(tokens))
+    _write(folder, weights, about, picture, (header, rows), found.doubts(tokens))
 
 
 def search_dcpt(
@@ -129,6 +130,7 @@ def search_dcpt(
     from tandem_pl.search.continued.plots import draw_shares
     from tandem_pl.search.continued.shares import Outlook, find_doubts
 
+    folder = out_folder(out)
     table = _read(runs, share, domain_loss, general_loss)
     start = start_loss if epsilon is None else table.start_loss(size, start_loss)
     laws = {"domain": fit_dcpt(table.size, table.tokens, table.share, table.losses("domain"), seed)}
@@ -161,7 +163,7 @@ def search_dcpt(
     about |= {"epsilon": epsilon, "general_weight": general_weight, "seed": seed}
     content = list(columns), np.stack(list(columns.values())).T.tolist()
     weights, picture = _mixture(domain, general, best), draw_shares(outlook, best)
-    _write(Path(out), weights, about, picture, content, find_doubts(outlook, best))
+    _write(folder, weights, about, picture, content, find_doubts(outlook, best))
 
 
 def _read(path: str, share: str | None, domain: str | None, general: str | None) -> Continued:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from .search_outputs import write_proposal
+from .search_outputs import out_folder, write_proposal
 
 EPILOG = """examples:
   tandem search mixmin --experts '{web: runs/web, code: runs/code}' --out search
@@ -67,7 +66,7 @@ def search_mixmin(
     if experts is not None and len(experts) < 2:
         raise InputError("--experts must name the runs of two or more domains.")
     check_not_negative("kl", kl)
-    folder = Path(out)
+    folder = out_folder(out)
     table = None if likelihoods is None else read_likelihoods(likelihoods).of_targets(target)
     names = table.experts if table is not None else tuple(experts or ())
     centre = resolve_weights(prior, dict.fromkeys(names, 1), "prior").weights

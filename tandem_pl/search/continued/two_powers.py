@@ -44,8 +44,8 @@ class TwoPowers:
     def predict(self, x: ArrayLike) -> Array:
         """Return y at each x > 0."""
         ratio = np.asarray(x, np.float64) / self.scale
-        terms = zip(self.powers, self.slopes, strict=True)
-        return self.level + sum(slope * rise(ratio, power) for power, slope in terms)
+        terms = [rise(ratio, power) for power in self.powers]
+        return self.level + self.slopes[0] * terms[0] + self.slopes[1] * terms[1]
 
 
 def fit_two_powers(x: ArrayLike, y: ArrayLike) -> TwoPowers:
@@ -90,7 +90,8 @@ def fit_two_powers(x: ArrayLike, y: ArrayLike) -> TwoPowers:
         bounds=(-STEEPEST, STEEPEST),
         **dict.fromkeys(("ftol", "xtol", "gtol"), 1e-14),
     )
-    residuals, (level, *slopes) = solve(found.x)
-    first, second = found.x.tolist()
+    residuals, solution = solve(found.x)
+    level, *slopes = solution.tolist()
     error = float(np.sqrt((residuals**2).mean()))
-    return TwoPowers((first, second), (float(slopes[0]), float(slopes[1])), level, scale, error)
+    first, second = found.x.tolist()
+    return TwoPowers((first, second), (slopes[0], slopes[1]), level, scale, error)

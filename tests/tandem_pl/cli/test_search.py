@@ -101,6 +101,7 @@ def test_a_mistake_is_one_line(place, capsys, arguments, message):
         (["--law", "lightgbm"], "needs LightGBM"),
         (["--method", "best"], "method='best' must be one of"),
         (["--kl", "-1"], "kl=-1.0 must be"),
+        (["--out", "runs.csv"], "--out runs.csv is a file: give a folder"),
         (
             ["--caps", "{web: 0.1, code: 0.1, books: 0.1, math: 0.2}"],
             "smallest feasible k is 2 times",

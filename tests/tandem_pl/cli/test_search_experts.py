@@ -145,6 +145,9 @@ def test_a_table_of_likelihoods_is_read(place, capsys):
         (["rounds", BOTH, "--law", "linear", "--rounds", "[2, 9]"], "needs at least 3 mixtures"),
         (["rounds", BOTH, "--law", "linear", "--caps", "{web: 0.1, code: 0.1}"], "caps sum to 0.2"),
         (["mixmin", "--experts", BOTH], "run 'none' does not exist"),
+        (["mixmin", "--experts", BOTH, "--out", "plain.csv"], "is a file: give a folder"),
+        (["rounds", BOTH, "--law", "linear", "--out", "plain.csv"], "is a file: give a folder"),
+        (["merge", BOTH, "uniform", "--out", "."], "--out . is a folder: give a file"),
         (["merge", BOTH, "uniform"], "run 'none' does not exist"),
     ],
 )

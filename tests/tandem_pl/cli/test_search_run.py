@@ -292,6 +292,11 @@ def test_bad_input_is_one_sentence(place, capsys, keys, said):
     assert said in capsys.readouterr().err
 
 
+def test_a_file_in_the_place_of_the_folder_is_said_so(place, capsys):
+    assert main(["search", "run", swarm(place), "--folder", "swarm.yaml"]) == 2
+    assert "the folder swarm.yaml cannot be made: File exists" in capsys.readouterr().err
+
+
 def test_a_folder_of_other_settings_is_refused(place, capsys):
     assert main(["search", "run", swarm(place), "--cells"]) == 0
     assert main(["search", "run", swarm(place, seed=1), "--cells"]) == 2

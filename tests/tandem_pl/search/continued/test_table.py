@@ -66,6 +66,7 @@ def test_the_best_share_is_printed_and_written(place, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["cmr", "runs.csv", "--out", "runs.csv"], "--out runs.csv is a file: give a folder"),
         (["dcpt", "run.csv"], "did you mean 'runs.csv'"),
         (["cmr", "runs.csv"], "several sizes: give --size one of 5e+08, 1.8e+09, 4e+09"),
         (["cmr", "runs.csv", "--size", "3e9"], "no run has 3e+09: give --size one of"),
