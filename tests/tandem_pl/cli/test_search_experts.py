@@ -92,8 +92,10 @@ def test_averages_of_experts_are_searched_in_rounds(folder, monkeypatch, capsys)
     assert main(["validate", "runs/low", "--ckpt_path", "row.ckpt"]) == 0
     validated = pd.read_csv("runs/low/validation.csv").set_index("domain")["loss"]
     assert row["metric/loss/both"] == pytest.approx(validated["both"], rel=1e-5)
-    assert main(["search", "rounds", EXPERTS, "--target", "bth"]) == 2
-    assert "target='bth' is unknown: did you mean 'both'?" in capsys.readouterr().err
+    for verb in (["rounds", EXPERTS, "--law", "linear"], ["mixmin", "--experts", EXPERTS]):
+        assert main(["search", *verb, "--target", "bth", "--out", "never"]) == 2
+        assert "target='bth' is unknown: did you mean 'both'?" in capsys.readouterr().err
+    assert not (folder / "never").exists()
 
 
 @pytest.fixture
