@@ -9,8 +9,11 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
+from synthetic_runs import draw_mixtures
 from torch import nn
 
 from tandem_pl.callbacks.methods.table import METHODS, Length
@@ -28,7 +31,7 @@ def script(monkeypatch):
     yield importlib.import_module
     for name, level in levels.items():
         logging.getLogger(name).setLevel(level)
-    for name in (*SCRIPTS, "common", "record", "all", "kill"):
+    for name in (*SCRIPTS, "common", "record", "all", "kill", "regmix"):
         sys.modules.pop(name, None)
 
 
@@ -260,3 +263,29 @@ def test_kill_wants_an_empty_folder(script, tmp_path, monkeypatch, capsys) -> No
         script("kill").main()
     assert stop.value.code == 2
     assert "is not empty" in capsys.readouterr().err
+
+
+# ---- regmix.py ----
+
+
+def test_regmix_prints_ranks_and_searches(script, tmp_path, monkeypatch, capsys) -> None:
+    for part, number in (("train", 12), ("test", 200)):
+        mixtures = draw_mixtures(number, seed=number)
+        tables = {
+            "mixture": mixtures,
+            "pile_loss": np.array([[-0.2, -1.0, 0.5, 0.1]] @ mixtures.T).T,
+        }
+        for kind, values in tables.items():
+            mark = "train_" if kind == "mixture" else "metric/"
+            names = [f"{mark}{column}" for column in range(values.shape[1])]
+            table = pd.DataFrame(values, columns=names).rename_axis("index")
+            table.to_csv(tmp_path / f"{part}_{kind}_1m.csv")
+    module = script("regmix")
+    monkeypatch.setattr(module, "choose_next", lambda known, values, pool, count, seed: [0])
+    options = ["--laws", "linear", "--sizes", "1m", "--runs", "9", "--seeds", "2"]
+    module.main([str(tmp_path), *options, "--target", "metric/0"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "9 runs; Spearman at 1m"
+    assert lines[-4].split() == ["mean", "1.0000"]
+    assert lines[-3].startswith("seed 0: ")
+    assert lines[-1].startswith("medians to the best 2 of 200: ")

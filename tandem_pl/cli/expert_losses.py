@@ -23,21 +23,24 @@ from tandem_pl.simplex import Array
 from .run_folder import last_checkpoint, read_config
 
 
-def expert_likelihoods(runs: Mapping[str, str], per_token: bool = False) -> Likelihoods:
+def expert_likelihoods(
+    runs: Mapping[str, str], per_token: bool = False, target: Sequence[str] | None = None
+) -> Likelihoods:
     """Evaluate the networks of runs on the target data of the first of them.
 
     Args:
         runs: domain -> folder of the run that was trained on it.
         per_token: a row for each token instead of each sample; for objectives of tokens.
+        target: target domains that must be among the data; all of them are evaluated.
 
     Raises:
-        InputError: a folder is not that of a run, the first run has no target data, or the
+        InputError: a folder is not that of a run, the first run has no such target data, or the
             objective has no losses of tokens.
     """
     configs = {name: read_config(Path(run)) for name, run in runs.items()}
     paths = {name: last_checkpoint(Path(run), configs[name]) for name, run in runs.items()}
     first = next(iter(runs))
-    data = _target_data(configs[first], runs[first])
+    data, names = _target_data(configs[first], runs[first], target)
     device = _device()
     columns, samples, domains = [], np.zeros(0, np.int64), np.zeros(0, np.int64)
     for name, run in runs.items():
@@ -51,7 +54,6 @@ def expert_likelihoods(runs: Mapping[str, str], per_token: bool = False) -> Like
         )
         of_sample = np.concatenate([own for _, _, own in parts])
         domains = of_sample[samples]
-    names = data.domain_names("validate")
     return Likelihoods(
         tuple(runs), np.stack(columns, axis=1), samples, tuple(names[m] for m in domains)
     )
@@ -71,12 +73,7 @@ def merged_losses(
     """
     first = next(iter(runs))
     configs = {name: read_config(Path(run)) for name, run in runs.items()}
-    data = _target_data(configs[first], runs[first])
-    names = list(data.domain_names("validate"))
-    for name in target or ():
-        if name not in names:
-            hint = did_you_mean(name, names)
-            raise InputError(f"target={name!r} is unknown: {hint}there are {', '.join(names)}.")
+    data, names = _target_data(configs[first], runs[first], target)
     module = build_module(configs[first], str(Path(runs[first]) / "config.yaml"))
     states = {}
     for name, run in runs.items():
@@ -97,7 +94,10 @@ def merged_losses(
     return lambda mixtures: merged_runs(network, states, mixtures, evaluate)
 
 
-def _target_data(config: Mapping[str, Any], run: str) -> Any:
+def _target_data(
+    config: Mapping[str, Any], run: str, target: Sequence[str] | None
+) -> tuple[Any, list[str]]:
+    """Return the data module of a run, and its target domains, which `target` must be among."""
     data = build_data(config, run)
     data.prepare_data()
     data.setup("validate")
@@ -106,7 +106,12 @@ def _target_data(config: Mapping[str, Any], run: str) -> Any:
             f"run {run!r} has no target data, whose losses are needed: give the run a data module "
             "with target samples."
         )
-    return data
+    names = list(data.domain_names("validate"))
+    for name in target or ():
+        if name not in names:
+            hint = did_you_mean(name, names)
+            raise InputError(f"target={name!r} is unknown: {hint}there are {', '.join(names)}.")
+    return data, names
 
 
 def _device() -> torch.device:

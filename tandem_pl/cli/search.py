@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from tandem_pl.errors import InputError, did_you_mean
@@ -19,7 +18,7 @@ from .search_merge import EPILOG as MERGE
 from .search_merge import search_merge
 from .search_mixmin import EPILOG as MIXMIN
 from .search_mixmin import search_mixmin
-from .search_outputs import write_proposal
+from .search_outputs import out_folder, write_proposal
 from .search_rounds import EPILOG as ROUNDS
 from .search_rounds import search_rounds
 from .search_run import search_run
@@ -88,10 +87,13 @@ def search_fit(
         reuse: mixture file whose ratios of domains stay; only their sum and new domains are fitted.
         seed: of starts, splits and samples.
     """
+    from tandem_pl.checks import check_choice, check_not_negative
     from tandem_pl.files import write_atomically
     from tandem_pl.mixture import Mixture, check_domains, resolve_weights
+    from tandem_pl.search.bounds import make_bounds
     from tandem_pl.search.fitting import fit_law
-    from tandem_pl.search.proposing import propose
+    from tandem_pl.search.laws import find_law
+    from tandem_pl.search.proposing import METHODS, propose, weigh_metrics
     from tandem_pl.search.read import read_runs
     from tandem_pl.search.repetition import Repetition
     from tandem_pl.search.reuse import FrozenDomains
@@ -99,6 +101,10 @@ def search_fit(
 
     from .report import read_domain_tokens
 
+    folder = out_folder(out)
+    find_law(law).check_installed()
+    check_choice("method", method, METHODS)
+    check_not_negative("kl", kl)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they are the notes
         table = read_runs(runs, losses, domains, metric, prefix, missing)
@@ -118,7 +124,7 @@ def search_fit(
         return resolve_weights(spec, counts or dict.fromkeys(table.domains, 1), key).weights
 
     centre, base = mixture(prior, "prior"), mixture(reference, "reference")
-    frozen = None
+    real, frozen = table.domains, None
     if reuse is not None:
         old = Mixture.load(reuse, "reuse")
         old = Mixture(old.average).restrict([n for n in old.domains if n in table.domains])
@@ -140,6 +146,8 @@ def search_fit(
         if sizes is None or tokens is None:
             raise InputError("--repeats needs --tokens and --tokens_per_domain.")
         limits = {"tokens_per_domain": sizes, "tokens": tokens, "repeats": repeats}
+    make_bounds(real, floor, caps, **limits)  # checked before the fits, which take time
+    weigh_metrics(table.metrics, metric_weights)
     laws = {}
     for name in table.metrics:
         laws[name] = fit_law(law, table, name, seed, repeated)
@@ -163,7 +171,6 @@ def search_fit(
     )
     epochs = {name: tokens / size for name, size in sizes.items()} if sizes and tokens else None
     print(f"{weight_table(proposal, epochs)}\n\n{metric_table(proposal)}\n")
-    folder = Path(out)
     write_atomically(folder / "fits.csv", fit_csv(laws))
     write_proposal(proposal, folder, "fits.csv")
 

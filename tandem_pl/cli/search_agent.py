@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from .search_outputs import out_file
+
 EPILOG = """examples:
   tandem search agent '[runs/random_0, runs/random_1]' --out agent.safetensors
   tandem search agent '[runs/compare]' --discount 0.95
@@ -42,6 +44,7 @@ def search_agent(
     from tandem_pl.search.agent.trajectories import read_trajectories, transitions
     from tandem_pl.text_tables import text_table
 
+    out_file(out)
     if steps is not None:
         check_count("steps", steps)
     check_count("hidden", hidden)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .search_outputs import PROPOSAL, print_end
+from .search_outputs import PROPOSAL, out_folder, print_end
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from tandem_pl.search.continued import Continued
 
 EPILOG = """examples:
   tandem search cmr runs.csv --epsilon 0.05 --tokens 2e10 --domain finance --general general.yaml
@@ -50,10 +53,11 @@ def search_cmr(
         general_loss: column with the general loss.
         domain_loss: column with the domain's loss.
     """
-    from tandem_pl.search.continued import critical_ratios, read_continued
+    from tandem_pl.search.continued import critical_ratios
     from tandem_pl.search.continued.plots import draw_critical_ratios
 
-    table = read_continued(runs, share, domain=domain_loss, general=general_loss)
+    folder = out_folder(out)
+    table = _read(runs, share, domain_loss, general_loss)
     found = critical_ratios(table, epsilon, size, start_loss)
     ratio = found.at(tokens)
     length = float(found.tokens[-1]) if tokens is None else tokens
@@ -66,6 +70,8 @@ def search_cmr(
     if found.over_tokens is not None:
         alpha, power, beta = found.over_tokens.coefficients
         print(f"\ncritical ratio of T tokens: {alpha:.6g} T^{power:.6g} + {beta:.6g}")
+    elif tokens is not None and found.measured(tokens) is None:
+        print("\nfrom each share's general losses, extrapolated by two powers of the tokens")
     print(
         f"\nlargest share of {domain} at {length:.4g} tokens: {ratio:.4f} (general loss at most "
         f"{found.start:.4f} + {epsilon:g})"
@@ -77,7 +83,7 @@ def search_cmr(
     picture = draw_critical_ratios(found, table.of_size(size), tokens)
     about: dict[str, Any] = {"method": "cmr", "epsilon": epsilon, "tokens": length}
     weights = _mixture(domain, general, ratio)
-    _write(Path(out), weights, about, picture, (header, rows), found.doubts(tokens))
+    _write(folder, weights, about, picture, (header, rows), found.doubts(tokens))
 
 
 def search_dcpt(
@@ -120,11 +126,12 @@ def search_dcpt(
     import numpy as np
 
     from tandem_pl.errors import InputError
-    from tandem_pl.search.continued import best_share, fit_dcpt, read_continued
+    from tandem_pl.search.continued import best_share, fit_dcpt
     from tandem_pl.search.continued.plots import draw_shares
     from tandem_pl.search.continued.shares import Outlook, find_doubts
 
-    table = read_continued(runs, share, domain=domain_loss, general=general_loss)
+    folder = out_folder(out)
+    table = _read(runs, share, domain_loss, general_loss)
     start = start_loss if epsilon is None else table.start_loss(size, start_loss)
     laws = {"domain": fit_dcpt(table.size, table.tokens, table.share, table.losses("domain"), seed)}
     if table.general is not None:
@@ -156,7 +163,17 @@ def search_dcpt(
     about |= {"epsilon": epsilon, "general_weight": general_weight, "seed": seed}
     content = list(columns), np.stack(list(columns.values())).T.tolist()
     weights, picture = _mixture(domain, general, best), draw_shares(outlook, best)
-    _write(Path(out), weights, about, picture, content, find_doubts(outlook, best))
+    _write(folder, weights, about, picture, content, find_doubts(outlook, best))
+
+
+def _read(path: str, share: str | None, domain: str | None, general: str | None) -> Continued:
+    """Return the table; print what was noticed in it."""
+    from tandem_pl.search.continued import read_continued
+
+    table = read_continued(path, share, domain=domain, general=general)
+    for note in table.notes:
+        print(f"tandem: note: {note}", file=sys.stderr)
+    return table
 
 
 def _print_table(

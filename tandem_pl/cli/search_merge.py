@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from .search_outputs import out_file
+
 EPILOG = """examples:
   tandem search merge '{web: runs/web, code: runs/code}' search/proposal.yaml --out merged.ckpt
   tandem test runs/web --ckpt_path merged.ckpt
@@ -24,9 +26,10 @@ def search_merge(experts: dict[str, str], weights: str, out: str = "merged.ckpt"
 
     from .run_folder import last_checkpoint, read_config
 
+    path = out_file(out)
     shares = resolve_weights(weights, dict.fromkeys(experts, 1), "weights").weights
     folders = {name: Path(run) for name, run in experts.items()}
     paths = {name: last_checkpoint(run, read_config(run)) for name, run in folders.items()}
-    merge_checkpoints(paths, shares, out)
+    merge_checkpoints(paths, shares, path)
     first = next(iter(experts.values()))
     print(f"written to {out}; evaluate it: tandem test {first} --ckpt_path {out}")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from .search_outputs import write_proposal
+from .search_outputs import out_folder, write_proposal
 
 EPILOG = """examples:
   tandem search mixmin --experts '{web: runs/web, code: runs/code}' --out search
@@ -49,8 +48,10 @@ def search_mixmin(
         repeats: most passes over a domain.
         seed: of the parts that are held out.
     """
+    from tandem_pl.checks import check_not_negative
     from tandem_pl.errors import InputError
     from tandem_pl.mixture import check_domains, resolve_weights
+    from tandem_pl.search.bounds import make_bounds
     from tandem_pl.search.likelihoods import read_likelihoods
     from tandem_pl.search.mixmin import fit_experts
     from tandem_pl.search.proposing import propose
@@ -60,27 +61,30 @@ def search_mixmin(
 
     if (experts is None) == (likelihoods is None):
         raise InputError("give either --experts, the runs of each domain, or --likelihoods FILE.")
-    folder = Path(out)
-    if experts is not None:
-        from .expert_losses import expert_likelihoods
-
-        table = expert_likelihoods(experts, per_token)
-        table.save(folder / "likelihoods.csv")
-    elif per_token:
+    if likelihoods is not None and per_token:
         raise InputError("--per_token is for --experts: the rows of --likelihoods may be tokens.")
-    else:
-        assert likelihoods is not None
-        table = read_likelihoods(likelihoods)
-    table = table.of_targets(target)
-    law = fit_experts(table.values, table.experts, table.samples, seed)
-    centre = resolve_weights(prior, dict.fromkeys(table.experts, 1), "prior").weights
+    if experts is not None and len(experts) < 2:
+        raise InputError("--experts must name the runs of two or more domains.")
+    check_not_negative("kl", kl)
+    folder = out_folder(out)
+    table = None if likelihoods is None else read_likelihoods(likelihoods).of_targets(target)
+    names = table.experts if table is not None else tuple(experts or ())
+    centre = resolve_weights(prior, dict.fromkeys(names, 1), "prior").weights
     limits: dict[str, Any] = {}
     if repeats is not None or tokens is not None or tokens_per_domain is not None:
         sizes = read_domain_tokens(tokens_per_domain) if tokens_per_domain else None
         if sizes is not None:
-            check_domains(table.experts, sizes, "experts")
-            sizes = {name: sizes[name] for name in table.experts}
+            check_domains(names, sizes, "experts")
+            sizes = {name: sizes[name] for name in names}
         limits = {"tokens_per_domain": sizes, "tokens": tokens, "repeats": repeats}
+    make_bounds(names, floor, caps, **limits)  # checked before the evaluation, which takes time
+    if table is None:
+        from .expert_losses import expert_likelihoods
+
+        table = expert_likelihoods(experts or {}, per_token, target)
+        table.save(folder / "likelihoods.csv")
+        table = table.of_targets(target)
+    law = fit_experts(table.values, table.experts, table.samples, seed)
     found = propose({"target": law}, centre, kl, caps, floor, seed=seed, **limits)
     held_out, samples = law.held_out, len(set(law.samples.tolist()))
     print(

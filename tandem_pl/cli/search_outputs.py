@@ -7,10 +7,26 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tandem_pl.errors import InputError
+
 if TYPE_CHECKING:
     from tandem_pl.search.proposal import Proposal
 
 PROPOSAL = "proposal.yaml"
+
+
+def out_folder(out: str) -> Path:
+    """Return the folder that `--out` names; raise an error if it is a file."""
+    if Path(out).exists() and not Path(out).is_dir():
+        raise InputError(f"--out {out} is a file: give a folder.")
+    return Path(out)
+
+
+def out_file(out: str) -> Path:
+    """Return the file that `--out` names; raise an error if it is a folder."""
+    if Path(out).is_dir():
+        raise InputError(f"--out {out} is a folder: give a file.")
+    return Path(out)
 
 
 def write_proposal(proposal: Proposal, folder: Path, *others: str) -> None:

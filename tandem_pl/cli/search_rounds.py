@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from .search_outputs import write_proposal
+from .search_outputs import out_folder, write_proposal
 
 EPILOG = """examples:
   tandem search rounds '{web: runs/web, code: runs/code}' --out search
@@ -42,16 +40,17 @@ def search_rounds(
     """
     from tandem_pl.files import csv_bytes, write_atomically
     from tandem_pl.mixture import resolve_weights
-    from tandem_pl.search.rounds import search_in_rounds
+    from tandem_pl.search.rounds import check_rounds, search_in_rounds
     from tandem_pl.search.tables import metric_table, weight_table
 
     from .expert_losses import merged_losses
 
+    folder = out_folder(out)
     centre = resolve_weights(prior, dict.fromkeys(experts, 1), "prior").weights
+    numbers = rounds or [96, 48, 24]
+    check_rounds(list(experts), numbers, law, caps)
     evaluate = merged_losses(experts, target)
-    numbers = rounds or (96, 48, 24)
     proposal, runs = search_in_rounds(evaluate, list(experts), centre, numbers, law, caps, seed)
-    folder = Path(out)
     columns = {f"weight/{name}": runs.weights[:, m] for m, name in enumerate(runs.domains)}
     columns |= {f"metric/{name}": values for name, values in runs.metrics.items()}
     rows = zip(*columns.values(), strict=True)

@@ -51,6 +51,7 @@ def search_run(
     """
     check_is_file(config)
     from tandem_pl.errors import InputError
+    from tandem_pl.search.swarm.bayesian import check_installed
     from tandem_pl.search.swarm.fidelities import read_ladder, search_fidelities
     from tandem_pl.search.swarm.rows import DONE, forget_failures, read_rows
     from tandem_pl.search.swarm.run import (
@@ -94,6 +95,8 @@ def search_run(
         return
     with _running(swarm, swarm.folder) as runner:
         mixtures = prepare(swarm, build_parts)
+        if len(mixtures) < swarm.proxies:  # before any proxy is trained
+            check_installed()
         if retry:
             forget_failures(swarm.folder, range(swarm.proxies))
         rows = run_swarm(swarm, mixtures, runner)

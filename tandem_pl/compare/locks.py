@@ -30,9 +30,12 @@ def locked(path: Path, reason: str, shared: bool = False, wait: float = 0.0) -> 
         wait: seconds to wait for another lock to end.
 
     Raises:
-        InputError: it is locked.
+        InputError: it is locked, or its folder cannot be made.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"the folder {path.parent} cannot be made: {error.strerror}.") from None
     try:
         import fcntl
     except ImportError:  # not on Windows

@@ -8,11 +8,11 @@ from functools import cached_property
 
 import numpy as np
 
-from tandem_pl.domain_names import check_domains, list_names
-from tandem_pl.errors import InputError, did_you_mean
+from tandem_pl.domain_names import check_domains
+from tandem_pl.errors import InputError
 from tandem_pl.simplex import Array
 
-from .laws import LAWS, Kind
+from .laws import LAWS, Kind, find_law
 from .laws.linear import fit as fit_linear
 from .laws.model import Model, Problem
 from .levels import at_one_size
@@ -35,12 +35,10 @@ def fit_law(
         repetition: what repeated data is worth in the final run; None if nothing repeats.
 
     Raises:
-        InputError: an unknown law or metric, too few runs, or a metric that is the same in all.
+        InputError: an unknown law or metric, too few runs, a metric that is the same in all, or the
+            law's library is not installed.
     """
-    if name not in LAWS:
-        hint = did_you_mean(name, LAWS)
-        raise InputError(f"law {name!r} is unknown: {hint}use one of {list_names(LAWS)}.")
-    kind = LAWS[name]
+    kind = find_law(name)
     values = runs.values(metric)
     missing = ~np.isfinite(values)
     if missing.any():
@@ -63,6 +61,7 @@ def fit_law(
         )
     if repetition is not None:
         check_domains(repetition.tokens_per_domain, runs.domains, "tokens_per_domain")
+    kind.check_installed()
     level = at_one_size(used.values(metric), used.size, metric)
     law = Law(name, metric, used, level, seed, repetition)
     _ = law.model  # what cannot be fitted is reported now

@@ -14,6 +14,7 @@ from tandem_pl.errors import InputError
 from tandem_pl.files import write_atomically
 from tandem_pl.simplex import Array
 
+from .columns import NAMES
 from .read import read_numbers, read_table
 from .runs import Indices
 
@@ -66,7 +67,8 @@ def read_likelihoods(path: str | os.PathLike[str]) -> Likelihoods:
     """Return a table of log-likelihoods (CSV or Parquet), a row for each sample or token.
 
     Columns that begin with "expert/" are the experts; without such, all numbers except `sample`,
-    which says which sample a token is of. A column `domain` has the domain of the sample.
+    which says which sample a token is of, and the number of the row. A column `domain` has the
+    domain of the sample.
 
     Raises:
         InputError: no such file, fewer than two experts, a row without a sample, or losses, which
@@ -79,7 +81,9 @@ def read_likelihoods(path: str | os.PathLike[str]) -> Likelihoods:
         experts = [
             name
             for name in columns
-            if name not in (SAMPLE, DOMAIN) and pd.api.types.is_numeric_dtype(frame[name])
+            if name not in (SAMPLE, DOMAIN)
+            and name.lower() not in NAMES
+            and pd.api.types.is_numeric_dtype(frame[name])
         ]
     if len(experts) < 2:
         raise InputError(

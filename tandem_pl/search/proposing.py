@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from tandem_pl.checks import check_choice
+from tandem_pl.checks import check_choice, check_not_negative
 from tandem_pl.domain_names import list_names
 from tandem_pl.errors import InputError, did_you_mean
 from tandem_pl.mixture import Mixture
@@ -18,10 +18,10 @@ from .expectations import expect, find_doubts
 from .fitting import Law
 from .proposal import Proposal
 from .reuse import FrozenDomains
-from .runs import SUM_TOLERANCE, as_weights
+from .runs import as_share, as_weights
 from .solver import Goal, allowed, descend, refine, sample, values_of, with_kl
 
-OPTIMUM, TOP_MEAN = "optimum", "top_mean"
+METHODS = OPTIMUM, TOP_MEAN = "optimum", "top_mean"
 BEST_STARTS = 4
 STRENGTHS = (1.0, 5.0, 25.0)  # of Dirichlet samples for laws that are not convex
 LEAST_PRIOR = 1e-3  # share in these samples of a domain that the prior leaves out
@@ -75,12 +75,11 @@ def propose(
             mixture with all metrics as good as the reference's.
     """
     domains = _common_domains(laws)
-    check_choice("method", method, (OPTIMUM, TOP_MEAN))
-    if not (np.isfinite(kl) and kl >= 0):
-        raise InputError(f"kl={kl} must be a number of 0 or more.")
+    check_choice("method", method, METHODS)
+    check_not_negative("kl", kl)
     if not 1 <= top <= samples:
         raise InputError(f"top={top} must be at least 1 and at most samples={samples}.")
-    weights = _metric_weights(laws, metric_weights)
+    weights = weigh_metrics(laws, metric_weights)
     first = next(iter(laws.values()))
     mean = first.runs.weights.mean(axis=0)
     centre = mean if prior is None else _share(prior, domains, "prior", frozen)
@@ -145,18 +144,24 @@ def _common_domains(laws: Mapping[str, Law]) -> tuple[str, ...]:
     return domains
 
 
-def _metric_weights(laws: Mapping[str, Law], given: Mapping[str, float] | None) -> dict[str, float]:
+def weigh_metrics(metrics: Iterable[str], given: Mapping[str, float] | None) -> dict[str, float]:
+    """Return the weight of each metric: 0 if it is not given, equal ones without any.
+
+    Raises:
+        InputError: an unknown metric, or weights that cannot be used.
+    """
+    names = list(metrics)
     if given is None:
-        return dict.fromkeys(laws, 1.0 / len(laws))
+        return dict.fromkeys(names, 1.0 / len(names))
     for name, weight in given.items():
-        if name not in laws:
+        if name not in names:
             raise InputError(
-                f"metric_weights names the unknown metric {name!r}: {did_you_mean(name, laws)}"
-                f"the metrics are {list_names(laws)}."
+                f"metric_weights names the unknown metric {name!r}: {did_you_mean(name, names)}"
+                f"the metrics are {list_names(names)}."
             )
         if not np.isfinite(weight):
             raise InputError(f"metric_weights[{name!r}]={weight} must be a number.")
-    weights = {name: float(given.get(name, 0.0)) for name in laws}
+    weights = {name: float(given.get(name, 0.0)) for name in names}
     if not any(weights.values()):
         raise InputError("metric_weights are all 0: give at least one metric a weight.")
     return weights
@@ -170,12 +175,7 @@ def _share(
         real = frozen.real_domains(domains)
         share = as_weights(given, real, key)[0]
         given = frozen.collapse_weights(dict(zip(real, share.tolist(), strict=True)))
-    share = as_weights(given, domains, key)[0]
-    if not (share >= 0).all() or not abs(share.sum() - 1.0) <= SUM_TOLERANCE:
-        raise InputError(
-            f"{key} must be numbers of 0 or more that sum to 1; they sum to {share.sum():.4g}."
-        )
-    return share / share.sum()
+    return as_share(given, domains, key)
 
 
 def _limited(no_worse: bool | Sequence[str], laws: Mapping[str, Law]) -> list[str]:

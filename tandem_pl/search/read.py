@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,17 +14,21 @@ import pandas as pd
 from tandem_pl.domain_names import list_names
 from tandem_pl.errors import InputError, did_you_mean
 
+from .columns import (
+    LENGTHS,
+    NAMES,
+    SIZES,
+    STATUS,
+    as_list,
+    metric_columns,
+    row_names,
+    weight_columns,
+)
 from .run_folders import read_folder
 from .runs import Runs, drop_copies
 
-#: How columns of weights may begin; the first two are no part of the domain's name.
-WEIGHT_MARKS = ("weight/", "weights/", "train_", "ratio_")
-METRIC_MARKS = ("metric/", "metric_", "loss/")
-NAMES = ("index", "run", "name", "id", "run_id", "run_name", "unnamed: 0")
-SIZES = ("size", "parameters", "params", "model_size", "n_params")
-LENGTHS = ("tokens", "steps", "step", "n_tokens")
-STATUS, DONE = "status", ("done", "finished", "ok", "completed", "")
-LEAST_DOMAINS = 2
+DONE = ("done", "finished", "ok", "completed", "")  # in the column `status`
+UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}  # of sizes and lengths, such as 1.5B
 
 
 def read_runs(
@@ -68,9 +73,10 @@ def read_runs(
     if losses is not None:
         table = _join(table, read_table(losses), str(path), str(losses), notes)
     table = _leave_out_failed(table, notes)
-    shares = _weight_columns(table, domains, alone, str(path))
-    found = _metric_columns(table, shares, metrics, str(losses or path))
-    names = _names(table)
+    domains, metrics = as_list(domains), as_list(metrics)
+    shares = weight_columns(table, domains, alone, str(path))
+    found = metric_columns(table, shares, metrics, str(losses or path))
+    names = row_names(table)
     values = {name: read_numbers(table[name], name, names) for name in found}
     lost = np.zeros(len(table), bool)
     for name, column in values.items():
@@ -85,10 +91,12 @@ def read_runs(
         raise InputError(f"{path}: every run misses a metric; choose the columns to read.")
     if lost.any():
         notes.append(f"{lost.sum()} of {len(lost)} runs miss a metric: left out.")
+        names = tuple(name for name, gone in zip(names, lost, strict=True) if not gone)
+        table = table[~lost]
     runs = Runs(
         domains=tuple(_domain_name(name, prefix) for name in shares),
         weights=np.column_stack([read_numbers(table[name], name, names) for name in shares]),
-        metrics=values,
+        metrics={name: column[~lost] for name, column in values.items()},
         names=names,
         size=_optional(table, SIZES, names),
         length=_optional(table, LENGTHS, names),
@@ -96,7 +104,7 @@ def read_runs(
     )
     if len(set(runs.domains)) < len(runs.domains):
         raise InputError(f"prefix={prefix!r} gives two columns of weights the same domain.")
-    runs = drop_copies(runs.take(~lost))
+    runs = drop_copies(runs)
     for note in runs.notes:
         warnings.warn(note, stacklevel=2)
     return runs
@@ -162,89 +170,6 @@ def _leave_out_failed(table: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
     return table[done].reset_index(drop=True)
 
 
-def _weight_columns(
-    table: pd.DataFrame, domains: Sequence[str] | None, alone: Sequence[str], where: str
-) -> list[str]:
-    """Return the columns of weights; `alone` are those of a file that should have no others."""
-    columns = [str(name) for name in table.columns]
-    if domains:
-        for name in domains:
-            if name not in columns:
-                raise InputError(
-                    f"{where} has no column {name!r} for a domain: {did_you_mean(name, columns)}"
-                    f"its columns are {list_names(columns)}."
-                )
-        return list(domains)
-    numbers = table.apply(pd.to_numeric, errors="coerce")
-    for mark in WEIGHT_MARKS:
-        marked = [name for name in columns if name.lower().startswith(mark)]
-        marked = [name for name in marked if numbers[name].median() <= 1.0]  # not train_time
-        sums = numbers[marked].sum(axis=1).median()
-        certain = mark.startswith("weight") or abs(sums - 1.0) < 0.05  # not train_loss
-        if len(marked) >= LEAST_DOMAINS and certain:
-            return marked
-    found = _columns_that_sum_to_one(numbers)
-    if not found and alone:
-        known = {*NAMES, *SIZES, *LENGTHS, STATUS, "seed"}
-        found = [name for name in alone if name.lower() not in known]
-    if len(found) < LEAST_DOMAINS:
-        raise InputError(
-            f"{where} has no columns of weights: name the domains (domains=[...]), or begin their "
-            f"columns with 'weight/'; its columns are {list_names(columns)}."
-        )
-    return found
-
-
-def _columns_that_sum_to_one(numbers: pd.DataFrame) -> list[str]:
-    """Return the longest row of neighbouring columns that sum to 1 in most runs."""
-    values = numbers.to_numpy(np.float64)
-    share = ((values >= 0) & (values <= 1)).mean(axis=0) > 0.5
-    best: tuple[int, int] = (0, 0)
-    for start in range(len(share)):
-        stop = start
-        while stop < len(share) and share[stop]:
-            stop += 1
-        sums = np.nancumsum(values[:, start:stop], axis=1)
-        fits = (np.abs(sums - 1.0) <= 0.01).mean(axis=0) > 0.5
-        for length in np.flatnonzero(fits) + 1:
-            if length >= max(LEAST_DOMAINS, best[1] - best[0] + 1):
-                best = (start, start + int(length))
-    return [str(name) for name in numbers.columns[best[0] : best[1]]]
-
-
-def _metric_columns(
-    table: pd.DataFrame, shares: Sequence[str], metrics: Sequence[str] | None, where: str
-) -> list[str]:
-    known = {*NAMES, *SIZES, *LENGTHS, STATUS, "seed"}
-    rest = [
-        str(name)
-        for name in table.columns
-        if name not in shares
-        and str(name).lower() not in known
-        and pd.api.types.is_numeric_dtype(table[name])
-    ]
-    for name in metrics or ():
-        if name not in table or name in shares:
-            raise InputError(
-                f"{where} has no metric {name!r}: {did_you_mean(name, rest)}its metrics are "
-                f"{list_names(rest)}."
-            )
-    if metrics:
-        return list(metrics)
-    marked = [name for name in rest if name.lower().startswith(METRIC_MARKS)]
-    if not (marked or rest):
-        raise InputError(
-            f"{where} has no metrics: give each run a loss, such as in a column 'metric/loss', or "
-            "the file that has them as `losses`."
-        )
-    return marked or rest
-
-
-def _names(table: pd.DataFrame) -> tuple[str, ...]:
-    column = next((n for n in table if str(n).lower() in NAMES), None)
-    return tuple(str(n) for n in (table[column] if column is not None else table.index + 1))
-
-
 def read_numbers(column: pd.Series, name: str, names: Sequence[str]) -> np.ndarray:
     """Return a column as [N] float64, NaN if empty; `names` are those of its runs, for the error.
 
@@ -259,12 +184,32 @@ def read_numbers(column: pd.Series, name: str, names: Sequence[str]) -> np.ndarr
     return values.to_numpy(np.float64)
 
 
+def read_counts(column: pd.Series, name: str, names: Sequence[str]) -> np.ndarray:
+    """Return a column of sizes or lengths as [N] float64; cells may be such as "60M" or "1.5B"."""
+    if not pd.api.types.is_numeric_dtype(column):
+        column = column.map(_count)
+    return read_numbers(column, name, names)
+
+
+def _count(cell: object) -> object:
+    found = re.fullmatch(r"\s*([\d.]+(?:e[+-]?\d+)?)\s*([kmbt]?)\s*", str(cell), re.IGNORECASE)
+    return cell if found is None else float(found[1]) * UNITS[found[2].lower()]
+
+
 def _optional(table: pd.DataFrame, known: Sequence[str], names: Sequence[str]) -> np.ndarray | None:
     column = next((n for n in table if str(n).lower() in known), None)
-    if column is None or not pd.api.types.is_numeric_dtype(table[column]):
+    if column is None:
         return None
-    values = read_numbers(table[column], str(column), names)
-    return values if np.isfinite(values).all() and (values > 0).all() else None
+    values = read_counts(table[column], str(column), names)
+    wrong = ~(np.isfinite(values) & (values > 0))
+    if wrong.any():
+        row = int(wrong.argmax())
+        reason = "is missing" if np.isnan(values[row]) else f"is {values[row]:g}"
+        raise InputError(
+            f"run {names[row]}: {str(column)!r} {reason} ({wrong.sum()} of {len(wrong)} runs are "
+            "so): give a number above 0, or remove the row or the column."
+        )
+    return values
 
 
 def _domain_name(column: str, prefix: str) -> str:

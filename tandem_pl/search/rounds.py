@@ -15,9 +15,10 @@ from tandem_pl.simplex import Array
 
 from .bounds import PerDomain, make_bounds
 from .fitting import fit_law
+from .laws import find_law
 from .proposal import Proposal
 from .proposing import propose
-from .runs import Runs, as_weights
+from .runs import Runs, as_share
 from .solver import sample
 
 STRENGTHS = (0.5, 5.0)  # of Dirichlet candidates, DeMix's
@@ -52,13 +53,12 @@ def search_in_rounds(
         seed: of samples and fits.
 
     Raises:
-        InputError: fewer mixtures in the first round than the law needs, or no round.
+        InputError: what `check_rounds` finds, or a prior that is no mixture of the domains.
     """
-    if not rounds or min(rounds) < 1:
-        raise InputError(f"rounds={list(rounds)} must be numbers of mixtures, such as [96, 48].")
     names = tuple(domains)
+    check_rounds(names, rounds, law, caps)
     equal = np.full(len(names), 1.0 / len(names))
-    centre = equal if prior is None else as_weights(prior, names, "prior")[0]
+    centre = equal if prior is None else as_share(prior, names, "prior")
     bounds = make_bounds(names, caps=np.minimum(1.0, np.maximum(MOST_OF_PRIOR * centre, equal)))
     flat = centre**FLATTER / (centre**FLATTER).sum()
     generator = np.random.default_rng(seed)
@@ -94,6 +94,35 @@ def search_in_rounds(
         seed=seed,
     )
     return found, runs
+
+
+def check_rounds(domains: Sequence[str], rounds: Sequence[int], law: str, caps: PerDomain) -> None:
+    """Raise an error for what would else fail after mixtures were evaluated.
+
+    Raises:
+        InputError: no round, fewer mixtures in the first one than the law needs, fewer than two
+            domains, an unknown law, one of runs of several lengths, or one whose library is not
+            installed, or caps that no mixture meets.
+    """
+    if not rounds or min(rounds) < 1:
+        raise InputError(f"rounds={list(rounds)} must be numbers of mixtures, such as [96, 48].")
+    if len(domains) < 2:
+        raise InputError(f"a search needs two or more domains, and there are {len(domains)}.")
+    kind = find_law(law)
+    if kind.needs_length:
+        raise InputError(
+            f"law={law!r} is of runs of several lengths, and rounds evaluate mixtures without one: "
+            "use another law, such as 'gaussian_process'."
+        )
+    least = kind.least(len(domains))
+    if rounds[0] < least:
+        raise InputError(
+            f"the law {law!r} of {len(domains)} domains needs at least {least} mixtures in the "
+            f"first round, and rounds={list(rounds)} has {rounds[0]}: evaluate more, or use "
+            "another law."
+        )
+    kind.check_installed()
+    make_bounds(domains, caps=caps)
 
 
 def _join(first: Runs, second: Runs) -> Runs:

@@ -135,6 +135,20 @@ def last_of_each(runs: Runs) -> Runs:
     return runs.take(np.array(kept, np.bool_))
 
 
+def as_share(given: Any, domains: Sequence[str], key: str) -> Array:
+    """Return a mixture as [M] shares in the order of `domains`, divided by their sum.
+
+    Raises:
+        InputError: other domains, negative numbers, or a sum that is not 1.
+    """
+    share = as_weights(given, domains, key)[0]
+    if not (share >= 0).all() or not abs(share.sum() - 1.0) <= SUM_TOLERANCE:
+        raise InputError(
+            f"{key} must be numbers of 0 or more that sum to 1; they sum to {share.sum():.4g}."
+        )
+    return np.asarray(share / share.sum(), np.float64)
+
+
 def _check_shares(domains: Sequence[str], weights: Array, names: Sequence[str]) -> None:
     if not len(domains) or not len(weights):
         raise InputError("the table has no run or no domain: give a row for each run.")

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from .shares import largest_share as largest_share
     from .table import Continued as Continued
     from .table import read_continued as read_continued
+    from .two_powers import TwoPowers as TwoPowers
+    from .two_powers import fit_two_powers as fit_two_powers
 
 __getattr__, __dir__, __all__ = lazy_names(
     __name__,
@@ -23,10 +25,12 @@ __getattr__, __dir__, __all__ = lazy_names(
         "CriticalRatios": "cmr",
         "DCPTLaw": "dcpt",
         "PowerLaw": "power",
+        "TwoPowers": "two_powers",
         "best_share": "shares",
         "critical_ratios": "cmr",
         "fit_dcpt": "dcpt",
         "fit_power": "power",
+        "fit_two_powers": "two_powers",
         "largest_share": "shares",
         "read_continued": "table",
     },

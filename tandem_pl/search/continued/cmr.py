@@ -2,13 +2,14 @@
 
 It is the largest share of a new domain with which the general loss rises by at most ε over the
 checkpoint's. At T tokens the losses are power laws of the share, L(R) = α R^s + β, and the critical
-ratio is one of the tokens, R(T) = α T^s + β.
+ratio is one of the tokens, R(T) = α T^s + β. Where that is not known, the general loss of each
+share is extrapolated by two powers of the tokens, the paper's law of its rise and fall.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -18,8 +19,11 @@ from tandem_pl.simplex import Array
 
 from .power import LEAST, PowerLaw, fit_power
 from .table import SAME, Continued
+from .two_powers import LEAST as LEAST_LENGTHS
+from .two_powers import TwoPowers, fit_two_powers
 
 COARSE = 0.2  # of epsilon: residuals above it leave the critical ratio open
+APART = 0.05  # difference of two critical ratios that is worth a warning
 FAR = 3.0  # times the longest run, beyond which a critical ratio is a guess
 
 
@@ -36,6 +40,7 @@ class CriticalRatios:
             if none does.
         shares: the least and the largest share measured.
         domain_laws: [T] the domain's loss of the share, if it was measured.
+        general_laws: share -> general loss of the tokens, of shares with at least six lengths.
     """
 
     epsilon: float
@@ -45,6 +50,7 @@ class CriticalRatios:
     ratios: Array
     shares: tuple[float, float]
     domain_laws: Sequence[PowerLaw] = ()
+    general_laws: Mapping[float, TwoPowers] = field(default_factory=dict)
 
     @cached_property
     def over_tokens(self) -> PowerLaw | None:
@@ -59,24 +65,34 @@ class CriticalRatios:
         near = np.isclose(self.tokens, tokens, rtol=SAME)
         return int(near.argmax()) if near.any() else None
 
+    def extrapolated(self, tokens: float) -> float | None:
+        """Return the critical ratio of the extrapolated general losses of at least four shares."""
+        if len(self.general_laws) < LEAST:
+            return None
+        losses = [float(law.predict(tokens)) for law in self.general_laws.values()]
+        return _ratio(fit_power(list(self.general_laws), losses), self.start + self.epsilon)
+
     def at(self, tokens: float | None = None) -> float:
         """Return the critical ratio at some tokens; None for the longest runs.
 
         Raises:
-            InputError: nothing was measured there, and R(T) is not known.
+            InputError: nothing was measured there, and no law of the tokens is known.
         """
         place = len(self.tokens) - 1 if tokens is None else self.measured(tokens)
         if place is not None:
             return float(self.ratios[place])
         assert tokens is not None
-        if self.over_tokens is None:
+        if self.over_tokens is not None:
+            return float(np.clip(self.over_tokens.predict(tokens), 0.0, 1.0))
+        ratio = self.extrapolated(tokens)
+        if ratio is None:
             there = ", ".join(f"{one:g}" for one in self.tokens)
             raise InputError(
                 f"--tokens {tokens:g} was not measured, and a law of the tokens needs {LEAST} "
-                f"lengths with a critical ratio between 0 and 1: use one of {there}, or add "
-                "checkpoints."
+                f"lengths with a critical ratio between 0 and 1, or {LEAST} shares with "
+                f"{LEAST_LENGTHS} lengths: use one of {there}, or add checkpoints."
             )
-        return float(np.clip(self.over_tokens.predict(tokens), 0.0, 1.0))
+        return ratio
 
     def doubts(self, tokens: float | None = None) -> list[str]:
         """Return why the critical ratio there is not to be trusted, one sentence each."""
@@ -99,6 +115,12 @@ class CriticalRatios:
                 f"{self.shares[1]:g}: add a run near it."
             )
         place = len(self.tokens) - 1 if tokens is None else self.measured(tokens)
+        other = None if tokens is None or place is not None else self.extrapolated(tokens)
+        if other is not None and abs(other - ratio) > APART:
+            found.append(
+                f"the general losses, extrapolated by two powers of the tokens, give {other:.3f} "
+                f"in place of {ratio:.3f}: add longer runs."
+            )
         if place is not None and self.laws[place].error > COARSE * abs(self.epsilon):
             found.append(
                 f"the power law misses the general losses by {self.laws[place].error:.2g}, much "
@@ -144,7 +166,14 @@ def critical_ratios(
             f"table has {most}: add runs, or give their losses at the same tokens."
         )
     shares = float(own.share[positive].min()), float(own.share[positive].max())
-    return CriticalRatios(epsilon, first, np.array(tokens), laws, np.array(ratios), shares, others)
+    over_tokens = {}
+    for share in np.unique(own.share[positive]).tolist():
+        here = own.share == share
+        if len(np.unique(own.tokens[here])) >= LEAST_LENGTHS:
+            over_tokens[share] = fit_two_powers(own.tokens[here], general[here])
+    return CriticalRatios(
+        epsilon, first, np.array(tokens), laws, np.array(ratios), shares, others, over_tokens
+    )
 
 
 def _ratio(law: PowerLaw, most: float) -> float:

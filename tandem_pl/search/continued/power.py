@@ -14,7 +14,8 @@ from tandem_pl.simplex import Array
 LEAST = 4  # points for three parameters, so that one is left to judge the fit by
 STEEPEST = 6.0  # |s|
 GRID = 121
-FLAT = 1e-6  # |s| below which x^s - 1 is s ln x
+FLAT = 1e-6  # |s| below which x^s - 1 is s ln x, in sums that cancel
+TINY = 1e-12  # the same where nothing cancels
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class PowerLaw:
 
     def predict(self, x: ArrayLike) -> Array:
         """Return y at each x > 0."""
-        return self.level + self.slope * _rise(np.asarray(x, np.float64) / self.scale, self.power)
+        return self.level + self.slope * rise(np.asarray(x, np.float64) / self.scale, self.power)
 
     def solve(self, y: float) -> float | None:
         """Return the x > 0 at which the law is y, or None if it never is."""
@@ -88,7 +89,7 @@ def fit_power(x: ArrayLike, y: ArrayLike, what: str = "the power law") -> PowerL
     ratio = xs / scale
 
     def solve(power: float) -> tuple[float, Array]:
-        columns = np.column_stack([np.ones_like(ratio), _rise(ratio, power)])
+        columns = np.column_stack([np.ones_like(ratio), rise(ratio, power)])
         solution: Array = np.asarray(np.linalg.lstsq(columns, ys, rcond=None)[0], np.float64)
         return float(((columns @ solution - ys) ** 2).sum()), solution
 
@@ -103,6 +104,7 @@ def fit_power(x: ArrayLike, y: ArrayLike, what: str = "the power law") -> PowerL
     return PowerLaw(float(found.x), float(slope), float(level), scale, error)
 
 
-def _rise(ratio: Array, power: float) -> Array:
+def rise(ratio: Array, power: float) -> Array:
+    """Return (u^s - 1) / s of each ratio u and a power s, which is ln(u) for s = 0."""
     log = np.log(ratio)
-    return log if abs(power) < FLAT else np.expm1(power * log) / power
+    return log if abs(power) < TINY else np.expm1(power * log) / power

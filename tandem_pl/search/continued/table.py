@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,8 @@ from tandem_pl.domain_names import list_names
 from tandem_pl.errors import InputError, did_you_mean
 from tandem_pl.simplex import Array
 
-from ..read import LENGTHS, SIZES, read_numbers, read_table
+from ..columns import LENGTHS, SIZES
+from ..read import read_counts, read_numbers, read_table
 
 NAMES = {  # what is read -> how its column may be called
     "share": ("ratio", "share", "domain_ratio", "domain_share"),
@@ -21,6 +23,7 @@ NAMES = {  # what is read -> how its column may be called
     "domain": ("domain_loss", "loss/domain"),
     "general": ("general_loss", "loss/general"),
 }
+THIRDS = "shares that are written as 0.33 or 0.67 are read as thirds."
 SAME = 1e-6  # relative difference below which two numbers of tokens are one
 
 
@@ -35,6 +38,7 @@ class Continued:
         domain: [n] loss on the domain, or None.
         general: [n] loss on general data, or None.
         start: general loss of the checkpoint, from a row of 0 tokens, by size.
+        notes: what was noticed while reading, one sentence each.
     """
 
     share: Array
@@ -43,6 +47,7 @@ class Continued:
     domain: Array | None
     general: Array | None
     start: dict[float | None, float]
+    notes: tuple[str, ...] = ()
 
     def losses(self, which: str) -> Array:
         """Return the losses on "domain" or "general".
@@ -146,14 +151,17 @@ def read_continued(
                 f"{list_names(columns)}."
             )
         name = wanted or next((n for n in columns if n.lower() in NAMES[key]), None)
-        found[key] = None if name is None else read_numbers(frame[name], name, rows)
+        read = read_counts if key in ("tokens", "size") else read_numbers
+        found[key] = None if name is None else read(frame[name], name, rows)
     part, length = found["share"], found["tokens"]
     for key, column in (("share", part), ("tokens", length)):
         if column is None:
+            about = "name the one that has the share of the domain by --share"
+            if key == "tokens":  # --tokens is the length of the final run
+                about = "rename the one that has the tokens of each run"
             raise InputError(
-                f"{path} has no column {NAMES[key][0]!r}: name the one that has the "
-                f"{'share of the domain' if key == 'share' else 'tokens of each run'} by --{key}; "
-                f"its columns are {list_names(columns)}."
+                f"{path} has no column {NAMES[key][0]!r}: {about}; its columns are "
+                f"{list_names(columns)}."
             )
     assert part is not None
     assert length is not None
@@ -161,6 +169,12 @@ def read_continued(
         raise InputError(
             f"{path} has no losses: name their columns by --domain_loss and --general_loss; its "
             f"columns are {list_names(columns)}."
+        )
+    unknown = ~(np.isfinite(length) & (length >= 0))
+    if unknown.any():
+        raise InputError(
+            f"the tokens {rows[int(unknown.argmax())]} of {path} are missing or below 0: fill them "
+            "in (0 is the checkpoint), or remove the row."
         )
     trained = length > 0
     start = _start(~trained, found["size"], found["general"])
@@ -182,7 +196,21 @@ def read_continued(
     if not trained.any():
         raise InputError(f"{path} has no row with tokens above 0: add the runs.")
     sizes, of_domain, of_general = kept["size"], kept["domain"], kept["general"]
-    return Continued(part[trained], length[trained], sizes, of_domain, of_general, start)
+    exact = in_thirds(part[trained])
+    notes = () if (exact == part[trained]).all() else (THIRDS,)
+    return Continued(exact, length[trained], sizes, of_domain, of_general, start, notes)
+
+
+def in_thirds(share: Array) -> Array:
+    """Return shares, with those that are a rounded third as thirds.
+
+    >>> in_thirds(np.array([0.25, 0.33, 0.667, 0.3])).round(6).tolist()
+    [0.25, 0.333333, 0.666667, 0.3]
+    """
+    exact = share.copy()
+    for third, digits in product((1 / 3, 2 / 3), range(2, 8)):
+        exact[np.isclose(share, round(third, digits), rtol=0, atol=1e-9)] = third
+    return exact
 
 
 def _start(

@@ -6,6 +6,10 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import NamedTuple
 
+from tandem_pl.domain_names import list_names
+from tandem_pl.errors import InputError, did_you_mean
+
+from ..libraries import require
 from .model import Model, Problem
 
 
@@ -23,11 +27,18 @@ class Kind(NamedTuple):
     smooth: bool = True  # whether it has a gradient
     convex: bool = True  # whether every minimum is the optimum
     needs_length: bool = False  # whether it fits runs of several lengths: a column tokens or steps
+    library: tuple[str, str] | None = None  # module that it imports, and what that is called
 
     def fit(self, problem: Problem) -> Model:
         """Return the law fitted on runs."""
         model: Model = import_module(f"{__name__}.{self.module}").fit(problem)
         return model
+
+    def check_installed(self) -> None:
+        """Raise an error if the library that the law needs is not installed."""
+        if self.library is not None:
+            what, otherwise = f"the law {self.module!r}", "use another law, such as 'log_linear'"
+            require(*self.library, what, otherwise)
 
 
 def _olmix(domains: int) -> int:
@@ -54,9 +65,28 @@ LAWS = {
     ),
     # LightGBM wants 20 samples a leaf, and in Olmix's study about 118 runs to do well
     "lightgbm": Kind(
-        "lightgbm", "boosted trees, RegMix", lambda m: 40, lambda m: 120, smooth=False, convex=False
+        "lightgbm",
+        "boosted trees, RegMix",
+        lambda m: 40,
+        lambda m: 120,
+        smooth=False,
+        convex=False,
+        library=("lightgbm", "LightGBM"),
     ),
     "gaussian_process": Kind(
-        "gaussian_process", "of the shares' roots", lambda m: 8, _olmix, convex=False
+        "gaussian_process",
+        "of the shares' roots",
+        lambda m: 8,
+        _olmix,
+        convex=False,
+        library=("sklearn.gaussian_process", "scikit-learn"),
     ),
 }
+
+
+def find_law(name: str) -> Kind:
+    """Return a law's row of the table; raise an error if there is none."""
+    if name not in LAWS:
+        hint = did_you_mean(name, LAWS)
+        raise InputError(f"law {name!r} is unknown: {hint}use one of {list_names(LAWS)}.")
+    return LAWS[name]

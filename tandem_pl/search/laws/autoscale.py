@@ -47,7 +47,8 @@ def fit(problem: Problem) -> AutoScaleModel:
             "add one, or use another law."
         )
     tokens = problem.weights * problem.length[:, None]
-    middle, spread = problem.values.mean(), problem.values.std()
+    middle = problem.values.mean()
+    spread = problem.values.std() or 1.0  # part of the runs may have one value
     number = tokens.shape[1]
 
     def curve(parameters: Array) -> tuple[Array, Array]:

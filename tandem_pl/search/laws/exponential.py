@@ -34,7 +34,8 @@ class ExponentialModel(Model):
 
 def fit(problem: Problem) -> ExponentialModel:
     """Return the better of the fits with k > 0 and k < 0."""
-    middle, spread = problem.values.mean(), problem.values.std()
+    middle = problem.values.mean()
+    spread = problem.values.std() or 1.0  # part of the runs may have one value
     values = (problem.values - middle) / spread
     generator = np.random.default_rng(problem.seed)
     fits, whole = [], problem.whole

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from tandem_pl.errors import InputError
 from tandem_pl.simplex import Array
 
 from .model import Model, Problem
@@ -56,19 +55,11 @@ def fit(problem: Problem) -> ProcessModel:
     """Return the process on all runs, its kernel chosen by marginal likelihood on some of them.
 
     In cross-validation the kernel is the one of the fit on all runs.
-
-    Raises:
-        InputError: scikit-learn is not installed.
     """
-    try:
-        from sklearn.exceptions import ConvergenceWarning
-        from sklearn.gaussian_process import GaussianProcessRegressor
-        from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
-    except ImportError:
-        raise InputError(
-            "the law 'gaussian_process' needs scikit-learn: pip install 'tandem-pl[search]', or "
-            "use another law, such as 'log_linear'."
-        ) from None
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
+
     roots, values = _root(problem.weights), problem.values
     if isinstance(problem.whole, ProcessModel):
         kernel = problem.whole.kernel

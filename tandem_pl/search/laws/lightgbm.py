@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from tandem_pl.errors import InputError
 from tandem_pl.simplex import Array
 
 from .model import Model, Problem
@@ -42,17 +41,9 @@ def fit(problem: Problem) -> TreesModel:
     """Return trees grown on all runs, with the number of rounds that a held-out tenth asks for.
 
     Runs of one mixture are held out together.
-
-    Raises:
-        InputError: LightGBM is not installed.
     """
-    try:
-        import lightgbm
-    except ImportError:
-        raise InputError(
-            "the law 'lightgbm' needs LightGBM: pip install 'tandem-pl[search]', or use another "
-            "law, such as 'log_linear'."
-        ) from None
+    import lightgbm
+
     weights, values = problem.weights, problem.values
     groups = np.unique(weights, axis=0, return_inverse=True)[1].reshape(-1)
     shuffled = np.random.default_rng(problem.seed).permutation(groups.max() + 1)

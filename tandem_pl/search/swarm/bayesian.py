@@ -11,6 +11,8 @@ from torch import Tensor
 
 from tandem_pl.errors import InputError
 
+from ..libraries import require
+
 ROOT = 0.25  # of shares: a share of 0.001 is far from 0 for a loss, see `laws.gaussian_process`
 
 
@@ -36,18 +38,13 @@ def choose_next(
     Raises:
         InputError: botorch is not installed; too few runs or mixtures.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            from botorch.acquisition import qLogExpectedImprovement
-            from botorch.fit import fit_gpytorch_mll
-            from botorch.models import SingleTaskGP
-            from botorch.sampling import SobolQMCNormalSampler
-            from gpytorch.mlls import ExactMarginalLogLikelihood
-    except ImportError as error:
-        raise InputError(
-            f"Bayesian optimisation needs botorch ({error}): pip install 'tandem_pl[search]'."
-        ) from None
+    check_installed()
+    from botorch.acquisition import qLogExpectedImprovement
+    from botorch.fit import fit_gpytorch_mll
+    from botorch.models import SingleTaskGP
+    from botorch.sampling import SobolQMCNormalSampler
+    from gpytorch.mlls import ExactMarginalLogLikelihood
+
     inputs, outcome = _roots(weights), torch.as_tensor(np.asarray(values, np.float64))[:, None]
     candidates = _roots(pool)
     if len(inputs) < 2 or len(candidates) < count:
@@ -69,6 +66,11 @@ def choose_next(
                 gains = gain(candidates[left][:, None])
             chosen.append(left.pop(int(gains.argmax())))
     return chosen
+
+
+def check_installed(what: str = "Bayesian optimisation") -> None:
+    """Raise an error if botorch is not installed, before runs whose results it needs."""
+    require("botorch", "botorch", what)
 
 
 def _roots(weights: ArrayLike) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tandem_pl.checks import check_count, check_positive
+from tandem_pl.checks import check_at_least, check_count, check_positive
 from tandem_pl.compare.config import merge
 from tandem_pl.compare.entries import check_keys
 from tandem_pl.compare.executors import Executor
@@ -18,12 +18,13 @@ from tandem_pl.files import csv_bytes
 from tandem_pl.mixture import Mixture
 from tandem_pl.simplex import Array
 
+from .bayesian import check_installed
 from .mixtures import draw_mixtures
 from .multi_fidelity import Choice, Results, check_costs, propose_next, recommend
 from .proxies import Build, Weights
-from .rows import DONE, Row, read_rows, write_shared
+from .rows import DONE, Row, check_results, read_rows, write_shared
 from .run import MIXTURES, POOL, prepare, read_prior, run_swarm
-from .settings import Swarm, make_swarm, read_settings
+from .settings import LEAST_INITIAL, Swarm, make_swarm, read_settings
 
 INITIAL = 5  # runs at the cheapest fidelity before any is chosen
 ROUND = 0.25  # of what is left, that several runs at once may cost
@@ -83,8 +84,10 @@ def read_ladder(path: str | os.PathLike[str], **options: Any) -> Ladder | None:
             "the fidelities."
         )
     check_positive("budget", budget)
-    initial = content.pop("initial", None) or INITIAL
+    initial = content.pop("initial", None)
+    initial = INITIAL if initial is None else initial
     check_count("initial", initial)
+    check_at_least("initial", initial, LEAST_INITIAL)
     folder = Path(content.get("folder") or Path("runs") / Path(path).stem)
     swarms, costs = {}, []
     for name, own in given.items():
@@ -135,9 +138,10 @@ def search_fidelities(ladder: Ladder, build: Build, executor: Executor) -> tuple
     reserve. Rows are kept, so the same call continues.
 
     Raises:
-        InputError: the budget is too small, or too few runs could be made.
+        InputError: the budget is too small, botorch is not installed, or too few runs ended well.
     """
     costs = measure_costs(ladder, build)
+    check_installed("a search over fidelities")
     swarms = list(ladder.swarms.values())
     prior = read_prior(swarms[-1], build)
     drawn = draw_mixtures(list(prior.values()), ladder.initial + POOL, **swarms[-1].draw)
@@ -198,11 +202,7 @@ def _tried(
             tried.append(Choice(int(distance.argmin()), level))
             if rows[number]["status"] == DONE:
                 done.append((*tried[-1], float(rows[number]["metric/loss"])))
-    if len(done) < 2:
-        raise InputError(
-            f"{len(done)} of {len(tried)} runs ended well, and the search needs 2: see "
-            f"{swarms[0].folder / TABLE} for the reasons; --retry runs them again."
-        )
+    check_results(len(done), len(tried), swarms[0].folder)
     places, levels, values = zip(*done, strict=True)
     return tried, Results(drawn[list(places)], levels, values)
 

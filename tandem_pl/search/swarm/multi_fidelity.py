@@ -15,7 +15,7 @@ from scipy.special import erfcx, log_ndtr
 from tandem_pl.errors import InputError
 from tandem_pl.simplex import Array
 
-from .bayesian import ROOT
+from .bayesian import ROOT, check_installed
 
 CHUNK = 64  # mixtures whose posterior is computed together
 LEAST_SPREAD = 1e-9  # of a prediction, so that a ratio to it is finite
@@ -139,18 +139,11 @@ class _Process:
     """The Gaussian process of shares and fidelities, fitted to runs."""
 
     def __init__(self, results: Results, fidelities: int) -> None:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                from botorch.fit import fit_gpytorch_mll
-                from botorch.models import SingleTaskMultiFidelityGP
-                from gpytorch.means import Mean
-                from gpytorch.mlls import ExactMarginalLogLikelihood
-        except ImportError as error:
-            raise InputError(
-                f"a search over fidelities needs botorch ({error}): pip install "
-                "'tandem_pl[search]'."
-            ) from None
+        check_installed("a search over fidelities")
+        from botorch.fit import fit_gpytorch_mll
+        from botorch.models import SingleTaskMultiFidelityGP
+        from gpytorch.means import Mean
+        from gpytorch.mlls import ExactMarginalLogLikelihood
 
         class MeanOfFidelity(Mean):
             """A constant for each fidelity: larger networks have lower losses."""

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tandem_pl.errors import InputError
 from tandem_pl.files import csv_bytes, write_atomically
 
 Row = dict[str, Any]
@@ -97,6 +98,15 @@ def forget_failures(folder: Path, numbers: Iterable[int]) -> None:
             del rows[number]
             (folder / ROWS / f"{number:05}.json").unlink(missing_ok=True)
     _write(folder, rows)
+
+
+def check_results(done: int, tried: int, folder: Path) -> None:
+    """Raise an error if too few runs ended well for further ones to be chosen by their results."""
+    if done < 2:
+        raise InputError(
+            f"{done} of {tried} runs ended well, and the search needs 2: see {folder / TABLE} for "
+            "the reasons; --retry runs them again."
+        )
 
 
 def _write(folder: Path, rows: Mapping[int, Row]) -> None:

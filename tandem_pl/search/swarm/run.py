@@ -29,6 +29,7 @@ from .proxies import Build, Weights, check_target, train_proxies
 from .rows import (
     DONE,
     Row,
+    check_results,
     failed_row,
     forget_failures,
     read_rows,
@@ -95,8 +96,12 @@ def choose_more(swarm: Swarm, known: Sequence[Weights], prior: Weights) -> list[
     """Return the known mixtures and those to train on next, a stack for each worker.
 
     They are chosen by Bayesian optimisation of `metric/loss` from `POOL` more draws of the swarm.
+
+    Raises:
+        InputError: botorch is not installed, or fewer than two runs ended well.
     """
     done = [(n, row) for n, row in read_rows(swarm.folder).items() if row["status"] == DONE]
+    check_results(len(done), len(known), swarm.folder)
     pool = draw_mixtures(list(prior.values()), swarm.drawn + POOL, **swarm.draw)[swarm.drawn :]
     old = np.array([list(weights.values()) for weights in known])
     pool = pool[[not np.isclose(old, row, atol=1e-9).all(axis=1).any() for row in pool]]

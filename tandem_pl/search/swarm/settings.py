@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tandem_pl.checks import check_choice, check_count
+from tandem_pl.checks import check_at_least, check_choice, check_count
 from tandem_pl.compare.cells import QUIET, find_class, set_seed, with_module
 from tandem_pl.compare.config import merge, read_base, read_map, read_workers
 from tandem_pl.compare.entries import check_keys
@@ -39,6 +39,7 @@ WORK: dict[str, Any] = {
     "threads": 1,
     "devices": None,
 }
+LEAST_INITIAL = 2  # results that further mixtures can be chosen by
 #: What a search over fidelities has beside them.
 FIDELITIES = ("fidelities", "budget")
 FIXED = "tandem_pl.callbacks.FixedMixture"
@@ -165,6 +166,8 @@ def make_swarm(content: Mapping[str, Any], path: Path, queued: bool = False) -> 
     for key in ("proxies", "stack", "initial"):
         if key != "initial" or content[key] is not None:
             check_count(key, content[key])
+    if content["initial"] is not None and content["initial"] < content["proxies"]:
+        check_at_least("initial", content["initial"], LEAST_INITIAL)
     check_choice("sampling", content["sampling"], SAMPLINGS)
     strength = content["strength"]
     strength = strength if isinstance(strength, list) else [strength, strength]

@@ -1,5 +1,7 @@
 """`tandem search fit` prints tables, writes a mixture file, and says what is wrong in a line."""
 
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -91,6 +93,30 @@ def test_a_mistake_is_one_line(place, capsys, arguments, message):
     error = capsys.readouterr().err.strip()
     assert message in error
     assert error.count("\n") == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--law", "lightgbm"], "needs LightGBM"),
+        (["--method", "best"], "method='best' must be one of"),
+        (["--kl", "-1"], "kl=-1.0 must be"),
+        (["--out", "runs.csv"], "--out runs.csv is a file: give a folder"),
+        (
+            ["--caps", "{web: 0.1, code: 0.1, books: 0.1, math: 0.2}"],
+            "smallest feasible k is 2 times",
+        ),
+        (["--floor", "0.3"], "floors sum to 1.2"),
+        (["--metric_weights", "{los: 1}"], "did you mean 'loss'"),
+    ],
+)
+def test_a_wrong_setting_is_said_before_anything_is_fitted(
+    place, monkeypatch, capsys, options, message
+):
+    monkeypatch.setattr("tandem_pl.search.fitting.fit_law", None)
+    monkeypatch.setitem(sys.modules, "lightgbm", None)
+    assert main(["search", "fit", "runs.csv", *options]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_help_is_printed(capsys):

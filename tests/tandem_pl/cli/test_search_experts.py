@@ -1,5 +1,7 @@
 """`tandem search mixmin` and `merge` on runs of one domain each, and on tables of likelihoods."""
 
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,6 +14,7 @@ from tandem_pl.cli.expert_losses import expert_likelihoods
 from tandem_pl.search import fit_experts, propose
 from tandem_pl.search.likelihoods import read_likelihoods
 
+BOTH = "{web: none, code: none}"  # not to be reached if a setting is wrong
 EXPERTS = "{low: runs/low, high: runs/high}"
 
 
@@ -89,8 +92,10 @@ def test_averages_of_experts_are_searched_in_rounds(folder, monkeypatch, capsys)
     assert main(["validate", "runs/low", "--ckpt_path", "row.ckpt"]) == 0
     validated = pd.read_csv("runs/low/validation.csv").set_index("domain")["loss"]
     assert row["metric/loss/both"] == pytest.approx(validated["both"], rel=1e-5)
-    assert main(["search", "rounds", EXPERTS, "--target", "bth"]) == 2
-    assert "target='bth' is unknown: did you mean 'both'?" in capsys.readouterr().err
+    for verb in (["rounds", EXPERTS, "--law", "linear"], ["mixmin", "--experts", EXPERTS]):
+        assert main(["search", *verb, "--target", "bth", "--out", "never"]) == 2
+        assert "target='bth' is unknown: did you mean 'both'?" in capsys.readouterr().err
+    assert not (folder / "never").exists()
 
 
 @pytest.fixture
@@ -111,9 +116,8 @@ def test_a_table_of_likelihoods_is_read(place, capsys):
     bounds = ["--tokens", "100", "--tokens_per_domain", "tokens.yaml", "--repeats", "2"]
     assert main(["search", "mixmin", "--likelihoods", "plain.csv", *bounds]) == 0
     assert Mixture.load("proposal.yaml")["code"] <= 0.4
-    frame = pd.read_csv("all.csv", index_col=0)
-    frame.to_csv("own.csv", index=False)
-    assert main(["search", "mixmin", "--likelihoods", "own.csv", "--target", "law"]) == 0
+    frame = pd.read_csv("all.csv", index_col=0)  # the number of a row is no expert
+    assert main(["search", "mixmin", "--likelihoods", "all.csv", "--target", "law"]) == 0
     assert "30 target samples, 30 rows of likelihoods, 2 experts" in capsys.readouterr().out
     rows = frame[frame["domain"] == "law"]
     law = fit_experts(rows[["web", "code"]].to_numpy(), ["web", "code"])
@@ -134,11 +138,23 @@ def test_a_table_of_likelihoods_is_read(place, capsys):
         (["mixmin", "--likelihoods", "plain.csv", "--per_token"], "--per_token is for --experts"),
         (["mixmin", "--likelihoods", "plain.csv", "--caps", "{web: 0.1, code: 0.1}"], "caps sum"),
         (["mixmin", "--likelihoods", "plain.csv", "--tokens", "9"], "give all three, or none"),
-        (["mixmin", "--experts", "{web: none, code: none}"], "run 'none' does not exist"),
-        (["merge", "{web: none, code: none}", "uniform"], "run 'none' does not exist"),
+        (["mixmin", "--experts", "{web: none}"], "the runs of two or more domains"),
+        (["mixmin", "--experts", BOTH, "--caps", "{web: 0.1, code: 0.1}"], "caps sum to 0.2"),
+        (["mixmin", "--experts", BOTH, "--prior", "nofile.yaml"], "nofile.yaml"),
+        (["mixmin", "--experts", BOTH, "--kl", "-1"], "kl=-1.0 must be"),
+        (["rounds", BOTH], "the law 'lightgbm' needs LightGBM"),
+        (["rounds", BOTH, "--law", "linera"], "did you mean 'linear'"),
+        (["rounds", BOTH, "--law", "linear", "--rounds", "[2, 9]"], "needs at least 3 mixtures"),
+        (["rounds", BOTH, "--law", "linear", "--caps", "{web: 0.1, code: 0.1}"], "caps sum to 0.2"),
+        (["mixmin", "--experts", BOTH], "run 'none' does not exist"),
+        (["mixmin", "--experts", BOTH, "--out", "plain.csv"], "is a file: give a folder"),
+        (["rounds", BOTH, "--law", "linear", "--out", "plain.csv"], "is a file: give a folder"),
+        (["merge", BOTH, "uniform", "--out", "."], "--out . is a folder: give a file"),
+        (["merge", BOTH, "uniform"], "run 'none' does not exist"),
     ],
 )
-def test_bad_input_is_one_sentence(place, capsys, arguments, message):
+def test_bad_input_is_one_sentence(place, monkeypatch, capsys, arguments, message):
+    monkeypatch.setitem(sys.modules, "lightgbm", None)
     assert main(["search", *arguments]) == 2
     error = capsys.readouterr().err
     assert message in error

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pandas as pd
 import pytest
@@ -87,6 +88,12 @@ def place(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(run, "POLL_SECONDS", 0.02)
     return tmp_path
+
+
+@pytest.fixture
+def botorch(monkeypatch):
+    """Botorch is installed, though nothing is in it."""
+    monkeypatch.setitem(sys.modules, "botorch", ModuleType("botorch"))
 
 
 def swarm(place, name="swarm", **keys):
@@ -225,7 +232,7 @@ def test_what_a_queue_runs_is_not_marked_as_failed(place, monkeypatch, capsys):
     assert table()["run"].tolist() == ["00000", "00001", "00004", "00005"]
 
 
-def test_later_mixtures_are_chosen_by_the_results_so_far(place, monkeypatch):
+def test_later_mixtures_are_chosen_by_the_results_so_far(place, monkeypatch, botorch):
     (place / "script.py").write_text(SCRIPT.replace("cell == 1", "False"))
     monkeypatch.setattr(run, "COMMAND", (sys.executable, str(place / "script.py")))
     asked = []
@@ -247,6 +254,26 @@ def test_later_mixtures_are_chosen_by_the_results_so_far(place, monkeypatch):
     assert len(asked) == 2
 
 
+CHOSEN = {"initial": 2, "stack": 1, "proxies": 4}
+COSTLY = {"proxies": None, "fidelities": {"a": {"cost": 0.1}, "b": {"cost": 1}}, "budget": 9}
+
+
+@pytest.mark.parametrize("keys", [CHOSEN, COSTLY])
+def test_without_botorch_no_proxy_is_trained(place, monkeypatch, capsys, keys):
+    monkeypatch.setitem(sys.modules, "botorch", None)
+    assert main(["search", "run", swarm(place, **keys)]) == 2
+    assert "needs botorch" in capsys.readouterr().err
+    assert not list(Path("swarm").rglob("rows"))
+
+
+def test_if_too_few_runs_end_well_no_further_ones_are_chosen(place, monkeypatch, capsys, botorch):
+    (place / "script.py").write_text(SCRIPT)  # whose cell 1 fails
+    monkeypatch.setattr(run, "COMMAND", (sys.executable, str(place / "script.py")))
+    assert main(["search", "run", swarm(place, **CHOSEN)]) == 2
+    error = "1 of 2 runs ended well, and the search needs 2: see swarm/runs.csv for the reasons"
+    assert error in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
@@ -257,11 +284,17 @@ def test_later_mixtures_are_chosen_by_the_results_so_far(place, monkeypatch):
         ({"overrides": {"data": {"target": False}}}, "a swarm needs target data"),
         ({"prior": {"a": 0.5, "d": 0.5}}, "unknown domain"),
         ({"prior": "proportoinal"}, "prior="),
+        ({"initial": 1}, "initial=1 must be at least 2"),
     ],
 )
 def test_bad_input_is_one_sentence(place, capsys, keys, said):
     assert main(["search", "run", swarm(place, **keys), "--cell", "0"]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_file_in_the_place_of_the_folder_is_said_so(place, capsys):
+    assert main(["search", "run", swarm(place), "--folder", "swarm.yaml"]) == 2
+    assert "the folder swarm.yaml cannot be made: File exists" in capsys.readouterr().err
 
 
 def test_a_folder_of_other_settings_is_refused(place, capsys):
@@ -291,7 +324,9 @@ def test_the_shipped_configuration_runs(place):
 FIDELITIES = {"short": {"overrides": {"trainer": {"max_steps": 4}}}, "full": None}
 
 
-def test_a_search_over_fidelities_spends_its_budget_and_ends_at_the_last(place, monkeypatch):
+def test_a_search_over_fidelities_spends_its_budget_and_ends_at_the_last(
+    place, monkeypatch, botorch
+):
     (place / "script.py").write_text(SCRIPT.replace("cell == 1", "False"))
     monkeypatch.setattr(run, "COMMAND", (sys.executable, str(place / "script.py")))
     monkeypatch.setattr(fidelities, "POOL", 20)
@@ -327,6 +362,8 @@ def test_a_search_over_fidelities_spends_its_budget_and_ends_at_the_last(place, 
         ({"budget": 3}, "budget=3 is for fidelities"),
         ({"fidelities": FIDELITIES, "budget": 3, "proxies": 4}, "proxies cannot be given with"),
         ({"fidelities": {"full": {}}, "budget": 3}, "must name two or more"),
+        ({"fidelities": FIDELITIES, "budget": 3, "initial": 0}, "initial=0 must be"),
+        ({"fidelities": FIDELITIES, "budget": 3, "initial": 1}, "initial=1 must be at least 2"),
         ({"fidelities": FIDELITIES}, "budget=None must be a number"),
         ({"fidelities": FIDELITIES, "budget": 0}, "budget=0 must be"),
         ({"fidelities": FIDELITIES, "budget": 1.5}, "the first 5 runs and one at the last"),

@@ -121,6 +121,11 @@ def test_metrics_of_training_are_no_weights(table, tmp_path):
     assert "train_loss" in runs.metrics
 
 
+def percent(table):
+    names = {name: f"weight/{name}" for name in ("web", "code", "books")}
+    return (table[list(names)] * 100).rename(columns=names).assign(loss=table.loss)
+
+
 @pytest.mark.parametrize(
     ("change", "options", "message"),
     [
@@ -136,6 +141,20 @@ def test_metrics_of_training_are_no_weights(table, tmp_path):
         (lambda t: t.drop(columns=["loss"]), {}, "has no metrics"),
         (lambda t: t.iloc[:0], {}, "has no rows"),
         (lambda t: t.assign(status="failed"), {}, "no run of the table has the status 'done'"),
+        (lambda t: t.assign(loss=["OOM", 3, 2, 1, 2, 3]), {}, "run 1: 'loss' is 'OOM', not a num"),
+        (
+            lambda t: t.assign(**{"metric/a": ["x"] * 5 + [1], "metric/b": t.loss}),
+            {},
+            "run 1: 'metric/a' is 'x'",
+        ),
+        (
+            lambda t: t.assign(size=[None] + [1e6] * 5),
+            {},
+            r"'size' is missing \(1 of 6 runs are so",
+        ),
+        (lambda t: t.assign(size="small"), {}, "'size' is 'small', not a number"),
+        (lambda t: t.assign(tokens=[0] + [1e6] * 5), {}, "run 1: 'tokens' is 0 "),
+        (percent, {}, "run 1: the weights sum to 100 "),
         (lambda t: t, {"missing": "skip"}, "'error' or 'drop'"),
     ],
 )
@@ -143,6 +162,22 @@ def test_a_table_that_cannot_be_used_is_one_sentence(table, tmp_path, change, op
     path = write(change(table), tmp_path / "runs.csv")
     with pytest.raises(InputError, match=message):
         read_runs(path, **options)
+
+
+def test_sizes_may_be_written_with_their_unit(table, tmp_path):
+    sizes = ["1M", "60M", "1.5b", "2 k", "7e9", "1"]
+    runs = read_runs(write(table.assign(size=sizes), tmp_path / "runs.csv"), metrics="loss")
+    assert runs.size.tolist() == [1e6, 6e7, 1.5e9, 2e3, 7e9, 1.0]
+    assert list(runs.metrics) == ["loss"]
+
+
+def test_what_a_run_that_is_left_out_lacks_does_not_matter(table, tmp_path):
+    sizes = [None, *[1e6] * 5]
+    gap = table.assign(loss=table.loss.where(table.index > 0), size=sizes)
+    gap.loc[0, "web"] = np.nan
+    with pytest.warns(UserWarning, match="1 of 6 runs miss a metric"):
+        runs = read_runs(write(gap, tmp_path / "runs.csv"), missing="drop")
+    assert runs.size.tolist() == [1e6] * 5
 
 
 def test_runs_without_a_metric_can_be_left_out(table, tmp_path):

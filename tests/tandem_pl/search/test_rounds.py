@@ -1,5 +1,7 @@
 """Search in rounds on losses whose best mixture is known."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -63,7 +65,30 @@ def test_several_metrics_are_ranked_together():
 
 
 def test_too_few_mixtures_are_one_sentence():
-    with pytest.raises(InputError, match="needs at least 5 runs"):
-        search_in_rounds(evaluate, DOMAINS, rounds=(3, 2), law="linear")
     with pytest.raises(InputError, match="must be numbers of mixtures"):
         search_in_rounds(evaluate, DOMAINS, rounds=())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"rounds": (4, 99)},
+            r"needs at least 5 mixtures in the first round, and rounds=\[4, 99\]",
+        ),
+        ({"law": "linera"}, "did you mean 'linear'"),
+        ({"law": "bimix"}, "is of runs of several lengths"),
+        ({"law": "lightgbm"}, r"needs LightGBM .*: pip install 'tandem_pl\[search\]'"),
+        ({"caps": {"web": 0.1, "code": 0.1, "books": 0.1, "math": 0.1}}, "caps sum to 0.4"),
+        ({"caps": {"wiki": 0.1}}, "unknown domain 'wiki'"),
+        ({"prior": [0.4, 0.2, 0.2, 0.1]}, "prior must be .* sum to 0.9"),
+        ({"domains": ["web"]}, "needs two or more domains"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_evaluated(monkeypatch, options, message):
+    def never(points):
+        raise AssertionError
+
+    monkeypatch.setitem(sys.modules, "lightgbm", None)
+    with pytest.raises(InputError, match=message):
+        search_in_rounds(never, **{"domains": DOMAINS, "law": "linear", **options})

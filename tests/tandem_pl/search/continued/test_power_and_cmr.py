@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from tandem_pl.errors import InputError
-from tandem_pl.search.continued import Continued, critical_ratios, fit_power
+from tandem_pl.search.continued import (
+    Continued,
+    critical_ratios,
+    fit_power,
+    fit_two_powers,
+    read_continued,
+)
 
 # Domain losses (finance) at shares 1, 3/4, 1/2, 1/3 and 1/4 of arXiv 2407.17467, Table 2
 PUBLISHED = {
@@ -21,6 +27,18 @@ def test_the_fifth_published_loss_is_predicted_from_four(losses):
     law = fit_power(SHARES[:4], losses[:4])
     assert law.predict(SHARES[4]) == pytest.approx(losses[4], abs=1e-3)
     assert law.error < 5e-4
+
+
+@pytest.mark.parametrize("losses", PUBLISHED.values(), ids=PUBLISHED.keys())
+def test_the_published_table_is_read_as_it_is_printed(tmp_path, losses):
+    rows = [
+        f"{share},1e9,{loss}\n" for share, loss in zip([1, 0.75, 0.5, 0.33], losses, strict=False)
+    ]
+    (tmp_path / "runs.csv").write_text("ratio,tokens,general_loss\n" + "".join(rows))
+    runs = read_continued(tmp_path / "runs.csv")
+    assert runs.notes == ("shares that are written as 0.33 or 0.67 are read as thirds.",)
+    (law,) = critical_ratios(runs, start=1.0).laws
+    assert law.predict(0.25) == pytest.approx(losses[4], abs=2e-4)
 
 
 @pytest.mark.parametrize(("alpha", "power", "beta"), [(0.5, 2.3, 1), (-0.3, 0.2, 2), (2, -1, 0)])
@@ -52,6 +70,35 @@ def test_the_published_critical_ratio_of_20_billion_tokens_is_predicted_from_hal
     assert found.at(100) == pytest.approx(0.297, abs=1e-3)
     assert found.doubts(100) == []
     assert "10.0 times" in found.doubts(500)[0]
+
+
+def test_losses_that_rise_and_fall_again_are_two_powers():
+    x = np.geomspace(1, 40, 9)
+    y = 3.0 + 0.4 * x**-0.2 - 0.5 * x**-0.9
+    law = fit_two_powers(x, y)
+    assert sorted(law.powers) == pytest.approx([-0.9, -0.2], abs=1e-4)
+    assert law.predict([120.0]) == pytest.approx([3.0 + 0.4 * 120**-0.2 - 0.5 * 120**-0.9])
+    assert law.error < 1e-8
+    assert fit_power(x, y).error > 0.005
+    with pytest.raises(InputError, match="at least 6 different numbers above 0, and there are 5"):
+        fit_two_powers(x[:5], y[:5])
+
+
+def falling(lengths):
+    """Return runs whose general loss is at first more than 0.04 above 3, whatever the share is."""
+    share, tokens = (grid.ravel() for grid in np.meshgrid(SHARES, lengths))
+    general = 3.0 + 0.2 * tokens**-0.3 + 0.2 * share**1.5 * tokens**-0.1
+    return Continued(share, tokens, None, None, general, {None: 3.0})
+
+
+def test_where_no_share_was_allowed_yet_the_losses_are_extrapolated():
+    found = critical_ratios(falling(np.geomspace(10, 120, 8)), epsilon=0.04)
+    assert found.ratios.tolist() == [0.0] * 8
+    left = 0.04 - 0.2 * 300**-0.3
+    assert found.at(300) == pytest.approx((left / (0.2 * 300**-0.1)) ** (1 / 1.5), abs=1e-3)
+    assert "0.105 lies outside the shares measured" in found.doubts(300)[0]
+    with pytest.raises(InputError, match="or 4 shares with 6 lengths: use one of 10, "):
+        critical_ratios(falling(np.geomspace(10, 120, 5)), epsilon=0.04).at(300)
 
 
 def continued(general, tokens=1e9, start=3.0):

@@ -24,6 +24,9 @@ def test_columns_and_checkpoints_are_read(place):
     assert len(runs.share) == 72
     assert sorted(runs.start) == [0.5e9, 1.8e9, 4e9]
     assert len(runs.of_size(1.8e9).share) == 24
+    written = make_table().assign(size=lambda t: (t["size"] / 1e9).map("{:g}B".format))
+    written.to_csv("b.csv")
+    assert (read_continued("b.csv").size == runs.size).all()
     table = make_table().drop(columns=["size", "domain_loss"])
     table.rename(columns={"ratio": "weight/finance", "general_loss": "web"}).to_csv("b.csv")
     other = read_continued("b.csv", share="weight/finance", general="web")
@@ -63,6 +66,7 @@ def test_the_best_share_is_printed_and_written(place, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["cmr", "runs.csv", "--out", "runs.csv"], "--out runs.csv is a file: give a folder"),
         (["dcpt", "run.csv"], "did you mean 'runs.csv'"),
         (["cmr", "runs.csv"], "several sizes: give --size one of 5e+08, 1.8e+09, 4e+09"),
         (["cmr", "runs.csv", "--size", "3e9"], "no run has 3e+09: give --size one of"),
@@ -83,6 +87,8 @@ def test_the_best_share_is_printed_and_written(place, capsys):
         (["cmr", "gap.csv"], "the domain in row 2 of gap.csv is missing"),
         (["cmr", "none.csv"], "none.csv has no losses"),
         (["cmr", "no_share.csv"], "no column 'ratio': name the one that has the share of the"),
+        (["cmr", "no_tokens.csv"], "no column 'tokens': rename the one that has the tokens of"),
+        (["cmr", "lost.csv"], "the tokens in row 2 of lost.csv are missing or below 0"),
     ],
 )
 def test_bad_input_is_one_sentence(place, capsys, arguments, message):
@@ -92,6 +98,8 @@ def test_bad_input_is_one_sentence(place, capsys, arguments, message):
     bare.assign(domain_loss=[1.0, None]).to_csv("gap.csv", index=False)
     bare.drop(columns="domain_loss").to_csv("none.csv", index=False)
     bare.drop(columns="ratio").to_csv("no_share.csv", index=False)
+    bare.drop(columns="tokens").to_csv("no_tokens.csv", index=False)
+    bare.assign(tokens=[1e9, None]).to_csv("lost.csv", index=False)
     assert main(["search", *arguments]) == 2
     error = capsys.readouterr().err
     assert message in error
