@@ -45,16 +45,8 @@ SMALL_INSTRUCTIONS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    """One corpus for the tests of this file."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TANDEM_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
 @pytest.fixture
-def place(tmp_path, monkeypatch, cache):
+def place(tmp_path, monkeypatch):
     """Commands run in a folder of their own, with the shipped configurations."""
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     monkeypatch.chdir(tmp_path)
