@@ -53,7 +53,6 @@ def place(tmp_path, monkeypatch):
     """A folder with the shipped configurations and some text of one's own."""
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("TANDEM_CACHE", str(tmp_path / "cache"))
     for folder, ending in (("books", "txt"), ("src", "py"), ("tools", "py")):
         (tmp_path / folder).mkdir()
         for number in range(12):

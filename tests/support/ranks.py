@@ -1,20 +1,14 @@
-"""Runs a test file as a program on several processes over gloo, under a hard limit of time."""
+"""Runs a test file as a program on two processes over gloo, under a hard limit of time."""
 
 import contextlib
 import json
 import os
 import random
-import signal
 import socket
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-LIMIT = 240  # seconds; a busy machine makes small collectives slow
+from programs import exit_codes, start
 
 
 def free_port() -> int:
@@ -31,48 +25,34 @@ def keep_result(folder: str | Path, result: Any) -> None:
     Path(folder, f"rank{os.environ['LOCAL_RANK']}.json").write_text(json.dumps(result))
 
 
-def run_ranks(command: list[str], folder: Path, ranks: int = 2) -> str:
-    """Run the command on every rank; return rank 0's output. Fail if a rank hangs or fails."""
-    shared = os.environ | {
+def run_ranks(
+    arguments: list[str], folder: Path, fresh: bool = False
+) -> tuple[list[int], list[str]]:
+    """Run `python ARGUMENTS` on two ranks, see `start`; return exit codes, and what each printed.
+
+    Every rank must end, also if another one fails.
+    """
+    shared = {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(free_port()),
-        "WORLD_SIZE": str(ranks),
+        "WORLD_SIZE": "2",
         "NODE_RANK": "0",
         "OMP_NUM_THREADS": "1",
         "CUDA_VISIBLE_DEVICES": "",
     }
-    paths = [folder / f"log{rank}" for rank in range(ranks)]
-    logs = [open(path, "w+") for path in paths]  # noqa: SIM115
-    processes = [
-        subprocess.Popen(
-            command,
-            env=shared | {"LOCAL_RANK": str(rank)},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        for rank, log in enumerate(logs)
-    ]
-    end = time.monotonic() + LIMIT
-    try:  # a rank that failed leaves the others waiting, so end all of them
-        while any(process.poll() is None for process in processes):
-            if time.monotonic() > end or any(process.poll() for process in processes):
-                break
-            time.sleep(0.05)
-    finally:
-        for process, log in zip(processes, logs, strict=True):
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-            log.close()
-    codes = [process.returncode for process in processes]
-    if any(codes):
-        tails = "\n".join(f"--- rank {path.name}\n{path.read_text()[-3000:]}" for path in paths)
-        pytest.fail(f"the ranks ended with {codes}:\n{tails}")
-    return paths[0].read_text()
+    outputs = [folder / f"rank{rank}.log" for rank in (0, 1)]
+    codes = exit_codes(
+        [
+            start(arguments, output, fresh=fresh, **shared, LOCAL_RANK=str(rank))
+            for rank, output in enumerate(outputs)
+        ]
+    )
+    return codes, [output.read_text() for output in outputs]
 
 
-def run_program(program: str, folder: Path, *arguments: str, ranks: int = 2) -> list[Any]:
-    """Run `python PROGRAM FOLDER ARGUMENTS` on every rank; return what each wrote."""
-    run_ranks([sys.executable, program, str(folder), *arguments], folder, ranks)
-    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(ranks)]
+def run_program(program: str, folder: Path, *arguments: str, fresh: bool = False) -> list[Any]:
+    """Run `python PROGRAM FOLDER ARGUMENTS` on both ranks; return what each kept."""
+    codes, texts = run_ranks([program, str(folder), *arguments], folder, fresh)
+    tails = "\n".join(f"--- rank {rank}\n{text[-3000:]}" for rank, text in enumerate(texts))
+    assert not any(codes), f"the ranks ended with {codes}:\n{tails}"
+    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]

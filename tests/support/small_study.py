@@ -50,6 +50,7 @@ import pathlib, sys, time, yaml
 config = yaml.safe_load(open(sys.argv[1]))
 folder = pathlib.Path(sys.argv[1]).parent
 callback, data = config["trainer"]["callbacks"][0], config["data"]["init_args"]
+(folder / "started").touch()
 time.sleep(data.get("sleep", 0))
 if data.get("broken") and "trial" not in data:
     print("something long")

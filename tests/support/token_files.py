@@ -1,8 +1,6 @@
 """Writers of token files: by the real library where it is installed, else by its documentation."""
 
 import json
-import subprocess
-import sys
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -11,12 +9,14 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from programs import exit_codes, start
 
 MEGATRON = """
 import json, sys
 import numpy, torch
 from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
-prefix, dtype, documents = sys.argv[1], sys.argv[2], json.loads(sys.stdin.read())
+prefix, dtype = sys.argv[1:]
+documents = json.load(open(prefix + ".json"))
 builder = IndexedDatasetBuilder(prefix + ".bin", dtype=getattr(numpy, dtype))
 for document in documents:
     builder.add_document(torch.tensor(document), [len(document)])
@@ -38,8 +38,11 @@ def write_megatron(prefix, documents, dtype="uint16"):
 def megatron_pair(documents, dtype):
     """The bytes of both files."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-c", MEGATRON, f"{folder}/x", dtype]
-        subprocess.run(command, input=documents, text=True, check=True, capture_output=True)
+        program, output = Path(folder, "write.py"), Path(folder, "output.txt")
+        program.write_text(MEGATRON)
+        Path(folder, "x.json").write_text(documents)
+        codes = exit_codes([start([str(program), f"{folder}/x", dtype], output)])
+        assert codes == [0], output.read_text()
         return tuple(Path(folder, f"x.{suffix}").read_bytes() for suffix in ("bin", "idx"))
 
 
@@ -113,9 +116,9 @@ def write_mds(folder, columns, samples, per_shard=3, compression=None):
     names = sorted(columns)
     sizes = [fixed_size(columns[name]) for name in names]
     shards = []
-    for start in range(0, len(samples), per_shard):
+    for first in range(0, len(samples), per_shard):
         rows = []
-        for sample in samples[start : start + per_shard]:
+        for sample in samples[first : first + per_shard]:
             parts = [encode_mds(columns[name], sample[name]) for name in names]
             free = [len(p) for p, size in zip(parts, sizes, strict=True) if size is None]
             rows.append(np.array(free, "<u4").tobytes() + b"".join(parts))

@@ -1,103 +1,32 @@
 """What every method must pass. This file is also the program that each of two processes runs.
 
-A row of METHODS needs a row in CASES, which says what is quick and what to expect of it here.
+A row of METHODS needs a row in `method_cases.CASES`, which says what is quick and what to expect.
 """
 
 import csv
 import inspect
-import math
 import pkgutil
 import sys
-import typing
-from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
 
+import method_cases
 import numpy as np
 import pytest
 import torch
-from agents import toy_agent
-from helpers import parameters_of, quiet_trainer
+from helpers import parameters_of
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import CSVLogger
+from method_cases import CASES, ROWS, fit, make
 from ranks import keep_result, run_program
-from torch import nn
-from toy import DOMAINS, WIDTH, samples, toy_data, toy_module, train_reference
+from toy import DOMAINS, train_reference
 
 import tandem_pl.callbacks
-from tandem_pl import InputError, Mixture, run_files
+from tandem_pl import Mixture, run_files
 from tandem_pl.callbacks import ReweightingCallback, methods
 from tandem_pl.callbacks.loss_weighting import LossWeighting
 from tandem_pl.callbacks.methods.table import METHODS
 from tandem_pl.callbacks.training_losses import TrainingLossReweighting
-
-
-class Case(NamedTuple):
-    """How a method is tried here.
-
-    Args:
-        settings: of the callback, beside those of the row; short episodes.
-        steps: batches that train, of the run that must learn.
-        above, below: domains of which the average weight of the first must be above the other's,
-            each time by `margin`; pairs. Empty for weights that are given.
-        margin: least difference.
-        exempt: numeric arguments that -1 or NaN need not be refused for, and why.
-        data: options of the data.
-        epochs: of the run on two processes, enough for the weights to change.
-    """
-
-    settings: Mapping[str, Any] = {}
-    steps: int = 150
-    above: tuple[tuple[str, str], ...] = (("twin", "noise"),)
-    margin: float = 0.05
-    exempt: Mapping[str, str] = {}
-    data: Mapping[str, Any] = {}
-    epochs: int = 2
-
-
-GIVEN = Case(steps=20, above=())
-
-CASES: dict[str, Case] = {
-    "tandem": Case({"free_steps": 3, "probe_steps": 3, "measure_batches": 4}, margin=0.1),
-    "skill_it": Case({"update_steps": 10, "learning_rate": 1.0}, margin=0.1, epochs=4),
-    "aioli": Case(
-        {"update_steps": 26, "lp_rounds": 2, "lp_steps": 4, "learning_rate": 2.0}, margin=0.1
-    ),
-    "tikmix": Case({"update_steps": 10}, margin=0.1),
-    "doremi": Case({"episode_steps": 5}, above=(("noise", "twin"),)),
-    "doge": Case({"episode_steps": 5}, margin=0.02),
-    "odm": Case({"period": 5}, above=(("noise", "twin"),)),
-    "ado": Case({"period": 5, "start_step": 30, "fit_every": 15, "ignore_steps": 0}),
-    "dga": Case({"period": 4, "measure_batches": 2}),
-    "quad": Case({"clusters": 1, "period": 4, "measure_batches": 1}, epochs=4),
-    "diversify": Case({"clusters": 2, "period": 4}),
-    "dynamix": Case({"period": 4, "smoothing": 0.5}),
-    "mixing_agent": Case({"agent": toy_agent(), "period": 4}),
-    "r_and_b": Case({"period": 5, "shares": {"twin": 1, "other": 1, "noise": 0}}),
-}
-
-CASES |= {name: GIVEN for name, row in METHODS.items() if row.callback == "FixedMixture"}
-
-ROWS = [name for name in METHODS if name in CASES]  # `test_every_row_has_a_case` names the others
-
-
-def make(name: str, reference: str | None = None, **settings: Any) -> ReweightingCallback:
-    """A method's callback with its row's settings, its case's, and these."""
-    given = {**METHODS[name].settings, **CASES[name].settings, **settings}
-    if METHODS[name].needs_reference:
-        given.setdefault("reference", reference)
-    return METHODS[name].load()(**given)
-
-
-def fit(name: str, folder: Any, method: Any, *callbacks: Callback, target: bool = True, **options):
-    """A run on the toy; (module, trainer)."""
-    ckpt_path = options.pop("ckpt_path", None)
-    module = toy_module(METHODS[name].module)
-    trainer = quiet_trainer(folder, callbacks=[method, *callbacks], **options)
-    data = toy_data(target=target, **CASES[name].data)
-    trainer.fit(module, datamodule=data, ckpt_path=ckpt_path)
-    return module, trainer
 
 
 class SaveAtPhases(Callback):
@@ -168,8 +97,9 @@ def test_the_class_path_is_that_of_the_callback(name) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_every_row_has_a_case(name) -> None:
     assert name in CASES, (
-        f"add {name!r}: Case({{settings that make episodes short}}) to CASES in {__file__}, and "
-        "the domains that it must prefer on the toy problem, unless that is twin to noise."
+        f"add {name!r}: Case({{settings that make episodes short}}) to CASES in "
+        f"{method_cases.__file__}, and the domains that it must prefer on the toy problem, unless "
+        "that is twin to noise."
     )
 
 
@@ -274,90 +204,6 @@ def test_resumes_exactly(name, reference, tmp_path, monkeypatch) -> None:
         torch.load(saves.paths[place], weights_only=True)  # tensors and plain Python only
         again = ends(name, tmp_path / "again", reference, ckpt_path=saves.paths[place])
         assert again == whole, f"after batch {place}, {saves.phases[place]!r}"
-
-
-# ---- refuses ----
-
-
-def numbers_of(name: str) -> list[tuple[str, float]]:
-    """Every numeric argument with a value that cannot be meant."""
-    callback = METHODS[name].load()
-    hints = typing.get_type_hints(callback.__init__)
-    found = []
-    for key, hint in hints.items():
-        kinds = typing.get_args(hint) or (hint,)
-        if key == "return" or bool in kinds or key in CASES[name].exempt:
-            continue
-        if int in kinds or float in kinds:
-            found.append((key, -1))
-        if float in kinds:
-            found.append((key, math.nan))
-    return found
-
-
-BAD = [(name, *bad) for name in ROWS for bad in numbers_of(name)]
-
-
-@pytest.mark.parametrize(("name", "key", "value"), BAD)
-def test_refuses_bad_numbers_by_name(name, key, value, reference, tmp_path) -> None:
-    """In the constructor, or when the run starts, where it takes the number of domains to know."""
-    with pytest.raises(InputError, match=rf"\b{key}=(-1|nan)") as caught:
-        fit(name, tmp_path, make(name, reference, **{key: value}), max_epochs=1)
-    assert "\n" not in str(caught.value)
-    assert not list(tmp_path.glob("mixture.yaml"))
-
-
-def choices_of(name: str) -> list[tuple[str, str]]:
-    hints = typing.get_type_hints(METHODS[name].load().__init__)
-    return [(name, key) for key, hint in hints.items() if typing.get_origin(hint) is typing.Literal]
-
-
-@pytest.mark.parametrize(("name", "key"), [pair for name in ROWS for pair in choices_of(name)])
-def test_refuses_unknown_choices_by_name(name, key, reference) -> None:
-    with pytest.raises(InputError, match=f"{key}='nonsense'"):
-        make(name, reference, **{key: "nonsense"})
-
-
-@pytest.mark.parametrize("name", [name for name in ROWS if METHODS[name].needs_target])
-def test_says_that_it_needs_target_data(name, reference, tmp_path) -> None:
-    with pytest.raises(InputError, match="target data"):
-        fit(name, tmp_path, make(name, reference), target=False, max_epochs=1)
-    assert not list(tmp_path.glob("mixture.yaml"))
-
-
-@pytest.mark.parametrize("name", [name for name in ROWS if METHODS[name].needs_target])
-def test_a_target_domain_without_weight_changes_nothing(name, tmp_path) -> None:
-    trajectories = []
-    for others in ({}, {"other": samples("other", 70, 8)}):
-        method, data = make(name), toy_data(**CASES[name].data)
-        data.target_sets |= others
-        data.target_weights = {"t": 2} if others else None
-        trainer = quiet_trainer(tmp_path, callbacks=[method], max_epochs=CASES[name].epochs)
-        trainer.fit(toy_module(METHODS[name].module), datamodule=data)
-        trajectories.append(np.stack(method.trajectory))
-    np.testing.assert_allclose(*trajectories, rtol=1e-9, atol=1e-12)
-    assert np.ptp(trajectories[0], axis=0).max() > 0
-
-
-@pytest.mark.parametrize("name", [name for name in ROWS if not METHODS[name].needs_target])
-def test_does_not_need_target_data(name, reference, tmp_path) -> None:
-    fit(name, tmp_path, make(name, reference), target=False, max_epochs=1)
-
-
-REFERENCED = [name for name in ROWS if METHODS[name].needs_reference]
-
-
-@pytest.mark.parametrize("name", REFERENCED)
-def test_refuses_a_reference_that_does_not_fit(name, tmp_path) -> None:
-    other = nn.Sequential(nn.Linear(WIDTH, 7), nn.Tanh(), nn.Linear(7, 2)).double()
-    path = train_reference(tmp_path / "other.ckpt", steps=1, network=other)
-    with pytest.raises(InputError, match=r"other\.ckpt.*0\.weight"):
-        fit(name, tmp_path, make(name, str(path)), max_epochs=1)
-    with pytest.raises(InputError, match=r"reference=.*absent\.ckpt"):
-        fit(name, tmp_path, make(name, str(tmp_path / "absent.ckpt")), max_epochs=1)
-    (tmp_path / "text.ckpt").write_text("no checkpoint")
-    with pytest.raises(InputError, match=r"reference=.*text\.ckpt"):
-        fit(name, tmp_path, make(name, str(tmp_path / "text.ckpt")), max_epochs=1)
 
 
 # ---- two processes ----

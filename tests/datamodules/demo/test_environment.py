@@ -99,8 +99,9 @@ def test_no_candidate_is_of_this_project_and_python_is_split_from_docstrings():
     assert not set(files["python"]) & set(files["docstrings"])
     every = [str(path) for paths in files.values() for path in paths]
     assert not any("tandem_pl" in path for path in every)
-    assert list_candidates(1)["python"] != files["python"]
-    assert sorted(list_candidates(1)["python"]) == sorted(files["python"])
+    other = list_candidates(1)["python"]
+    assert other != files["python"]
+    assert sorted(other) == sorted(files["python"])
 
 
 @pytest.mark.parametrize(

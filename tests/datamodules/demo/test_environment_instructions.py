@@ -6,8 +6,10 @@ from itertools import chain
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
+from tandem_pl import Mixture
 from tandem_pl.cli import main
 from tandem_pl.datamodules import EnvironmentInstructions
 from tandem_pl.datamodules.demo import environment_instructions as module
@@ -119,7 +121,13 @@ def test_the_shipped_configuration_runs_and_asks_for_what_it_says(ready, tmp_pat
     small = ["--trainer.max_steps", "25", "--trainer.limit_val_batches", "1"]
     small += ["--model.network.config.hidden_size", "16"]
     assert main(["fit", "--config", str(config), *small]) == 0
-    mixture = yaml.safe_load(next(tmp_path.glob("runs/*/*/mixture.yaml")).read_text())
+    run = next(tmp_path.glob("runs/*/version_0"))
+    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 25
+    assert yaml.safe_load((run / "config.yaml").read_text())["trainer"]["max_steps"] == 25
+    assert (run / "mixture.png").read_bytes()[1:4] == b"PNG"
+    learned = Mixture.load(run / "mixture.yaml")
+    assert learned != Mixture.uniform(learned.domains)
+    mixture = yaml.safe_load((run / "mixture.yaml").read_text())
     assert list(mixture["average"]) == list(CATEGORIES)
     assert mixture["episodes"] == 2
     shipped = yaml.safe_load(config.read_text())

@@ -1,9 +1,8 @@
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
+from programs import exit_codes, start
 
 from tandem_pl.datamodules import TextMixtureDataModule
 from tandem_pl.datamodules.sources.cache_folder import default_cache_dir
@@ -107,12 +106,13 @@ print(json.dumps(TextMixtureDataModule(corpus, cache_dir=cache, **options).summa
 
 
 def test_builders_at_once(corpus, tmp_path):
-    # Processes of their own: forks of one that has threads, as torch and pyarrow do, may hang.
-    cache = tmp_path / "cache"
+    cache, program = tmp_path / "cache", tmp_path / "build.py"
+    program.write_text(BUILD)
     arguments = [json.dumps(value) for value in (corpus, str(cache), OPTIONS)]
-    command = [sys.executable, "-c", BUILD, *arguments]
-    builders = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    rows = [builder.communicate()[0].splitlines()[-1] for builder in builders]
+    outputs = [tmp_path / "one.txt", tmp_path / "other.txt"]
+    codes = exit_codes([start([str(program), *arguments], output) for output in outputs])
+    assert codes == [0, 0], [output.read_text() for output in outputs]
+    rows = [output.read_text().splitlines()[-1] for output in outputs]
     assert rows[0] == rows[1]
     assert json.loads(rows[0]) == module(corpus, tmp_path).summary()
     assert len(list(cache.iterdir())) == 1

@@ -15,46 +15,30 @@ from tandem_pl import InputError, Mixture
 from tandem_pl.cli import VERBS, main
 
 ROOT = Path(__file__).parents[3]
-#: Their files run in these verbs' tests, and in test_vision_configs.py.
+#: Their files run in the tests of verbs, test_vision_configs.py, test_environment_instructions.py.
 ELSEWHERE = (
     "prepare",
     "compare",
     "online",
     "search",
+    "sft_",
     "strategy_",
     "suite_",
     "vision_cifar10",
     "vision_domainbed",
 )
-CONFIGS = sorted(
-    path for path in (ROOT / "configs").glob("*.yaml") if not path.stem.startswith(ELSEWHERE)
-) + sorted((ROOT / "configs" / "published").glob("*_tiny.yaml"))
+SHIPPED = sorted((ROOT / "configs").glob("*.yaml"))
+SHIPPED += sorted((ROOT / "configs" / "published").glob("*_tiny.yaml"))
+CONFIGS = [path for path in SHIPPED if not path.stem.startswith(ELSEWHERE)]
 ALL_CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 SMALL = [
     *("--data.target_bytes", "3000", "--data.test_bytes", "3000"),
     *("--model.network.config.hidden_size", "16", "--model.network.config.num_hidden_layers", "1"),
 ]
-SMALL_INSTRUCTIONS = [
-    *(
-        "--data.train_samples",
-        "{completion: 300, transformation: 90, extraction: 80, classification: 60, "
-        "description: 50, naming: 40}",
-    ),
-    *("--data.target_samples", "20", "--data.test_samples", "20"),
-    *SMALL[4:],
-]
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    """One corpus for the tests of this file."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TANDEM_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch, cache):
+def place(tmp_path, monkeypatch):
     """Commands run in a folder of their own, with the shipped configurations."""
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     monkeypatch.chdir(tmp_path)
@@ -84,8 +68,7 @@ def test_runs_as_a_module():
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.name)
 def test_every_shipped_configuration_runs(config, place):
     settings = yaml.safe_load(config.read_text())
-    small = SMALL if "EnvironmentCorpus" in config.read_text() else SMALL_INSTRUCTIONS
-    small = [] if "DigitsMixture" in config.read_text() else small
+    small = [] if "DigitsMixture" in config.read_text() else SMALL
     options = [*small, "--trainer.max_steps", "55", "--trainer.limit_val_batches", "2"]
     assert main(["fit", "--config", str(config), *options]) == 0
     run = next(place.glob("runs/*/version_0"))

@@ -1,14 +1,14 @@
 """`tandem compare`: a tiny comparison in processes, resumed, stopped and failing in part."""
 
 import math
+import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import yaml
+from programs import exit_codes, start
 from small_study import BASE, TANDEM, compare, in_folder, pretend, read, stamps, write_study
 
 from tandem_pl.compare.locks import lock_folder
@@ -141,18 +141,22 @@ def test_stopped_and_gone_on(place):
     base = yaml.safe_load(yaml.safe_dump(BASE))
     base["data"]["init_args"]["sleep"] = 0.6
     write_study(place, base=base, methods=["uniform"], seeds=[0, 1, 2])
-    code = (
+    program, output = place / "program.py", place / "output.txt"
+    program.write_text(
         "import sys; from tandem_pl.compare.jobs import Job; from tandem_pl.cli import main; "
         f"Job.command = (sys.executable, {str(place / 'script.py')!r}); "
         "sys.exit(main(['compare', '--config', 'study.yaml']))"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    process = start([str(program)], output)
     deadline = time.monotonic() + 120
-    while not stamps(place / "out") and time.monotonic() < deadline:
+    while time.monotonic() < deadline:  # until a cell is done and the next one sleeps
+        started = len(list((place / "out").rglob("started")))
+        if 0 < len(stamps(place / "out")) < started:
+            break
         time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)
-    error = process.communicate(timeout=60)[1]
-    assert process.returncode == 130, error
+    os.kill(process.pid, signal.SIGTERM)
+    codes, error = exit_codes([process]), output.read_text()
+    assert codes == [130], error
     assert "of 3 cells are done; run the same command to continue" in error
     first = stamps(place / "out")
     assert 1 <= len(first) < 3

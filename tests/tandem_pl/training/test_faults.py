@@ -16,7 +16,7 @@ import torch
 from helpers import parameters_of, predict_last, quiet_trainer, small_network
 from lightning.pytorch import Callback
 from module_helpers import WIDTH, adamw, make_data, make_reweighting
-from ranks import free_port
+from ranks import run_ranks
 from torch.utils.data import DataLoader
 
 from tandem_pl import TandemModule
@@ -26,7 +26,6 @@ from tandem_pl.cli.lightning_cli import unwritable
 from tandem_pl.datamodules.planning.loader_workers import outlive_sigterm
 from tandem_pl.training import last_checkpoint as checkpoints
 
-LIMIT = 300  # seconds: a hang fails; a starved machine does not
 ROOT = Path(__file__).parents[3]
 
 
@@ -100,52 +99,17 @@ def one_rank(folder: str, part: str) -> None:
     fit(folder, TimedCheckpoint(minutes=1e-9), kill, devices=2)
 
 
-def start_ranks(folder: Path, part: str) -> list[int]:
-    """Runs the program on both ranks; their exit codes. A hang fails, and leaves nothing."""
-    environment = os.environ | {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(free_port()),
-        "WORLD_SIZE": "2",
-        "NODE_RANK": "0",
-        "OMP_NUM_THREADS": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-    }
-    command = [sys.executable, __file__, str(folder), part]
-    logs = [open(folder / f"{part}{rank}.log", "w") for rank in range(2)]  # noqa: SIM115
-    processes = [
-        subprocess.Popen(
-            command, env=environment | {"LOCAL_RANK": str(rank)}, stdout=log, stderr=log
-        )
-        for rank, log in enumerate(logs)
-    ]
-    end = time.monotonic() + LIMIT
-    try:
-        return [process.wait(max(end - time.monotonic(), 0.1)) for process in processes]
-    except subprocess.TimeoutExpired:
-        pytest.fail(f"the ranks hung: {(folder / f'{part}0.log').read_text()[-2000:]}")
-    finally:
-        for process, log in zip(processes, logs, strict=True):
-            process.kill()
-            process.wait()
-            log.close()
-
-
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     """Exit codes of the first life, in which rank 1 is killed at last, and what the ranks kept."""
     folder = tmp_path_factory.mktemp("ranks")
-    codes = start_ranks(folder, "first")
-    log = (folder / "first0.log").read_text()
+    codes, (log, _) = run_ranks([__file__, str(folder), "first"], folder)
     assert (folder / "rank0.json").exists(), log[-3000:]
     step = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
-    second = start_ranks(folder, "resume")
-    assert second == [0, 0], (folder / "resume0.log").read_text()[-3000:]
-    return (
-        codes,
-        step,
-        [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)],
-        log,
-    )
+    second, texts = run_ranks([__file__, str(folder), "resume"], folder)
+    assert second == [0, 0], texts
+    kept = [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+    return codes, step, kept, log
 
 
 @pytest.mark.parametrize("who", ["alone", "both"])

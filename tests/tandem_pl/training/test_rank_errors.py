@@ -1,8 +1,6 @@
 """An input error on one of two ranks ends the command with one sentence, and without a trace."""
 
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -11,13 +9,13 @@ import pytest
 import yaml
 from lightning.pytorch import Callback
 from PIL import Image
-from ranks import free_port
+from programs import exit_codes, start
+from ranks import run_ranks
 
 from tandem_pl.cli import main
 from tandem_pl.datamodules.images.decoding import UnreadableImageError
 from tandem_pl.errors import InputError, find_input_error
 
-LIMIT = 240  # seconds; a busy machine is slow
 SENTENCE = "a.png cannot be used: replace it."
 
 
@@ -49,7 +47,7 @@ def folder(root: Path, each: int, seed: int, bad: bool = False) -> str:
 def command(
     place: Path, verb: str = "fit", callback: list | None = None, bad: str = "", **data: object
 ) -> list[str]:
-    """The arguments of `tandem`: two processes, and images of which one may be broken."""
+    """`python -m tandem_pl`: two processes, and images of which one may be broken."""
     splits = {"train": ("a", 12, 0), "target": ("t", 4, 1), "test": ("u", 4, 2)}
     sources = {
         split: {name: folder(place / name, each, seed, bad == split)}
@@ -89,20 +87,7 @@ def command(
         },
     }
     (place / "config.yaml").write_text(yaml.safe_dump(config))
-    return [
-        sys.executable,
-        "-m",
-        "tandem_pl",
-        *verb.split(),
-        "--config",
-        str(place / "config.yaml"),
-    ]
-
-
-def environment(**more: str) -> dict[str, str]:
-    here = [str(Path(__file__).parent), str(Path(__file__).parents[2] / "support")]
-    paths = os.pathsep.join([*here, os.environ.get("PYTHONPATH", "")])
-    return os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"} | more
+    return ["-m", "tandem_pl", *verb.split(), "--config", str(place / "config.yaml")]
 
 
 def fails(rank: int, hook: str, **options: float) -> list:
@@ -110,15 +95,22 @@ def fails(rank: int, hook: str, **options: float) -> list:
     return [{"class_path": "test_rank_errors.Fail", "init_args": init}]
 
 
+@pytest.fixture
+def place(tmp_path, monkeypatch) -> Path:
+    """A folder to run in, with the callbacks of this file on the path."""
+    monkeypatch.chdir(tmp_path)
+    paths = [str(Path(__file__).parent), os.environ["PYTHONPATH"]]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    return tmp_path
+
+
 def run(arguments: list[str], place: Path) -> str:
-    done = subprocess.run(
-        arguments, cwd=place, env=environment(), capture_output=True, text=True, timeout=LIMIT
-    )
-    text = done.stdout + done.stderr
-    assert done.returncode == 2, text
-    assert "Traceback" not in text
-    assert text.count("tandem: error: ") == 1
-    return text
+    """Run both ranks; each exits with code 2, and rank zero says why in one sentence."""
+    codes, texts = run_ranks(arguments, place)
+    assert codes == [2, 2], texts
+    assert "Traceback" not in "".join(texts)
+    assert [text.count("tandem: error: ") for text in texts] == [1, 0]
+    return texts[0]
 
 
 class Spoil(Callback):
@@ -134,63 +126,38 @@ class Spoil(Callback):
 DECODED = "003.png cannot be decoded (it is no image that Pillow knows): replace"
 
 
-def test_a_bad_image_in_a_loader_worker(tmp_path) -> None:
-    path = str(tmp_path / "a" / "dog" / "003.png")
+def test_a_bad_image_in_a_loader_worker(place) -> None:
+    path = str(place / "a" / "dog" / "003.png")
     callback = [{"class_path": "test_rank_errors.Spoil", "init_args": {"path": path}}]
-    assert DECODED in run(command(tmp_path, callback=callback, num_workers=2), tmp_path)
+    assert DECODED in run(command(place, callback=callback, num_workers=2), place)
 
 
 @pytest.mark.parametrize(
-    ("verb", "rank", "hook", "sleeps"),
-    [
-        ("test --untrained", 1, "on_test_batch_end", 0.0),
-        ("fit", 1, "on_train_batch_start", 1000.0),  # rank 0 would wait for its peer for ever
-    ],
+    ("verb", "hook"), [("test --untrained", "on_test_batch_end"), ("fit", "on_train_batch_start")]
 )
-def test_an_error_on_one_rank(tmp_path, verb, rank, hook, sleeps) -> None:
-    callback = fails(rank, hook, other_sleeps=sleeps)
-    text = run(command(tmp_path, verb, callback), tmp_path)
+def test_an_error_on_one_rank(place, verb, hook) -> None:
+    """Something else started both, as torchrun does."""
+    text = run(command(place, verb, fails(1, hook)), place)
     assert f"tandem: error: {SENTENCE}\n" in text
 
 
-def test_ranks_that_something_else_started(tmp_path) -> None:
-    """As torchrun does: every rank exits with code 2, and one of them says why."""
-    arguments = command(tmp_path, callback=fails(1, "on_train_batch_start"))
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
-    processes = [
-        subprocess.Popen(
-            arguments,
-            cwd=tmp_path,
-            env=environment(**shared, NODE_RANK="0", LOCAL_RANK=str(number)),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for number in (0, 1)
-    ]
-    try:
-        texts = [process.communicate(timeout=LIMIT)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [2, 2], texts
-    assert "Traceback" not in "".join(texts)
-    assert [text.count(f"tandem: error: {SENTENCE}\n") for text in texts] == [1, 0]
+def test_an_error_on_a_rank_that_lightning_started(place) -> None:
+    """In a new interpreter, while rank zero would wait for its peer for ever."""
+    callback = fails(1, "on_train_batch_start", other_sleeps=1000.0)
+    output = place / "output.txt"
+    codes = exit_codes([start(command(place, callback=callback), output)])
+    text = output.read_text()
+    assert codes == [2], text
+    assert "Traceback" not in text
+    assert text.count("tandem: error: ") == text.count(f"tandem: error: {SENTENCE}\n") == 1
 
 
-def test_a_bug_on_one_rank_keeps_its_trace(tmp_path) -> None:
+def test_a_bug_on_one_rank_keeps_its_trace(place) -> None:
     callback = [{"class_path": "test_rank_errors.Bug"}]
-    done = subprocess.run(
-        command(tmp_path, callback=callback),
-        cwd=tmp_path,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=LIMIT,
-    )
-    assert done.returncode not in (0, 2)
-    assert "ZeroDivisionError" in done.stderr
-    assert "Traceback" in done.stderr
+    codes, texts = run_ranks(command(place, callback=callback), place)
+    assert not {0, 2} & set(codes)
+    assert "ZeroDivisionError" in texts[1]
+    assert "Traceback" in texts[1]
 
 
 class Bug(Callback):
@@ -238,6 +205,6 @@ def test_an_error_of_a_process_that_torch_started() -> None:
 
 def test_one_process_with_workers(tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.setenv("TANDEM_CACHE", str(tmp_path / "cache"))
-    _, _, _, *arguments = command(tmp_path, bad="train", num_workers=2)
+    _, _, *arguments = command(tmp_path, bad="train", num_workers=2)
     assert main([*arguments, "--trainer.devices", "1", "--trainer.strategy", "auto"]) == 2
     assert "003.png cannot be decoded" in capsys.readouterr().err

@@ -1,8 +1,6 @@
 """A resumed run equals the uninterrupted one bit for bit, from wherever it was saved."""
 
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +8,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
+from programs import exit_codes, start
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -225,12 +224,9 @@ def test_refuses_a_checkpoint_of_other_data(change, message, whole, tmp_path):
 
 def test_survives_being_killed(tmp_path):
     """A kill of a short run; `tests/benchmarks/kill.py` kills a longer one twenty times."""
-    script = Path(__file__).parents[2] / "benchmarks" / "kill.py"
-    done = subprocess.run(
-        [sys.executable, script, "--kills", "1", "--episodes", "25", "--folder", tmp_path],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "1 kills" in done.stdout
+    script = str(Path(__file__).parents[2] / "benchmarks" / "kill.py")
+    options = ["--kills", "1", "--episodes", "25", "--folder", str(tmp_path / "runs")]
+    output = tmp_path / "output.txt"
+    codes = exit_codes([start([script, *options], output)])
+    assert codes == [0], output.read_text()
+    assert "1 kills" in output.read_text()

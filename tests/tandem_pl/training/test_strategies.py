@@ -1,6 +1,5 @@
 """The shipped fragments of strategies, by the command, on two processes."""
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -51,7 +50,8 @@ def test_the_configuration_runs(tmp_path, strategy) -> None:
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(mine))
     configs = ["quickstart.yaml", f"strategy_{strategy}.yaml", tmp_path / "mine.yaml"]
     chosen = [word for name in configs for word in ("--config", str(CONFIGS / name))]
-    run_ranks([sys.executable, "-m", "tandem_pl", "fit", *chosen], tmp_path)
+    codes, texts = run_ranks(["-m", "tandem_pl", "fit", *chosen], tmp_path)
+    assert codes == [0, 0], texts
     run = tmp_path / "quickstart" / "version_0"
     assert Mixture.load(run / "mixture.yaml").about["steps"] == 3
     checkpoints = list((run / "checkpoints").glob("*.ckpt"))
