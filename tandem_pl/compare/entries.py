@@ -55,7 +55,7 @@ def find_definition(method: str) -> Method:
     """Return the row of the table of methods, or one for a class by its import path.
 
     A class of one's own is described by its `rows`, those of its base class included; without any
-    it needs target data and no twins, and its cost is not known.
+    it gets no twins, and its cost is not known.
 
     Raises:
         InputError: no such method, or the class cannot be imported or is no reweighting callback.

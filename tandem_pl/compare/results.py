@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -58,9 +59,9 @@ def collect(comparison: Comparison, cells: Sequence[Cell]) -> Runs:
             failures[key] = _reason(cell, by_name, results)
         else:
             finished[key] = result
-            done = [(entries.get(c.label), c.stage, results[c.name]) for c in needed]
-            cost = sum(_cost(comparison, entry, stage, run) for entry, stage, run in done)
-            seconds = sum(run["seconds"] for _, _, run in done if run)
+            done = [(c, results[c.name]) for c in needed]
+            cost = sum(_cost(comparison, entries.get(c.label), c, run) for c, run in done)
+            seconds = sum(run["seconds"] for _, run in done if run)
         spent[key] = {"cost": cost, "extra_runs": len(needed) - 1, "seconds": seconds}
     runs = pd.MultiIndex.from_tuples(list(finished), names=RUN)
     losses, weights, epochs = (
@@ -87,17 +88,26 @@ def _needed(cell: Cell, cells: Mapping[str, Cell]) -> list[Cell]:
     return [cell, *(found for name in cell.needs for found in _needed(cells[name], cells))]
 
 
-def _cost(comparison: Comparison, entry: Entry | None, stage: str, run: Result | None) -> float:
-    """Return the cost of a run in plain runs; NaN if the method does not state its work."""
+def _cost(comparison: Comparison, entry: Entry | None, cell: Cell, run: Result | None) -> float:
+    """Return the cost of a run in plain runs; NaN if the method does not state its work.
+
+    A method's `overrides` may give the run that learns other steps, or batches of another size.
+    """
     from tandem_pl.callbacks.methods.table import Length
 
-    if stage == FINAL or entry is None:
+    if cell.stage == FINAL or entry is None:
         return 1.0
     if entry.definition.work is None or run is None:
         return np.nan
-    size = comparison.base["data"].get("init_args", {}).get("batch_size", DEFAULT_BATCH_SIZE)
-    length = Length(len(run["weights"]), comparison.steps, size)
-    return entry.definition.work(run["settings"], length) / comparison.steps
+    steps, size = _length(cell.config)
+    work = entry.definition.work(run["settings"], Length(len(run["weights"]), steps, size))
+    return work * size / math.prod(_length(comparison.base))
+
+
+def _length(config: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the steps of a configuration, and the samples in a batch."""
+    size = config["data"].get("init_args", {}).get("batch_size", DEFAULT_BATCH_SIZE)
+    return int(config["trainer"]["max_steps"]), size
 
 
 def _reason(cell: Cell, cells: Mapping[str, Cell], results: Mapping[str, Result | None]) -> str:

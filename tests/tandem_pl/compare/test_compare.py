@@ -13,7 +13,7 @@ from tandem_pl.callbacks.methods.table import METHODS, Length
 from tandem_pl.compare.cells import build_cells, takes_seed, with_module
 from tandem_pl.compare.config import merge, read_comparison
 from tandem_pl.compare.files import write_results
-from tandem_pl.compare.results import NETWORK, RUN, Runs
+from tandem_pl.compare.results import NETWORK, RUN, Runs, collect
 from tandem_pl.compare.statistics import differences, estimate, over_seeds
 from tandem_pl.compare.tables import difference, markdown
 from tandem_pl.errors import InputError
@@ -351,3 +351,26 @@ def test_costs_are_those_of_a_count_by_hand():
     assert work["odm"]({}, run) == work["ado"]({}, run) == 100
     learning = {name for name, row in METHODS.items() if row.callback != "FixedMixture"}
     assert learning == work.keys()
+
+
+def test_a_run_that_learns_in_fewer_steps_costs_less(tmp_path):
+    """Of 20 steps of 32 samples: E = 2, K = 3, V = 3 adds 2 K - 1 + 2/3 V = 7 to each 5 steps."""
+    methods = {
+        "uniform": None,
+        "tandem": None,
+        "short": {"method": "tandem", "overrides": {"trainer": {"max_steps": 5}}},
+        "small": {"method": "tandem", "overrides": {"data": {"batch_size": 8}}},
+    }
+    study = comparison(tmp_path, methods=methods, seeds=[0])
+    cells = build_cells(study)
+    settings = {"free_steps": 2, "probe_steps": 3, "measure_batches": 3}
+    shares = {"a": 0.5, "b": 0.5}
+    result = {"losses": shares, "weights": shares, "settings": settings, "seconds": 1.0}
+    for cell in cells:
+        cell.folder.mkdir(parents=True)
+        cell.result.write_text(yaml.safe_dump(result))
+    cost = collect(study, cells).networks["cost"]
+    online = {name: cost[name, "online"] for name in ("tandem", "short", "small")}
+    assert online == pytest.approx({"tandem": 12 / 5, "short": 12 / 20, "small": 12 / 20})
+    assert cost["short", "fresh"] == pytest.approx(12 / 20 + 1)
+    assert cost["uniform", "fresh"] == 1

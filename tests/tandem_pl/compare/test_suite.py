@@ -127,6 +127,12 @@ def test_several_comparisons_make_a_summary(place, capsys):
     assert (folder / "summary.md").read_text().startswith("# Summary over 2 problems\n")
 
 
-def test_two_comparisons_of_one_folder_are_refused(place, capsys):
-    assert main(["compare", "--config", "one.yaml", "one.yaml"]) == 2
+def test_two_comparisons_of_one_folder_or_name_are_refused(place, capsys):
+    (place / "copy.yaml").write_text((place / "one.yaml").read_text())
+    assert main(["compare", "--config", "one.yaml", "copy.yaml"]) == 2
     assert "is that of two comparisons" in capsys.readouterr().err
+    (place / "other").mkdir()
+    other = (place / "one.yaml").read_text().replace("runs/suite/one", "runs/suite/other")
+    (place / "other/one.yaml").write_text(other.replace("rows.yaml", "../rows.yaml"))
+    assert main(["compare", "--config", "one.yaml", "other/one.yaml"]) == 2
+    assert "two files with the name 'one', which the summary" in capsys.readouterr().err
