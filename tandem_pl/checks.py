@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 from .errors import InputError
+
+Auto = Literal["auto"]
+AUTO: Auto = "auto"  # value of settings that are chosen from the run or the data
 
 
 def check_positive(key: str, value: float) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from tandem_pl.checks import check_at_least
+from tandem_pl.checks import AUTO, check_at_least
 from tandem_pl.datamodules.sources.domains import (
     SourceSpec,
     check_given,
@@ -20,8 +20,6 @@ from tandem_pl.errors import InputError
 
 from .embedders import COLUMN
 from .model import ClusterModel
-
-AUTO = "auto"
 
 
 class ClusterOptions(NamedTuple):
