@@ -51,6 +51,8 @@ def anchor_weights(
 class Anchor:
     """The `anchor` option of methods: a share, or a map of `share`, `prior` and `form`.
 
+    It comes after a method's own bounds (`floor`, `caps`), which the weights may then leave.
+
     Args:
         setting: a of `anchor_weights`, 0 to 1; or {share: a, prior: mixture, form: of it}. The
             prior is written as the data module's `weights`, which it is if left out.
