@@ -58,7 +58,7 @@ class Anchor:
             prior is written as the data module's `weights`, which it is if left out.
 
     Raises:
-        InputError: for a share outside 0 to 1, an unknown key or form.
+        InputError: for no share or one outside 0 to 1, an unknown key or form.
 
     >>> Anchor({"share": 0.3, "form": "exponentiated"}).share
     0.3
@@ -71,7 +71,9 @@ class Anchor:
         for key in given.keys() - set(KEYS):
             hint = did_you_mean(key, KEYS)
             raise InputError(f"anchor has the key {key!r}: {hint}use {', '.join(KEYS)}.")
-        self.share = given.get("share", 0.0)
+        if "share" not in given:
+            raise InputError(f"anchor={given} has no share: give one, from 0 to 1.")
+        self.share = given["share"]
         check_share("anchor", self.share)
         self.spec, self.form = given.get("prior"), given.get("form", "projected")
         check_choice("anchor.form", self.form, FORMS)

@@ -22,7 +22,8 @@ def check_learning_rate(value: Any) -> None:
     """Raise an error unless a learning rate is "auto" or a positive number."""
     if value == AUTO:
         return
-    if isinstance(value, (int, float)) and math.isfinite(value) and value > 0:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if number and math.isfinite(value) and value > 0:
         return
     raise InputError(f"learning_rate={value!r} must be 'auto' or a positive number.")
 

@@ -102,17 +102,15 @@ def read_methods(methods: Any) -> list[Entry]:
     for label, given in methods.items():
         if not isinstance(label, str) or not LABEL.fullmatch(label):
             raise InputError(f"methods: {label!r} names a folder: use letters, digits, . _ + -.")
-        if not isinstance(given or {}, Mapping):
-            raise InputError(f"methods.{label}={given!r} must be a map of settings, or empty.")
-        settings = dict(given or {})
+        settings = dict(checked_map(given, f"methods.{label}"))
         method = settings.pop("method", settings.pop("class_path", label))
-        settings |= settings.pop("init_args", None) or {}
-        overrides = settings.pop("overrides", {}) or {}
+        settings |= checked_map(settings.pop("init_args", None), f"methods.{label}.init_args")
+        overrides = checked_map(settings.pop("overrides", None), f"methods.{label}.overrides")
         try:
             definition = find_definition(str(method))
         except InputError as error:
             raise InputError(f"methods.{label}: {error}") from None
-        entry = Entry(label, str(method), {**definition.settings, **settings}, overrides)
+        entry = Entry(label, str(method), {**definition.settings, **settings}, dict(overrides))
         check_settings(entry)
         entries.append(entry)
     return entries
@@ -131,6 +129,13 @@ def check_settings(entry: Entry) -> None:
         raise InputError(f"methods.{entry.label}: {error}") from None
     except Exception:
         return  # the parser of the cell may convert this value; an error will show there
+
+
+def checked_map(value: Any, key: str) -> Mapping[str, Any]:
+    """Return a map, which is empty for None; raise an error for another value."""
+    if not isinstance(value or {}, Mapping):
+        raise InputError(f"{key}={value!r} must be a map of settings, or empty.")
+    return value or {}
 
 
 def check_keys(given: Iterable[str], known: Iterable[str], where: str) -> None:

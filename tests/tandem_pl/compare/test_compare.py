@@ -78,6 +78,14 @@ def test_an_override_speaks_of_init_args_and_another_class_brings_its_own():
         ({"methods": ["unifrom"]}, "methods.unifrom: method 'unifrom' is unknown: did you mean"),
         ({"methods": {"a/b": {"method": "uniform"}}}, "'a/b' names a folder"),
         ({"methods": {"uniform": 3}}, "methods.uniform=3 must be a map"),
+        (
+            {"methods": {"uniform": {"overrides": ["trainer"]}}},
+            "methods.uniform.overrides=['trainer'] must be a map",
+        ),
+        ({"methods": {"uniform": {"init_args": 3}}}, "methods.uniform.init_args=3 must be a map"),
+        ({"overrides": 3}, "overrides=3 must be a map"),
+        ({"base": {"trainer": 3}}, "trainer=3 must be a map"),
+        ({"base": {"trainer": {"max_steps": 3}}}, "the base has no 'model' with a class_path"),
         ({"methods": ["tandem"]}, "baseline 'uniform' is not one of the methods: tandem."),
         (
             {"methods": {"uniform": None, "tandem": {"free_stesp": 1}}},
@@ -91,7 +99,7 @@ def test_an_override_speaks_of_init_args_and_another_class_brings_its_own():
 )
 def test_a_mistake_is_named_before_anything_runs(keys, said, tmp_path):
     with pytest.raises(InputError) as refusal:
-        comparison(tmp_path, **keys)
+        build_cells(comparison(tmp_path, **keys))
     assert said in str(refusal.value)
     assert "\n" not in str(refusal.value)
     assert not (tmp_path / "out").exists()

@@ -328,6 +328,7 @@ def test_needs_target_data(tmp_path):
         ({"free_steps": -1}, "free_steps=-1 must be at least 0"),
         ({"learning_rate": 0.0}, "learning_rate=0.0 must be 'auto' or a positive number"),
         ({"learning_rate": "fast"}, "learning_rate='fast' must be 'auto' or a positive number"),
+        ({"learning_rate": True}, "learning_rate=True must be 'auto' or a positive number"),
         ({"free_steps": "many"}, "free_steps='many' must be 'auto' or a number"),
         ({"update": "newton"}, "update='newton' must be one of"),
     ],
