@@ -23,9 +23,13 @@ def check_not_negative(key: str, value: float) -> None:
         raise InputError(f"{key}={value} must be 0 or a positive number.")
 
 
-def check_share(key: str, value: object) -> None:
+def check_share(key: str, value: Any) -> None:
     """Raise an error unless the value is a number from 0 to 1."""
-    if not (isinstance(value, int | float) and 0.0 <= value <= 1.0):
+    try:
+        inside = 0.0 <= value <= 1.0
+    except TypeError:  # no number
+        inside = False
+    if not inside:
         raise InputError(f"{key}={value} must be between 0 and 1.")
 
 
