@@ -51,12 +51,14 @@ def anchor_weights(
 class Anchor:
     """The `anchor` option of methods: a share, or a map of `share`, `prior` and `form`.
 
+    It comes after a method's own bounds (`floor`, `caps`), which the weights may then leave.
+
     Args:
         setting: a of `anchor_weights`, 0 to 1; or {share: a, prior: mixture, form: of it}. The
             prior is written as the data module's `weights`, which it is if left out.
 
     Raises:
-        InputError: for a share outside 0 to 1, an unknown key or form.
+        InputError: for no share or one outside 0 to 1, an unknown key or form.
 
     >>> Anchor({"share": 0.3, "form": "exponentiated"}).share
     0.3
@@ -69,7 +71,9 @@ class Anchor:
         for key in given.keys() - set(KEYS):
             hint = did_you_mean(key, KEYS)
             raise InputError(f"anchor has the key {key!r}: {hint}use {', '.join(KEYS)}.")
-        self.share = given.get("share", 0.0)
+        if "share" not in given:
+            raise InputError(f"anchor={given} has no share: give one, from 0 to 1.")
+        self.share = given["share"]
         check_share("anchor", self.share)
         self.spec, self.form = given.get("prior"), given.get("form", "projected")
         check_choice("anchor.form", self.form, FORMS)

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
 
-from tandem_pl.checks import check_at_least
+from tandem_pl.checks import AUTO, check_at_least
 from tandem_pl.errors import InputError
 
-Auto = Literal["auto"]
-AUTO: Auto = "auto"
-ENOUGH_UPDATES = 120  # of a run; see "How many updates" in callbacks/README.md
+ENOUGH_UPDATES = 120  # of a run; with 100, 40, 20 of 2000 batches losses were 2.200, 2.211, 2.226
 LEAST_FREE = 15  # shorter episodes cost more than twice as much as plain training
 USUAL_FREE = 45  # of a run of unknown length
 ENOUGH_SAMPLES = 32  # of a domain, measured for an update

@@ -38,7 +38,7 @@ class Blocks:
         self.steps: list[int] = []
 
     def add(self, step: int, row: Array) -> None:
-        """Adds a row of an update at a global step."""
+        """Add the row of an update at a global step."""
         if self.count % self.stride:
             self.sums[-1] = self.sums[-1] + row
             self.steps[-1] = step
@@ -50,14 +50,14 @@ class Blocks:
             self._halve()
 
     def means(self) -> list[Array]:
-        """The mean of each block."""
+        """Return the mean of each block."""
         if self.stride == 1:
             return self.sums
         last = self.count - self.stride * (len(self.sums) - 1)
         return [total / self.stride for total in self.sums[:-1]] + [self.sums[-1] / last]
 
     def mean_since(self, row: int) -> Array:
-        """Mean of row number `row` and all after it; from where its block begins, to be exact."""
+        """Return the mean of row number `row` and all after it, from the start of its block."""
         start = row // self.stride
         if self.stride == 1:
             return np.stack(self.sums[start:]).mean(axis=0)
@@ -69,12 +69,12 @@ class Blocks:
         self.stride *= 2
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain Python; `count` and `stride` only where they say something."""
+        """Return tensors and plain Python; `count` and `stride` if blocks have several rows."""
         state: dict[str, Any] = {"sums": _stack(self.sums), "steps": list(self.steps)}
         return state if self.stride == 1 else state | {"stride": self.stride, "count": self.count}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse, to the bit."""
+        """Restore what `state_dict` returned, to the bit."""
         self.sums = list(state["sums"].double().numpy())
         self.steps = list(state["steps"])
         self.stride = state.get("stride", 1)
@@ -82,7 +82,7 @@ class Blocks:
 
 
 class Trajectory(Blocks):
-    """`Blocks` that also keep the first row of each block, and the latest row, as they were.
+    """`Blocks` that also keep the first row of each block, and the latest row.
 
     `rows` are these and `row_steps` their global steps; with blocks of one row they are all rows.
 
@@ -101,18 +101,18 @@ class Trajectory(Blocks):
 
     @property
     def rows(self) -> list[Array]:
-        """The first row of each block, and the latest row."""
+        """Return the first row of each block, and the latest row."""
         alone = (self.count - 1) % self.stride == 0  # the latest row opened its block
         return self._first if alone else [*self._first, self.last]
 
     @property
     def row_steps(self) -> list[int]:
-        """The global step of each of `rows`."""
+        """Return the global step of each of `rows`."""
         alone = (self.count - 1) % self.stride == 0
         return self._first_steps if alone else [*self._first_steps, self.steps[-1]]
 
     def add(self, step: int, row: Array) -> None:
-        """Adds a row of an update at a global step."""
+        """Add the row of an update at a global step."""
         self.last = row
         if self.count % self.stride == 0:
             self._first.append(row)
@@ -124,12 +124,12 @@ class Trajectory(Blocks):
         super()._halve()
 
     def state_dict(self) -> dict[str, Any]:
-        """Adds the rows."""
+        """Return the rows too."""
         state: dict[str, Any] = {"rows": _stack(self.rows), "row_steps": list(self.row_steps)}
         return state if self.stride == 1 else state | super().state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse, to the bit."""
+        """Restore what `state_dict` returned, to the bit."""
         rows, steps = list(state["rows"].double().numpy()), list(state["row_steps"])
         super().load_state_dict({"sums": state["rows"], "steps": steps} | state)
         blocks = len(self.sums)
@@ -137,7 +137,7 @@ class Trajectory(Blocks):
 
 
 def most_rows(size: int) -> int:
-    """Rows of so many numbers that a series keeps."""
+    """Return how many rows of so many numbers a series keeps."""
     return max(LEAST_ROWS, MOST_NUMBERS // max(size, 1))
 
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tandem_pl.checks import AUTO, Auto
 from tandem_pl.errors import InputError
 from tandem_pl.simplex import Array
 
 Mask = NDArray[np.bool_]  # [M]
-LearningRate = float | Literal["auto"]
-AUTO: Literal["auto"] = "auto"
+LearningRate = float | Auto
 REACH = 2.0  # c: how far weights may move, in units of 1/M
 PRIOR_UPDATES = 100  # n0: keeps the first steps small, while little is known of the scale
 
@@ -22,7 +22,8 @@ def check_learning_rate(value: Any) -> None:
     """Raise an error unless a learning rate is "auto" or a positive number."""
     if value == AUTO:
         return
-    if isinstance(value, (int, float)) and math.isfinite(value) and value > 0:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if number and math.isfinite(value) and value > 0:
         return
     raise InputError(f"learning_rate={value!r} must be 'auto' or a positive number.")
 
@@ -48,8 +49,8 @@ def mean_square(gradient: Array, measured: Mask | None = None) -> float:
 def scale_free_rate(total: float, updates: int) -> float:
     """Return c / sqrt(S (1 + n0 / t)), the rate for relative changes of weights.
 
-    An exponentiated update takes it as it is; a projected one takes it divided by M, the size of
-    a relative change at the uniform mixture:
+    An exponentiated update takes this rate; a projected one takes it divided by M, because a
+    weight of the uniform mixture is 1/M:
 
         alpha <- Pi_A(alpha - (c / M) d / sqrt(S (1 + n0 / t))).
 

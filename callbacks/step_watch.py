@@ -78,7 +78,7 @@ class StepWatch:
             gradient: [M] what the update followed, finite.
             known: [M] whether a domain was measured.
             step: the method's step, with its bounds.
-            rate: of the scale-free step now, see `scale_free_rate`, divided by M.
+            rate: of the scale-free step now, in the unit that `step` takes.
         """
         self._add(before, after, gradient, known)
         for problem, found in (

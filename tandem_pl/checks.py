@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 from .errors import InputError
+
+Auto = Literal["auto"]
+AUTO: Auto = "auto"  # value of settings that are chosen from the run or the data
 
 
 def check_positive(key: str, value: float) -> None:
@@ -20,9 +23,13 @@ def check_not_negative(key: str, value: float) -> None:
         raise InputError(f"{key}={value} must be 0 or a positive number.")
 
 
-def check_share(key: str, value: float) -> None:
-    """Raise an error unless 0 <= value <= 1."""
-    if not 0.0 <= value <= 1.0:
+def check_share(key: str, value: Any) -> None:
+    """Raise an error unless the value is a number from 0 to 1."""
+    try:
+        inside = 0.0 <= value <= 1.0
+    except TypeError:  # no number
+        inside = False
+    if not inside:
         raise InputError(f"{key}={value} must be between 0 and 1.")
 
 

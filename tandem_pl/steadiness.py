@@ -99,7 +99,7 @@ def judge(weights: Array, average: Array, signal: Signal | None) -> Steadiness:
 
 
 def is_judged(updates: int) -> bool:
-    """Return whether a run is judged after this update: each of 64, then 64 to 32 per doubling.
+    """Return whether a run is judged after this update: each of the first 64, then 32 per doubling.
 
     So judging all T updates of a run costs O(T log T), and a resumed run is judged after the same
     updates.
@@ -132,28 +132,39 @@ def centred(signal: Signal) -> Array:
     return delta - delta.mean(axis=1, keepdims=True)
 
 
-def mean_gradients(signal: Signal) -> list[Interval]:
-    """Return the mean of each domain's centred hyper-gradients over the run, in nats.
+def evenly_scaled(deltas: Array) -> Array:
+    """Return hyper-gradients [T, M], weighed so that all updates are of one scale.
 
-    Updates weigh by the inverse of their scale, the root mean square of the hyper-gradients of
-    all domains over `SCALE_UPDATES` updates around them. Without this the first updates would
-    decide alone: hyper-gradients and their noise fall with the network's learning rate, by a
-    factor of 16 in the quickstart. The half width of the 95 % interval is 1.96 times the root of
-    the sum of squares, which holds if the noise of the updates is independent; NaN for fewer than 8
-    updates.
+    An update weighs by the inverse of the root mean square of the hyper-gradients of all domains
+    over `SCALE_UPDATES` updates around it; the mean of the weights is 1. Without this the first
+    updates would decide alone: hyper-gradients and their noise fall with the network's learning
+    rate, by a factor of 16 in the quickstart.
 
-    Args:
-        signal: with a column "delta".
+    >>> falling = np.repeat([[1.0, -1.0], [0.01, -0.01]], 40, axis=0)
+    >>> evenly_scaled(falling)[[0, 79]].round(3).tolist()
+    [[0.024, -0.024], [0.024, -0.024]]
     """
-    deltas = centred(signal)
     ones = np.ones(min(SCALE_UPDATES, len(deltas)))
     around = np.convolve(np.ones(len(deltas)), ones, "same")
     scales = np.sqrt(np.convolve((deltas**2).mean(axis=1), ones, "same") / around)[:, None]
     weights = np.divide(1.0, scales, out=np.zeros_like(scales), where=scales > 0)
-    total = weights.sum() or 1.0  # all hyper-gradients are 0
-    means = (weights * deltas).sum(axis=0) / total
-    halves = 1.96 * np.sqrt(((weights * deltas) ** 2).sum(axis=0)) / total
-    if len(deltas) < LEAST_UPDATES:
+    return deltas * (weights / (weights.mean() or 1.0))  # all hyper-gradients may be 0
+
+
+def mean_gradients(signal: Signal) -> list[Interval]:
+    """Return the mean of each domain's centred hyper-gradients over the run, in nats.
+
+    Updates weigh as in `evenly_scaled`. The half width of the 95 % interval is 1.96 times the root
+    of the sum of squares, which holds if the noise of the updates is independent; NaN for fewer
+    than 8 updates.
+
+    Args:
+        signal: with a column "delta".
+    """
+    weighed = evenly_scaled(centred(signal))
+    means = weighed.mean(axis=0)
+    halves = 1.96 * np.sqrt((weighed**2).sum(axis=0)) / len(weighed)
+    if len(weighed) < LEAST_UPDATES:
         halves[:] = math.nan
     return [Interval(*pair) for pair in zip(means.tolist(), halves.tolist(), strict=True)]
 

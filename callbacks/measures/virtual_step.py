@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
 
 from tandem_pl.episode import MixtureBatch
 from tandem_pl.modes import evaluating
 from tandem_pl.training.gradients import Gradient, domain_gradients
-from tandem_pl.training.micro_batches import split_batch
+from tandem_pl.training.micro_batches import map_rows, split_batch
 from tandem_pl.training.optimizer_settings import trainable
 
 from .alignment import clip
@@ -68,9 +67,7 @@ def look_ahead_losses(
             if not count:
                 continue
             rows = (batch.domains == domain).nonzero().flatten()
-            mine = tree_map_only(
-                Tensor, partial(torch.index_select, dim=0, index=rows), batch.samples
-            )
+            mine = map_rows(partial(torch.index_select, dim=0, index=rows), batch.samples)
             parts = split_batch(mine, len(rows), module.micro_batch_size) if len(rows) else []
             with virtual_step(module, gradient), torch.no_grad():
                 after = [

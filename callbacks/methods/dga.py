@@ -14,13 +14,12 @@ from tandem_pl.callbacks.measures.alignment import align
 from tandem_pl.callbacks.measures.influence import means_or_row_mean
 from tandem_pl.callbacks.reweighting import ReweightingCallback, Update
 from tandem_pl.callbacks.step_size import (
-    AUTO,
     LearningRate,
     check_learning_rate,
     mean_square,
     scale_free_rate,
 )
-from tandem_pl.checks import check_at_least, check_below_one
+from tandem_pl.checks import AUTO, check_at_least, check_below_one
 from tandem_pl.episode import MEASURE, TRAIN, Handler, MixtureBatch, Outputs, Plan, Segment
 from tandem_pl.errors import InputError
 from tandem_pl.simplex import Array, exponentiated_step, sum_to_one

@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer
 from tandem_pl.callbacks.anchor import AnchorSetting
 from tandem_pl.callbacks.bad_domains import bad_domains
 from tandem_pl.callbacks.episode_lengths import check_measured
-from tandem_pl.callbacks.measures.gathering import from_first_rank, gather_sum
+from tandem_pl.callbacks.measures.gathering import gather_sum
 from tandem_pl.callbacks.measures.virtual_step import look_ahead_losses
 from tandem_pl.callbacks.reweighting import ReweightingCallback, Update
 from tandem_pl.checks import check_at_least, check_below_one, check_positive, check_share
@@ -122,11 +122,11 @@ class DynamixReweighting(ReweightingCallback):
         self.prior = prior
         self._prior: Array = np.zeros(0)
         self._rewards = self.add_state("_rewards", lambda: np.zeros(len(self.domains)))  # Q
-        # [3, M] of this rank: sums of losses before and after, numbers of samples
+        # [3, M] of all ranks: sums of losses before and after, numbers of samples
         self._sums = self.add_state("_sums", lambda: np.zeros((3, len(self.domains))))
 
     def check(self, trainer: Trainer, module: MixtureModule) -> None:
-        """Raise an error if a virtual step or its samples cannot be had."""
+        """Raise an error if there are fewer measured samples than domains."""
         check_measured(self.measure_batches, self.data.batch_size, len(self.domains))
 
     def initial(self, trainer: Trainer) -> Array:
@@ -159,15 +159,17 @@ class DynamixReweighting(ReweightingCallback):
                 "use strategy=ddp."
             )
         losses = torch.zeros(len(batch.domains), device=module.device)
+        sums = np.zeros_like(self._sums)
         for domain, before, after in look_ahead_losses(module, batch, len(self.domains)):
             losses[batch.domains == domain] = before.to(losses)
             numbers = [float(x.double().sum()) for x in (before, after)]
-            self._sums[:, domain] += [*numbers, len(before)]
+            sums[:, domain] = [*numbers, len(before)]
+        self._sums = self._sums + gather_sum(module.trainer, sums)
         return {"losses": losses}
 
     def update(self, trainer: Trainer, module: Any) -> Update:
         """Average the rewards, and return the weights."""
-        before, after, count = from_first_rank(trainer, gather_sum(trainer, self._sums))
+        before, after, count = self._sums
         self._sums = np.zeros_like(self._sums)
         measured = count > 0
         if not np.isfinite([before, after]).all():

@@ -16,8 +16,6 @@ from torch import Tensor
 from tandem_pl.callbacks.anchor import AnchorSetting
 from tandem_pl.callbacks.bad_domains import list_domains
 from tandem_pl.callbacks.episode_lengths import (
-    AUTO,
-    Auto,
     check_batches,
     choose_free_steps,
     choose_measure_batches,
@@ -33,7 +31,7 @@ from tandem_pl.callbacks.step_size import (
     scale_free_rate,
 )
 from tandem_pl.callbacks.step_watch import StepWatch, new_state, warning_of
-from tandem_pl.checks import check_at_least, check_choice
+from tandem_pl.checks import AUTO, Auto, check_at_least, check_choice
 from tandem_pl.episode import MEASURE, PROBE, STATISTICS, TRAIN, MixtureBatch, Plan, Segment
 from tandem_pl.errors import InputError
 from tandem_pl.objectives.samples import at_least_float32
@@ -235,9 +233,10 @@ class TandemReweighting(ReweightingCallback):
         moved = 0.5 * np.abs(weights - self.weights).sum()
         if moved > LARGE_MOVE and not self._warned:
             self._warned = True
+            lower = f"lower learning_rate={self.learning_rate}, or "
             rank_zero_warn(
                 f"step {trainer.global_step}: one update moved {moved:.0%} of the mixture, too "
-                f"much for noisy measurements: lower learning_rate={self.learning_rate}, or raise "
+                f"much for noisy measurements: {'' if self.learning_rate == AUTO else lower}raise "
                 f"measure_batches={self.measure_batches}."
             )
         self._watch_step(trainer, weights, gradient, partial(step, floor=self.floor, caps=caps))
@@ -247,14 +246,13 @@ class TandemReweighting(ReweightingCallback):
         )
 
     def auto_rate(self) -> float:
-        """Return the scale-free rate of a projected step, weight per nat."""
-        return scale_free_rate(self._squares, self._squared) / len(self.weights)
+        """Return the scale-free rate, in the unit of `learning_rate`."""
+        rate = scale_free_rate(self._squares, self._squared)
+        return rate if self.update_rule == "exponentiated" else rate / len(self.weights)
 
     def step_size(self) -> float:
         """Return eta of this update."""
-        if self.learning_rate != AUTO:
-            return self.learning_rate
-        return self.auto_rate() * (len(self.weights) if self.update_rule == "exponentiated" else 1)
+        return self.auto_rate() if self.learning_rate == AUTO else self.learning_rate
 
     def _watch_step(self, trainer: Trainer, weights: Array, gradient: Array, step: Any) -> None:
         """Warn, once each, of updates that alternate, stand still, or measure nothing."""
@@ -262,8 +260,7 @@ class TandemReweighting(ReweightingCallback):
         watch, start, known = StepWatch(self._watched), self.trajectory[0], self.signal.samples > 0
         rate = self.auto_rate()
         problem = watch.watch(start, self.weights, weights, gradient, known, step, rate)
-        unit = len(weights) if self.update_rule == "exponentiated" else 1.0
-        text = problem and warning_of(problem, watch, self.learning_rate, unit * rate)
+        text = problem and warning_of(problem, watch, self.learning_rate, rate)
         if text:
             rank_zero_warn(f"step {trainer.global_step}: {text}")
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tandem_pl.callbacks.anchor import AnchorSetting
 from tandem_pl.callbacks.bad_domains import bad_domains
-from tandem_pl.callbacks.measures.gathering import from_first_rank, gather_sum
+from tandem_pl.callbacks.measures.gathering import gather_sum
 from tandem_pl.callbacks.measures.influence import (
     means_or_row_mean,
     scaled_influence,
@@ -122,7 +122,7 @@ class TiKMiXReweighting(ReweightingCallback):
         # [2, M', M] sums of influences, and numbers of batches that had both domains
         self._sums = self.add_state("_sums", lambda: np.zeros((2, 0, 0)))
         self._mean: Array | None = self.add_state("_mean", lambda: None)  # [M', M] of S
-        # [2, M'] of this rank: sums of target losses, and numbers of samples
+        # [2, M'] of all ranks: sums of target losses, and numbers of samples
         self._losses = self.add_state("_losses", lambda: np.zeros((2, 0)))
 
     def check(self, trainer: Trainer, module: MixtureModule) -> None:
@@ -177,13 +177,14 @@ class TiKMiXReweighting(ReweightingCallback):
             torch.zeros(size, device=module.device, dtype=torch.float32) for size in sizes
         )
         targets: list[tuple[Gradient, float]] = []
+        sums = np.zeros_like(self._losses)
         with evaluating(module.network):
             both = batch.target_domains, batch.target_samples
             for i, gradient, mine, count in domain_gradients(
                 module, *both, len(self.data.target_sets), batch.step, TARGET_SALT
             ):
                 target_losses[batch.target_domains == i] = mine.float()
-                self._losses[:, i] += float(mine.double().sum()), len(mine)
+                sums[:, i] = float(mine.double().sum()), len(mine)
                 targets.append((self._precondition(module, gradient), count))
             for m, gradient, mine, count in domain_gradients(
                 module, batch.domains, batch.samples, len(self.domains), batch.step
@@ -193,6 +194,7 @@ class TiKMiXReweighting(ReweightingCallback):
                 for i, (target, target_count) in enumerate(targets):
                     if count and target_count:
                         self._sums[:, i, m] += dot(target, gradient) / size, 1.0
+        self._losses = self._losses + gather_sum(module.trainer, sums)
         return {"losses": losses, "target_losses": target_losses}
 
     def _precondition(self, module: MixtureModule, gradient: Gradient) -> Gradient:
@@ -212,7 +214,7 @@ class TiKMiXReweighting(ReweightingCallback):
     def update(self, trainer: Trainer, module: Any) -> Update:
         """Compute S and its running mean, and return the solver's weights."""
         (total, count), self._sums = self._sums, np.zeros_like(self._sums)
-        loss, samples = from_first_rank(trainer, gather_sum(trainer, self._losses))
+        loss, samples = self._losses
         self._losses = np.zeros_like(self._losses)
         influence = means_or_row_mean(total, count)
         if not np.isfinite(influence).all():

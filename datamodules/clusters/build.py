@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from tandem_pl.checks import AUTO
 from tandem_pl.datamodules.sources.domain_rows import RowWriter, read_rows
 from tandem_pl.datamodules.sources.source import Source, Sources
 from tandem_pl.datamodules.text.threads import map_in_threads
@@ -27,7 +28,7 @@ from .embedders import GivenEmbeddings, open_embedder
 from .grouping import choose_number, fit_centres, merge_small, smallest_size
 from .model import ClusterModel
 from .naming import name_clusters, telling_terms
-from .options import AUTO, ClusterOptions
+from .options import ClusterOptions
 
 ROWS = "rows.arrow"
 SAMPLE = 20_000  # documents that clusters are made of

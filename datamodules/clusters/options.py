@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from tandem_pl.checks import check_at_least
+from tandem_pl.checks import AUTO, check_at_least
 from tandem_pl.datamodules.sources.domains import (
     SourceSpec,
     check_given,
@@ -21,7 +21,6 @@ from tandem_pl.errors import InputError
 from .embedders import COLUMN, open_embedder
 from .model import ClusterModel, has_pools
 
-AUTO = "auto"
 RULE = 2  # raise it if the same documents and options give other clusters
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from lightning.pytorch import Trainer
 
+from tandem_pl.callbacks.episode_lengths import ENOUGH_SAMPLES
 from tandem_pl.callbacks.methods.method import Length
 from tandem_pl.callbacks.monitoring.trainer_parts import reweighting_of
 from tandem_pl.episode import MEASURE, WITHOUT_STEP
@@ -15,7 +16,6 @@ from tandem_pl.training.connection import mixture_data
 from tandem_pl.training.trainer_flags import total_steps
 
 ENOUGH_UPDATES = 2 * LEAST_JUDGED - 2  # fewer are too short to judge, see `stability`
-ENOUGH_SAMPLES = 32  # of a domain, measured for an update
 MOST_PASSES = 100  # over a domain
 MOST_NAMES = 8  # domains in a line
 

@@ -66,8 +66,20 @@ class Cell(NamedTuple):
         return self.folder / FAILED
 
 
+def check_parts(base: Mapping[str, Any]) -> None:
+    """Raise an error unless a configuration names the classes of its module and data."""
+    for key in ("model", "data"):
+        if not isinstance(base.get(key), Mapping) or "class_path" not in base[key]:
+            raise InputError(f"the base has no {key!r} with a class_path.")
+
+
 def build_cells(comparison: Comparison) -> list[Cell]:
-    """Return all cells, seed by seed, each after the cells that it needs."""
+    """Return all cells, seed by seed, each after the cells that it needs.
+
+    Raises:
+        InputError: the base has no module or data, or a class that cannot be imported.
+    """
+    check_parts(comparison.base)
     cells: dict[str, Cell] = {}
     for seed in comparison.seeds:
         reference = None

@@ -16,7 +16,7 @@ from tandem_pl.machine import count_cores
 from tandem_pl.public_names import with_whole_paths
 from tandem_pl.yaml_files import read_yaml
 
-from .entries import Entry, check_keys, check_weights, read_methods
+from .entries import Entry, check_keys, check_weights, checked_map, read_methods
 from .executors import EXECUTORS
 
 KEYS: dict[str, Any] = {  # key -> its default
@@ -93,8 +93,9 @@ def read_comparison(
     content |= {key: value for key, value in options.items() if value is not None}
     check_keys(content, KEYS, str(path))
     content = KEYS | {key: value for key, value in content.items() if value is not None}
-    base = merge(read_base(content["base"], path.parent), content["overrides"])
-    steps = (base.get("trainer") or {}).get("max_steps")
+    overrides = checked_map(content["overrides"], "overrides")
+    base = merge(read_base(content["base"], path.parent), overrides)
+    steps = checked_map(base.get("trainer"), "trainer").get("max_steps")
     if not isinstance(steps, int) or steps < 1:
         raise InputError(
             f"trainer.max_steps={steps!r} must be a positive number of batches in the base or the "

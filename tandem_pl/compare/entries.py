@@ -60,7 +60,7 @@ def find_definition(method: str) -> Method:
     """Return the row of the table of methods, or one for a class by its import path.
 
     A class of one's own is described by its `rows`, those of its base class included; without any
-    it needs target data and no twins, and its cost is not known.
+    it gets no twins, and its cost is not known.
 
     Raises:
         InputError: no such method, or the class cannot be imported or is no reweighting callback.
@@ -107,12 +107,10 @@ def read_methods(methods: Any) -> list[Entry]:
     for label, given in methods.items():
         if not isinstance(label, str) or not LABEL.fullmatch(label):
             raise InputError(f"methods: {label!r} names a folder: use letters, digits, . _ + -.")
-        if not isinstance(given or {}, Mapping):
-            raise InputError(f"methods.{label}={given!r} must be a map of settings, or empty.")
-        settings = dict(given or {})
+        settings = dict(checked_map(given, f"methods.{label}"))
         method = settings.pop("method", settings.pop("class_path", label))
-        settings |= settings.pop("init_args", None) or {}
-        overrides = settings.pop("overrides", {}) or {}
+        settings |= checked_map(settings.pop("init_args", None), f"methods.{label}.init_args")
+        overrides = checked_map(settings.pop("overrides", None), f"methods.{label}.overrides")
         steps, spent = settings.pop("steps", None), settings.pop("spent", 0)
         if steps is not None:
             check_count(f"methods.{label}.steps", steps)
@@ -124,7 +122,7 @@ def read_methods(methods: Any) -> list[Entry]:
         except InputError as error:
             raise InputError(f"methods.{label}: {error}") from None
         own = {**definition.settings, **settings}
-        entry = Entry(label, str(method), own, overrides, steps, float(spent))
+        entry = Entry(label, str(method), own, dict(overrides), steps, float(spent))
         check_settings(entry)
         entries.append(entry)
     return entries
@@ -166,6 +164,13 @@ def of_seed(settings: Mapping[str, Any], seed: int) -> dict[str, Any]:
         key: value.replace("{seed}", str(seed)) if isinstance(value, str) else value
         for key, value in settings.items()
     }
+
+
+def checked_map(value: Any, key: str) -> Mapping[str, Any]:
+    """Return a map, which is empty for None; raise an error for another value."""
+    if not isinstance(value or {}, Mapping):
+        raise InputError(f"{key}={value!r} must be a map of settings, or empty.")
+    return value or {}
 
 
 def check_keys(given: Iterable[str], known: Iterable[str], where: str) -> None:

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
+from tandem_pl.errors import InputError
+
 from .executors import Process
 from .forks import Forks, end_group
 
@@ -86,12 +88,20 @@ class Child(subprocess.Popen):
 def cell_environment(threads: int, device: int | None = None) -> dict[str, str]:
     """Return the environment variables of a cell; `device` is one of those that are visible here.
 
+    Raises:
+        InputError: it is not.
+
     >>> cell_environment(2)["OMP_NUM_THREADS"]
     '2'
     """
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     if device is not None:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")  # a queue may have set it
-        number = visible.split(",")[device] if visible else str(device)
-        environment["CUDA_VISIBLE_DEVICES"] = number
+        numbers = visible.split(",")
+        if visible and device >= len(numbers):
+            raise InputError(
+                f"devices={device} asks for more GPUs than the {len(numbers)} of "
+                f"CUDA_VISIBLE_DEVICES={visible}: number those from 0 on, or leave devices out."
+            )
+        environment["CUDA_VISIBLE_DEVICES"] = numbers[device] if visible else str(device)
     return environment

@@ -1,7 +1,7 @@
 """Locks of folders and cells, on one machine or on a file system that several share.
 
 They are `flock`'s: a process that is killed has no lock any more, unless another that it started
-holds the file open. NFS takes them too; where a file system has no locks, nothing is locked.
+holds the file open. NFS takes them too; if a file system has no locks, nothing is locked.
 """
 
 from __future__ import annotations

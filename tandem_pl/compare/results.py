@@ -58,10 +58,10 @@ def collect(comparison: Comparison, cells: Sequence[Cell]) -> Runs:
             failures[key] = _reason(cell, by_name, results)
         else:
             finished[key] = result
-            done = [(entries.get(c.label), c, results[c.name]) for c in needed]
+            done = [(c, results[c.name]) for c in needed]
             cost = entries[cell.label].spent
-            cost += sum(_cost(comparison, entry, one, run) for entry, one, run in done)
-            seconds = sum(run["seconds"] for _, _, run in done if run)
+            cost += sum(_cost(comparison, entries.get(c.label), c, run) for c, run in done)
+            seconds = sum(run["seconds"] for _, run in done if run)
         spent[key] = {"cost": cost, "extra_runs": len(needed) - 1, "seconds": seconds}
     runs = pd.MultiIndex.from_tuples(list(finished), names=RUN)
     losses, weights, epochs = (

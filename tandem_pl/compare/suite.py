@@ -25,14 +25,21 @@ def read_comparisons(
     """Read and check the files of comparisons; `options` replace what they say.
 
     Raises:
-        InputError: see `read_comparison`; two files have one folder, or different executors or
-            devices.
+        InputError: see `read_comparison`; two files have one name or folder, or different executors
+            or devices.
     """
     several = len(paths) > 1
     comparisons: list[Comparison] = []
     for path in paths:
         own = str(Path(folder) / Path(path).stem) if folder and several else folder
         comparisons.append(read_comparison(path, folder=own, **options))
+    names = [comparison.name for comparison in comparisons]
+    for number, name in enumerate(names):
+        if name in names[:number]:
+            raise InputError(
+                f"--config has two files with the name {name!r}, which the summary could not tell "
+                "apart: rename one."
+            )
     folders = [comparison.folder.resolve() for comparison in comparisons]
     for number, found in enumerate(folders):
         if found in folders[:number]:

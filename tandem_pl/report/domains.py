@@ -10,7 +10,13 @@ import numpy as np
 
 from tandem_pl.errors import InputError
 from tandem_pl.mixture import Mixture, check_domains
-from tandem_pl.steadiness import Interval, centred, last_quarters, mean_gradients
+from tandem_pl.steadiness import (
+    Interval,
+    centred,
+    evenly_scaled,
+    last_quarters,
+    mean_gradients,
+)
 
 from .run import Run
 from .statistics import batch_means
@@ -24,9 +30,9 @@ class DomainSummary(NamedTuple):
     Weights are shares of samples. `spread` is the standard deviation of the weight over the second
     half of the run, `drift` its mean over the fourth quarter minus that over the third. `late` is
     the mean of the centred hyper-gradient in nats over the second half, `mean` that over the whole
-    run, see `mean_gradients`. `epochs` are the passes over the domain in this run, `final_epochs`
-    those in the final one. `seeds` is the mean and the standard deviation of the average weights of
-    this run and its repetitions.
+    run; updates weigh as in `evenly_scaled`. `epochs` are the passes over the domain in this run,
+    `final_epochs` those in the final one. `seeds` is the mean and the standard deviation of the
+    average weights of this run and its repetitions.
     """
 
     name: str
@@ -72,7 +78,8 @@ def summarize_domains(
     means = late
     if run.signal is not None:
         deltas = centred(run.signal)
-        late, means = batch_means(deltas[len(deltas) // 2 :]), mean_gradients(run.signal)
+        late = batch_means(evenly_scaled(deltas[len(deltas) // 2 :]))
+        means = mean_gradients(run.signal)
     epochs = run.mixture.about.get("epochs") or {}
     final = final_epochs(run.mixture, tokens, tokens_per_domain, samples)
     averages = [mixture.average for mixture in (run.mixture, *others)]

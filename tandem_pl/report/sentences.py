@@ -61,6 +61,12 @@ def verdict(result: Stability, run: Run) -> str:
         f"the means of the third and the fourth quarter differ by {percent(result.moved)} of the "
         f"data, and the weights fluctuate by {percent(result.fluctuation)} within a quarter"
     )
+    rate, advice = run.settings.get("learning_rate"), []
+    if "measure_batches" in run.settings:
+        advice.append("measure more")
+    if isinstance(rate, int | float):
+        advice.append("lower learning_rate")
+    more = f", and {' or '.join(advice)}" if advice else ""
     return {
         "given": "The weights were given, not learned: there is nothing to settle.",
         "too short to judge": (
@@ -68,7 +74,7 @@ def verdict(result: Stability, run: Run) -> str:
             "snapshot, and a longer run is needed."
         ),
         "drifting": f"Still drifting: {numbers}. A longer run may give other weights.",
-        "noisy": f"Noisy: {numbers}. Use the average, and measure more or lower learning_rate.",
+        "noisy": f"Noisy: {numbers}. Use the average{more}.",
         "settled": f"Settled: {numbers}.",
     }[result.verdict]
 

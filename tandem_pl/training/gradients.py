@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 
 from tandem_pl.objectives.samples import at_least_float32
 
 from .collectives import sum_over_ranks, sum_over_shards
-from .micro_batches import split_batch
+from .micro_batches import map_rows, split_batch
 from .optimizer_settings import trainable
 from .sharding import is_sharded, local_shards
 
@@ -123,7 +122,7 @@ def domain_gradients(
                 torch.tensor(number, device=module.device), reduce_op="max"
             )
             rows = torch.cat([rows, rows.new_zeros(int(most) - number)])
-        mine = tree_map_only(Tensor, partial(torch.index_select, dim=0, index=rows), samples)
+        mine = map_rows(partial(torch.index_select, dim=0, index=rows), samples)
         gradient, losses = summed_gradient(
             module, mine, number, step, *salt, domain, rows=len(rows)
         )

@@ -1,5 +1,6 @@
 """The reference's training and target samples in one forward."""
 
+from collections import UserDict
 from typing import Any
 
 import torch
@@ -24,17 +25,20 @@ def join_samples(first: Any, second: Any) -> Any | None:
     >>> join_samples({"x": torch.zeros(2, 3)}, {"x": torch.ones(4, 5)}) is None
     True
     """
+    if isinstance(first, UserDict) and type(first) is type(second):  # torch's trees end there
+        joined = join_samples(first.data, second.data)
+        return None if joined is None else type(first)(joined)
     (ones, structure), (others, other_structure) = tree_flatten(first), tree_flatten(second)
     if structure != other_structure:
         return None
-    joined = []
+    rows = []
     for one, other in zip(ones, others, strict=True):
         if not isinstance(one, Tensor) or not isinstance(other, Tensor):
             return None  # not known to have rows
         if (one.shape[1:], one.dtype) != (other.shape[1:], other.dtype):
             return None
-        joined.append(torch.cat([one, other]))
-    return tree_unflatten(joined, structure)
+        rows.append(torch.cat([one, other]))
+    return tree_unflatten(rows, structure)
 
 
 def check_joinable(network: nn.Module) -> None:
@@ -54,7 +58,8 @@ def check_joinable(network: nn.Module) -> None:
     for name, module in network.named_modules():
         for key, rate in drop_rates(module).items():
             raise InputError(
-                f"join_probe=True needs a network without dropout, and {name}.{key} is {rate}: "
+                "join_probe=True needs a network without dropout, and "
+                f"{f'{name}.{key}' if name else key} is {rate}: "
                 "set the rate to 0, or leave join_probe out."
             )
 

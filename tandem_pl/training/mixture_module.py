@@ -147,7 +147,7 @@ class MixtureModule(ManualUpdates):
         mesh = data_mesh(self.trainer)
         if mesh is not None and not self.checkpoint_frozen:
             raise InputError(
-                "checkpoint_frozen=False cannot be had with sharded networks, whose checkpoints "
+                "checkpoint_frozen=False cannot be used with sharded networks, whose checkpoints "
                 "are read as a whole: set it to True, or use strategy=ddp."
             )
         shard(self.network, mesh)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
@@ -27,6 +28,10 @@ from .sample_weights import LossBasedWeights, weighted_sum
 from .sharding import data_mesh, local_shards, shard
 from .twins import copy_buffers, copy_network, copy_optimizer_state, distance, make_twin
 
+NOT_JOINED = (
+    "join_probe=True, and training and target samples of a batch have other shapes or are no "
+    "tensors: such batches take a forward each."
+)
 TARGET_SALT = 1 << 32  # keeps dropout of target samples apart from that of training samples
 
 
@@ -149,6 +154,8 @@ class TandemModule(MixtureModule):
             joined = None
             if self.join_probe and not shared:
                 joined = join_samples(part, target_part)
+                if joined is None:
+                    rank_zero_warn(NOT_JOINED)
             if joined is not None:
                 both = self.losses(self.reference, joined, rows + target_rows, batch.step, index)
                 reference, target = both.split([rows, target_rows])

@@ -70,6 +70,8 @@ def test_the_floor_of_the_method_stays():
     [
         (1.2, r"anchor=1\.2 must be between 0 and 1"),
         ({"share": -1}, "anchor=-1 must be"),
+        ({"share": "30%"}, "anchor=30% must be between 0 and 1"),
+        ({"prior": "proportional"}, "anchor={'prior': 'proportional'} has no share"),
         ({"share": 0.5, "form": "harmonic"}, r"anchor\.form='harmonic'"),
         ({"shares": 0.5}, "'shares': did you mean 'share'|the key 'shares'"),
     ],

@@ -89,6 +89,14 @@ def test_equal_measurements_are_found_after_sixteen():
     assert {watch.watch(one, one, one, one, one > 0, STEP, 1.0) for _ in range(40)} == {None}
 
 
+@pytest.mark.parametrize(("update", "unit"), [("projected", 4), ("exponentiated", 1)])
+def test_the_scale_free_rate_is_in_the_unit_of_the_methods_step(update, unit):
+    """It is what warnings suggest, and what they compare the steps with."""
+    method = TandemReweighting(update=update)
+    method.weights, method._squares, method._squared = START, 0.25, 100
+    assert method.auto_rate() == method.step_size() == scale_free_rate(0.25, 100) / unit
+
+
 # ---- runs ----
 
 
@@ -108,9 +116,8 @@ def run(tmp_path, rate, updates, centres=(-1.0, 1.0), **more):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         trainer.fit(module, data)
-    texts = [str(one.message) for one in caught if "learning_rate" in str(one.message)]
-    texts += [str(one.message) for one in caught if "measured the same" in str(one.message)]
-    return method, texts
+    ours = re.compile("learning_rate|measured the same|noisy measurements")
+    return method, [str(one.message) for one in caught if ours.search(str(one.message))]
 
 
 def test_a_fixed_rate_that_alternates_is_named_with_the_one_to_use(tmp_path):
@@ -133,6 +140,16 @@ def test_equal_domains_keep_their_weights_and_the_run_says_so(tmp_path):
     ] == texts
     assert len(texts) == 1
     assert method.weights.tolist() == [0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("rate", "advice"),
+    [(30.0, "lower learning_rate=30.0, or raise measure_batches=1"), ("auto", "raise measure")],
+)
+def test_a_large_move_is_warned_of_with_what_can_be_changed(rate, advice, tmp_path, monkeypatch):
+    monkeypatch.setattr("tandem_pl.callbacks.step_size.REACH", 100.0)
+    _, texts = run(tmp_path, rate, 3)
+    assert f"too much for noisy measurements: {advice}" in texts[0]
 
 
 def test_updates_that_fail_are_counted_in_few_warnings():

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tandem_pl.checks import check_at_least, check_choice, check_count
-from tandem_pl.compare.cells import QUIET, find_class, set_seed, with_module
+from tandem_pl.compare.cells import QUIET, check_parts, find_class, set_seed, with_module
 from tandem_pl.compare.config import merge, read_base, read_map, read_workers
-from tandem_pl.compare.entries import check_keys
+from tandem_pl.compare.entries import check_keys, checked_map
 from tandem_pl.errors import InputError
 
 from .mixtures import SAMPLINGS
@@ -156,8 +156,9 @@ def make_swarm(content: Mapping[str, Any], path: Path, queued: bool = False) -> 
         InputError: a setting cannot be used.
     """
     content = ROWS | WORK | dict(content)
-    base = merge(read_base(content["base"], path.parent), content["overrides"])
-    steps = (base.get("trainer") or {}).get("max_steps")
+    overrides = checked_map(content["overrides"], "overrides")
+    base = merge(read_base(content["base"], path.parent), overrides)
+    steps = checked_map(base.get("trainer"), "trainer").get("max_steps")
     if not isinstance(steps, int) or steps < 1:
         raise InputError(
             f"trainer.max_steps={steps!r} must be a positive number of batches in the base or the "
@@ -192,9 +193,7 @@ def make_swarm(content: Mapping[str, Any], path: Path, queued: bool = False) -> 
 
 def _proxy(base: dict[str, Any], seed: int) -> dict[str, Any]:
     """Return the configuration without what only watches a run, or writes files."""
-    for key in ("model", "data"):
-        if not isinstance(base.get(key), dict) or "class_path" not in base[key]:
-            raise InputError(f"the base has no {key!r} with a class_path.")
+    check_parts(base)
     base["model"] = with_module(base["model"], "MixtureModule")
     set_seed(base, seed)
     trainer = base["trainer"]

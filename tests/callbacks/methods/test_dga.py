@@ -66,6 +66,24 @@ def test_limits_of_the_update() -> None:
     )
 
 
+@pytest.mark.parametrize("unit", [1.0, 1e6, 1e-6])
+def test_the_scale_free_step_is_that_of_the_products(unit):
+    """shares exp(c a / sqrt(S (1 + n0 / t))) / Z, whatever the gradients' unit."""
+    method = DGAReweighting(ema=0.0)
+    method.domains = method.tags = ("a", "b", "c")
+    method.reset_state()
+    method.weights = method.shares = shares = np.full(3, 1 / 3)
+    method.record.start(shares)
+    total = 0.0
+    for t, products in enumerate(np.random.default_rng(0).normal(size=(5, 3)), 1):
+        method._products = [np.stack([unit * products, np.ones(3)])]
+        method.weights, _ = method.update(SimpleNamespace(global_step=t), None)
+        total += ((products - products.mean()) ** 2).mean()
+        shares = shares * np.exp(2.0 * products / np.sqrt(total * (1 + 100 / t)))
+        shares = shares / shares.sum()
+        np.testing.assert_allclose(method.weights, shares, rtol=1e-9)
+
+
 def products_of(record, places):
     """Mean over the measure batches that have a domain of <g_m, g_target>."""
     sums, counts = np.zeros(3), np.zeros(3)

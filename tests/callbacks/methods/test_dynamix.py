@@ -10,7 +10,7 @@ from helpers import Recorder, parameters_of, quiet_trainer
 from toy import DOMAINS, toy_data, toy_module
 
 from tandem_pl import InputError
-from tandem_pl.callbacks import DynamixReweighting
+from tandem_pl.callbacks import DynamixReweighting, TiKMiXReweighting
 from tandem_pl.callbacks.methods.dynamix import dynamix_weights, look_ahead_rewards
 
 
@@ -108,6 +108,31 @@ def test_the_weights_are_around_the_prior(tmp_path):
         np.testing.assert_allclose(kept, means)
         expected = weights_by_hand(p0, means, 0.3, 4.0)
         np.testing.assert_allclose(method.trajectory[number + 1], expected)
+
+
+@pytest.mark.parametrize(
+    ("method", "state"),
+    [
+        (DynamixReweighting(period=2, measure_batches=2), "sums"),
+        (TiKMiXReweighting(update_steps=2, measure_batches=2), "losses"),
+    ],
+)
+def test_a_checkpoint_while_measuring_has_the_sums_of_all_ranks(
+    method, state, tmp_path, monkeypatch
+):
+    """Checkpoints hold the first rank's state. Here two ranks have the same samples."""
+    path = f"{type(method).__module__}.gather_sum"
+    monkeypatch.setattr(path, lambda trainer, values: 2 * values)
+
+    class Counts(Recorder):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+            self.counts = [*vars(self).get("counts", []), method.state_dict()[state][-1].sum()]
+
+    counts = Counts()
+    trainer = quiet_trainer(tmp_path, callbacks=[method, counts], max_epochs=1)
+    trainer.fit(toy_module(), datamodule=toy_data())
+    assert counts.counts == [0, 0, 2 * 12, 0]
 
 
 def test_refuses_fewer_samples_than_domains(tmp_path):

@@ -1,39 +1,19 @@
-"""What a comparison's file may say, which runs it stands for, and the statistics of its tables."""
+"""What a comparison's file may say, which runs it stands for, and what they cost."""
 
-import math
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import pytest
-import scipy.stats
 import yaml
+from comparisons import comparison
 
 from tandem_pl.callbacks.methods.table import METHODS, Length
 from tandem_pl.compare.cells import build_cells, takes_seed, with_module
 from tandem_pl.compare.config import merge, read_comparison
-from tandem_pl.compare.files import write_results
-from tandem_pl.compare.results import NETWORK, RUN, Runs, collect
-from tandem_pl.compare.statistics import differences, estimate, over_seeds
-from tandem_pl.compare.tables import difference, markdown, opening
+from tandem_pl.compare.results import collect
+from tandem_pl.compare.tables import opening
 from tandem_pl.errors import InputError
 
 CONFIGS = Path(__file__).parents[3] / "configs"
-BASE = {
-    "trainer": {"max_steps": 20, "callbacks": [{"class_path": "tandem_pl.callbacks.FixedMixture"}]},
-    "model": {
-        "class_path": "tandem_pl.TandemModule",
-        "init_args": {"network": {"class_path": "torch.nn.Identity"}, "penalty": 2.0},
-    },
-    "data": {"class_path": "tandem_pl.datamodules.MixtureDataModule", "init_args": {"seed": 5}},
-}
-
-
-def comparison(folder, **keys):
-    content = {"base": BASE, "methods": ["uniform"], "folder": str(folder / "out"), **keys}
-    path = folder / "study.yaml"
-    path.write_text(yaml.safe_dump(content))
-    return read_comparison(path)
 
 
 # ---- the file ----
@@ -78,6 +58,14 @@ def test_an_override_speaks_of_init_args_and_another_class_brings_its_own():
         ({"methods": ["unifrom"]}, "methods.unifrom: method 'unifrom' is unknown: did you mean"),
         ({"methods": {"a/b": {"method": "uniform"}}}, "'a/b' names a folder"),
         ({"methods": {"uniform": 3}}, "methods.uniform=3 must be a map"),
+        (
+            {"methods": {"uniform": {"overrides": ["trainer"]}}},
+            "methods.uniform.overrides=['trainer'] must be a map",
+        ),
+        ({"methods": {"uniform": {"init_args": 3}}}, "methods.uniform.init_args=3 must be a map"),
+        ({"overrides": 3}, "overrides=3 must be a map"),
+        ({"base": {"trainer": 3}}, "trainer=3 must be a map"),
+        ({"base": {"trainer": {"max_steps": 3}}}, "the base has no 'model' with a class_path"),
         ({"methods": ["tandem"]}, "baseline 'uniform' is not one of the methods: tandem."),
         ({"methods": {"uniform": {"steps": 0}}}, "methods.uniform.steps=0 must be a whole number"),
         ({"methods": {"uniform": {"spent": -1}}}, "methods.uniform.spent=-1 must be 0 or"),
@@ -101,7 +89,7 @@ def test_an_override_speaks_of_init_args_and_another_class_brings_its_own():
 )
 def test_a_mistake_is_named_before_anything_runs(keys, said, tmp_path):
     with pytest.raises(InputError) as refusal:
-        comparison(tmp_path, **keys)
+        build_cells(comparison(tmp_path, **keys))
     assert said in str(refusal.value)
     assert "\n" not in str(refusal.value)
     assert not (tmp_path / "out").exists()
@@ -178,6 +166,7 @@ def test_rows_of_other_lengths_and_what_was_spent_before(tmp_path):
         "search": search,
         "tandem": settings | {"steps": 40},
         "short": settings | {"method": "tandem", "steps": 40, "overrides": short},
+        "small": settings | {"method": "tandem", "overrides": {"data": {"batch_size": 8}}},
         "doremi": None,
     }
     study = comparison(tmp_path, methods=methods, seeds=[4, 7])
@@ -204,6 +193,7 @@ def test_rows_of_other_lengths_and_what_was_spent_before(tmp_path):
     assert costs["tandem", "online"] == pytest.approx(40 / 5 * update / 20)
     assert costs["tandem", "fresh"] == pytest.approx(40 / 5 * update / 20 + 2)
     assert costs["short", "fresh"] == pytest.approx(update / 20 + 2)
+    assert costs["small", "online"] == pytest.approx(20 / 5 * update / 20 / 4)  # 8 of 32 samples
     page = opening(study, runs)
     assert "another number of batches: short 40, tandem 40, uniform 60." in page
     assert "spent before: search 1.5." in page
@@ -277,115 +267,6 @@ def test_the_module_of_a_method():
     for path in ("nowhere.at.all", "EnvironmentCorpus", "None"):
         with pytest.raises(InputError, match=f"class_path='{path}' cannot be imported"):
             takes_seed(path)
-
-
-# ---- the statistics ----
-
-
-def runs_of(losses):
-    """A frame of runs from (method, network) -> seed -> the losses of domains a and b."""
-    pairs = {(*key, seed): pair for key, seeds in losses.items() for seed, pair in seeds.items()}
-    index = pd.MultiIndex.from_tuples(list(pairs), names=RUN)
-    return pd.DataFrame(list(pairs.values()), index, ["a", "b"])
-
-
-def test_intervals_agree_with_scipys_paired_test():
-    numbers = np.random.default_rng(0).normal(size=(2, 5))
-    ours, base = (dict(enumerate(zip(row, row, strict=True))) for row in numbers)
-    runs = runs_of({("m", "fresh"): ours, ("base", "fresh"): base | {9: (1.0, 1.0)}})
-    gap = over_seeds(differences(runs, "base"))
-    mean, sd, low, high, number = (frame.loc[("m", "fresh"), "a"] for frame in gap)
-    theirs = scipy.stats.ttest_rel(*numbers).confidence_interval(0.95)
-    assert (low, high) == pytest.approx((theirs.low, theirs.high))
-    assert mean == pytest.approx(np.mean(numbers[0] - numbers[1]))
-    assert sd == pytest.approx(np.std(numbers[0] - numbers[1], ddof=1))
-    assert number == 5
-    alone = estimate(pd.Series([3.0]))
-    assert alone.mean == 3.0
-    assert math.isnan(alone.sd)
-    assert math.isnan(alone.high)
-    assert estimate(pd.Series([], dtype=float)).number == 0
-    assert difference(alone, 1) == "+3.0"
-
-
-OF_TOKENS = {"model": {"objective": "tandem_pl.objectives.CausalLanguageModeling"}}
-
-
-def test_the_page_says_what_was_measured(tmp_path):
-    study = comparison(
-        tmp_path, methods=["uniform", "tandem"], seeds=[0, 1, 2], overrides=OF_TOKENS
-    )
-    losses = runs_of(
-        {
-            ("tandem", "fresh"): {0: (0.9, 2.9), 1: (1.1, 2.9), 2: (1.0, 2.9)},
-            ("uniform", "fresh"): {0: (1.0, 3.0), 1: (1.2, 3.0), 2: (1.1, 3.0)},
-        }
-    )
-    weights, epochs = losses * 0 + 0.5, losses * math.nan
-    lines = {
-        ("tandem", "fresh"): (math.nan, 0, 60.0),
-        ("uniform", "fresh"): (1.0, 0, 60.0),
-        ("tandem", "online"): (math.nan, 0, math.nan),
-    }
-    index = pd.MultiIndex.from_tuples(list(lines), names=NETWORK)
-    networks = pd.DataFrame(list(lines.values()), index, ["cost", "extra_runs", "seconds"])
-    broken = {("tandem", "online", 0): "it broke."}
-    page = markdown(study, Runs(losses, weights, epochs, networks, broken))
-
-    def cells(heading, start):
-        lines = page.split(heading)[1].splitlines()
-        line = next(line for line in lines if line.startswith(f"| {start} "))
-        return [cell.strip() for cell in line.strip("|").split("|")]
-
-    overview, averages = cells("# study", "tandem"), cells("## Test perplexity\n", "tandem")
-    assert overview[1] == "1.9500 ± 0.0500"
-    assert overview[2] == "**-0.1000** [-0.1000, -0.1000]"
-    assert overview[3] == ""  # a cost that nobody stated
-    mean = np.mean([np.exp([loss, 2.9]).mean() for loss in (0.9, 1.1, 1.0)])
-    assert averages[1].startswith(f"{mean:.3f} ± ")
-    assert averages[3].startswith(f"{np.mean(np.exp([1.9, 2.0, 1.95])):.3f} ± ")
-    assert cells("# study", "tandem (online)")[1] == "failed"
-    assert cells("## Test perplexity by domain", "uniform")[1].startswith(
-        f"{np.mean(np.exp([1.0, 1.2, 1.1])):.2f} ± "
-    )
-    assert "- tandem (online), seed 0: it broke." in page
-    assert "bold ones, from 3 seeds on, have an interval without 0." in page
-
-
-def finished(losses):
-    """Runs that all succeeded, with equal weights."""
-    networks = losses.groupby(level=NETWORK, sort=False).size().to_frame("cost") * math.nan
-    networks["extra_runs"], networks["seconds"] = 0, 60.0
-    return Runs(losses, losses * 0 + 0.5, losses * math.nan, networks, {})
-
-
-def test_two_seeds_mark_nothing_and_images_have_no_perplexity(tmp_path):
-    study = comparison(tmp_path, methods=["uniform", "tandem"], seeds=[0, 1])
-    seeds = {0: (1.0, 3.0), 1: (1.2, 3.0)}
-    runs = finished(
-        runs_of(
-            {
-                ("tandem", "fresh"): {0: (0.9, 2.9), 1: (1.1, 2.9)},
-                ("uniform", "fresh"): seeds,
-            }
-        )
-    )
-    page, files = write_results(study, runs)
-    assert "-0.1000 [-0.1000, -0.1000]" in page
-    assert "**" not in page
-    assert "perplexity" not in page
-    assert {path.name for path in files} >= {"comparison.png", "mixtures.png"}
-
-
-def test_pictures_without_data_are_not_made(tmp_path):
-    study = comparison(tmp_path)
-    runs = finished(runs_of({("uniform", "fresh"): {0: (1.0, 3.0)}}))
-    _, files = write_results(study, runs)
-    assert "comparison.png" not in {path.name for path in files}
-    assert all(path.exists() for path in files)
-    text = (tmp_path / "out/comparison.md").read_text()
-    assert "mixtures.png" in text
-    assert "comparison.png" not in text
 
 
 # ---- the costs ----

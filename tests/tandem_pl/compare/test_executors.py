@@ -13,7 +13,8 @@ from small_study import BASE, SCRIPT, compare, in_folder, pretend, stamps, write
 
 from tandem_pl.cli import main
 from tandem_pl.compare.jobs import FolderJob
-from tandem_pl.compare.local import LocalProcesses
+from tandem_pl.compare.local import LocalProcesses, cell_environment
+from tandem_pl.errors import InputError
 from tandem_pl.search.swarm import run as swarm_run
 
 #: kills its process as often as its seed says
@@ -64,6 +65,13 @@ def test_the_gpu_with_the_fewest_processes_is_next(tmp_path, monkeypatch):
             process.end()
     assert [log.read_text() for log in logs] == ["4\n", "6\n", "4\n", "6\n"]
     assert [process.poll() for process in processes] == [-signal.SIGTERM] * 4
+
+
+def test_a_gpu_that_the_queue_did_not_give_is_refused(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6")
+    assert cell_environment(1, 0)["CUDA_VISIBLE_DEVICES"] == "6"
+    with pytest.raises(InputError, match="devices=1 asks for more GPUs than the 1 of CUDA_VISIBLE"):
+        cell_environment(1, 1)
 
 
 class Scripted:

@@ -14,6 +14,8 @@ from tandem_pl.compare import run
 from tandem_pl.compare.cells import build_cells
 from tandem_pl.compare.config import read_comparison
 from tandem_pl.compare.jobs import Job
+from tandem_pl.compare.results import collect
+from tandem_pl.compare.summary import draw_regret, summarize, summary_lines, summary_page
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 SUITE = sorted((CONFIGS / "suite").glob("*.yaml"))
@@ -127,6 +129,30 @@ def test_several_comparisons_make_a_summary(place, capsys):
     assert (folder / "summary.md").read_text().startswith("# Summary over 2 problems\n")
 
 
-def test_two_comparisons_of_one_folder_are_refused(place, capsys):
-    assert main(["compare", "--config", "one.yaml", "one.yaml"]) == 2
+def test_two_comparisons_of_one_folder_or_name_are_refused(place, capsys):
+    (place / "copy.yaml").write_text((place / "one.yaml").read_text())
+    assert main(["compare", "--config", "one.yaml", "copy.yaml"]) == 2
     assert "is that of two comparisons" in capsys.readouterr().err
+    (place / "other").mkdir()
+    other = (place / "one.yaml").read_text().replace("runs/suite/one", "runs/suite/other")
+    (place / "other/one.yaml").write_text(other.replace("rows.yaml", "../rows.yaml"))
+    assert main(["compare", "--config", "one.yaml", "other/one.yaml"]) == 2
+    assert "two files with the name 'one', which the summary" in capsys.readouterr().err
+
+
+def test_a_problem_without_any_result_is_shown_as_failed(place):
+    """Its data could be built, and then every cell failed."""
+    studies = [read_comparison(place / f"{name}.yaml") for name in ("one", "two")]
+    cells = [build_cells(study) for study in studies]
+    shares = {"a": 1.0}
+    for cell in cells[0]:
+        cell.folder.mkdir(parents=True)
+        result = {"losses": shares, "weights": shares, "settings": {}, "seconds": 1.0}
+        cell.result.write_text(yaml.safe_dump(result))
+    runs = [collect(study, some) for study, some in zip(studies, cells, strict=True)]
+    summary = summarize(studies, runs, {})
+    assert summary.average["regret"].isna().all()
+    assert summary.regret["one"].tolist() == [0.0, 0.0]
+    assert summary_page(summary).count(" failed |") == 2
+    assert b"two,uniform,fresh,0,nan" in summary_lines(summary)
+    assert draw_regret(summary) is None

@@ -108,6 +108,22 @@ def test_updates_count_the_same_while_the_learning_rate_falls():
     for one, other in zip(steady, falling, strict=True):
         assert other.mean / other.half == pytest.approx(one.mean / one.half, rel=0.1)
     assert steady[0].distinct
+    rows = (summarize_domains(make_run(walk(v), v)) for v in (delta, fall * delta))
+    for one, other in zip(*([row.late for row in found] for found in rows), strict=True):
+        assert other.mean / other.half == pytest.approx(one.mean / one.half, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "advice"),
+    [
+        ({"learning_rate": 3.0, "measure_batches": 2}, ", and measure more or lower learning_rate"),
+        ({"learning_rate": "auto", "measure_batches": 2}, ", and measure more"),
+        ({"period": 10}, ""),
+    ],
+)
+def test_noisy_runs_get_advice_that_their_method_has(settings, advice):
+    run = make_run(jitter(0.1), settings=settings)
+    assert verdict(stability(run), run).endswith(f"Use the average{advice}.")
 
 
 def test_noise_alone_is_called_chance_95_times_in_100():

@@ -6,11 +6,13 @@ import torch
 from helpers import predict_last, quiet_trainer, random_rows, small_network
 from module_helpers import WIDTH, adamw, batch_norm_network, make_data, make_reweighting, sgd
 from torch import nn
+from transformers import BatchEncoding
 
 from tandem_pl import InputError, TandemModule
 from tandem_pl.datamodules import MixtureDataModule
 from tandem_pl.networks import causal_language_model
 from tandem_pl.training.joining import check_joinable, join_samples
+from tandem_pl.training.micro_batches import split_batch
 from tandem_pl.training.sample_weights import LossBasedWeights
 
 EPISODES, PROBE = 3, 3
@@ -80,7 +82,8 @@ def test_other_shapes_are_not_joined(tmp_path) -> None:
 
     module = TandemModule(Counted(), cut, sgd, join_probe=True)
     trainer = quiet_trainer(tmp_path, callbacks=[make_reweighting(free=2, probe=3)], max_epochs=1)
-    trainer.fit(module, datamodule=data)
+    with pytest.warns(UserWarning, match="such batches take a forward each"):
+        trainer.fit(module, datamodule=data)
     assert module.reference.rows == [8] * 5
 
 
@@ -93,12 +96,26 @@ def test_a_language_model_with_both_rows_in_one(tmp_path) -> None:
     assert join_samples([a, "text"], [b, "text"]) is None
 
 
+def test_what_collators_of_transformers_return() -> None:
+    """A BatchEncoding is a UserDict, which torch's trees do not look into."""
+    a, b = (BatchEncoding({"input_ids": torch.full((2, 4), n)}) for n in (1, 2))
+    joined = join_samples(a, b)
+    assert isinstance(joined, BatchEncoding)
+    assert joined["input_ids"][:, 0].tolist() == [1, 1, 2, 2]
+    assert join_samples(a, dict(b)) is None
+    parts = split_batch(joined, 4, 3)
+    assert [(type(part), part.input_ids[:, 0].tolist(), size) for part, size in parts] == [
+        (BatchEncoding, [1, 1, 2], 3),
+        (BatchEncoding, [2], 1),
+    ]
+
+
 @pytest.mark.parametrize(
     ("network", "message"),
     [
         (batch_norm_network(), "without BatchNorm"),
         (nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.1)), r"without dropout, and 1\.p is 0\.1"),
-        (nn.MultiheadAttention(4, 2, dropout=0.5), "dropout is 0.5"),
+        (nn.MultiheadAttention(4, 2, dropout=0.5), "without dropout, and dropout is 0.5"),
     ],
 )
 def test_networks_whose_samples_are_not_apart_are_refused(network, message) -> None:

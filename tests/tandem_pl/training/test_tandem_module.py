@@ -275,7 +275,12 @@ def learn_bowl(folder, unit, epochs, noise=0.0, **settings):
 def test_needs_no_settings_to_recover_the_bilevel_optimum(tmp_path):
     method = learn_bowl(tmp_path, unit=100.0, epochs=120)
     assert np.abs(np.array(list(method.mixture.weights.values())) - ALPHA).max() < 5e-3
-    assert np.abs(np.array(list(method.mixture.average.values())) - ALPHA).max() < 5e-3
+    assert np.abs(np.array(list(method.mixture.average.values())) - ALPHA).max() < 3e-3
+
+
+def test_needs_no_settings_with_noise_either(tmp_path):
+    method = learn_bowl(tmp_path, unit=1.0, epochs=120, noise=0.3)
+    assert np.abs(np.array(list(method.mixture.average.values())) - ALPHA).max() < 0.03
 
 
 @pytest.mark.parametrize("update", ["projected", "exponentiated"])
@@ -323,6 +328,7 @@ def test_needs_target_data(tmp_path):
         ({"free_steps": -1}, "free_steps=-1 must be at least 0"),
         ({"learning_rate": 0.0}, "learning_rate=0.0 must be 'auto' or a positive number"),
         ({"learning_rate": "fast"}, "learning_rate='fast' must be 'auto' or a positive number"),
+        ({"learning_rate": True}, "learning_rate=True must be 'auto' or a positive number"),
         ({"free_steps": "many"}, "free_steps='many' must be 'auto' or a number"),
         ({"update": "newton"}, "update='newton' must be one of"),
     ],
