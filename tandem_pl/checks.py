@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 from .errors import InputError
@@ -11,25 +12,21 @@ Auto = Literal["auto"]
 AUTO: Auto = "auto"  # value of settings that are chosen from the run or the data
 
 
-def check_positive(key: str, value: float) -> None:
+def check_positive(key: str, value: Any) -> None:
     """Raise an error unless 0 < value < infinity."""
-    if not (math.isfinite(value) and value > 0):
+    if not _holds(lambda: 0 < value < math.inf):
         raise InputError(f"{key}={value} must be a positive number.")
 
 
-def check_not_negative(key: str, value: float) -> None:
+def check_not_negative(key: str, value: Any) -> None:
     """Raise an error unless 0 <= value < infinity."""
-    if not (math.isfinite(value) and value >= 0):
+    if not _holds(lambda: 0 <= value < math.inf):
         raise InputError(f"{key}={value} must be 0 or a positive number.")
 
 
 def check_share(key: str, value: Any) -> None:
     """Raise an error unless the value is a number from 0 to 1."""
-    try:
-        inside = 0.0 <= value <= 1.0
-    except TypeError:  # no number
-        inside = False
-    if not inside:
+    if not _holds(lambda: 0.0 <= value <= 1.0):
         raise InputError(f"{key}={value} must be between 0 and 1.")
 
 
@@ -44,15 +41,15 @@ def check_fractions(target_fraction: float, test_fraction: float) -> None:
             raise InputError(f"{key}={fraction} must be above 0 and below 1.")
 
 
-def check_below_one(key: str, value: float) -> None:
+def check_below_one(key: str, value: Any) -> None:
     """Raise an error unless 0 <= value < 1."""
-    if not 0.0 <= value < 1.0:
+    if not _holds(lambda: 0.0 <= value < 1.0):
         raise InputError(f"{key}={value} must be at least 0 and below 1.")
 
 
-def check_at_least(key: str, value: int, least: int) -> None:
+def check_at_least(key: str, value: Any, least: int) -> None:
     """Raise an error unless value >= least."""
-    if not value >= least:
+    if not _holds(lambda: value >= least):
         raise InputError(f"{key}={value} must be at least {least}.")
 
 
@@ -66,3 +63,11 @@ def check_choice(key: str, value: Any, choices: tuple[str, ...]) -> None:
     """Raise an error unless the value is one of the choices."""
     if value not in choices:
         raise InputError(f"{key}={value!r} must be one of {', '.join(map(repr, choices))}.")
+
+
+def _holds(comparison: Callable[[], bool]) -> bool:
+    """Return whether a comparison holds; it does not if the value is no number."""
+    try:
+        return bool(comparison())
+    except TypeError:
+        return False

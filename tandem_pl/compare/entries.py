@@ -114,8 +114,6 @@ def read_methods(methods: Any) -> list[Entry]:
         steps, spent = settings.pop("steps", None), settings.pop("spent", 0)
         if steps is not None:
             check_count(f"methods.{label}.steps", steps)
-        if isinstance(spent, bool) or not isinstance(spent, (int, float)):
-            raise InputError(f"methods.{label}.spent={spent!r} must be a number of plain runs.")
         check_not_negative(f"methods.{label}.spent", spent)
         try:
             definition = find_definition(str(method))

@@ -8,7 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tandem_pl.checks import check_at_least, check_choice, check_count
+from tandem_pl.checks import (
+    check_at_least,
+    check_choice,
+    check_count,
+    check_positive,
+    check_share,
+)
 from tandem_pl.compare.cells import QUIET, check_parts, find_class, set_seed, with_module
 from tandem_pl.compare.config import merge, read_base, read_map, read_workers
 from tandem_pl.compare.entries import check_keys, checked_map
@@ -172,6 +178,13 @@ def make_swarm(content: Mapping[str, Any], path: Path, queued: bool = False) -> 
     check_choice("sampling", content["sampling"], SAMPLINGS)
     strength = content["strength"]
     strength = strength if isinstance(strength, list) else [strength, strength]
+    for value in strength:
+        check_positive("strength", value)
+    check_positive("temperature", content["temperature"])
+    check_share("least", content["least"])
+    if content["largest"] is not None:
+        check_positive("largest", content["largest"])
+    check_at_least("seed", content["seed"], 0)
     draw = {key: content[key] for key in ("sampling", "temperature", "largest", "least", "seed")}
     base = _proxy(base, content["seed"])
     work = read_workers(content, queued)

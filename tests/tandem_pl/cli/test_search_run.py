@@ -285,6 +285,8 @@ def test_if_too_few_runs_end_well_no_further_ones_are_chosen(place, monkeypatch,
         ({"prior": {"a": 0.5, "d": 0.5}}, "unknown domain"),
         ({"prior": "proportoinal"}, "prior="),
         ({"initial": 1}, "initial=1 must be at least 2"),
+        ({"strength": "high"}, "strength=high must be a positive number"),
+        ({"largest": "x"}, "largest=x must be"),
     ],
 )
 def test_bad_input_is_one_sentence(place, capsys, keys, said):

@@ -71,7 +71,7 @@ def test_an_override_speaks_of_init_args_and_another_class_brings_its_own():
         ({"methods": {"uniform": {"spent": -1}}}, "methods.uniform.spent=-1 must be 0 or"),
         (
             {"methods": {"uniform": {"spent": "one"}}},
-            "methods.uniform.spent='one' must be",
+            "methods.uniform.spent=one must be",
         ),
         (
             {"methods": {"uniform": {"weights": "seed-{seed}/proposal.yaml"}}},
