@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from tandem_pl.errors import InputError
 
@@ -36,7 +36,7 @@ class LocalProcesses:
         self._locks = [lock.fileno() for lock in locks if lock is not None]
         self._devices, self._fork = devices, on_cpu and CAN_FORK
         self._forks: dict[int, Forks] = {}
-        self._running: list[tuple[int, Process]] = []
+        self._running: list[Child] = []
 
     def start(self, command: Sequence[str], log: Path, threads: int) -> Process:
         """Start a command, with its output in `log`."""
@@ -50,8 +50,10 @@ class LocalProcesses:
                 return forked
         device = self._free_device()
         with open(log, "wb") as file:
-            process = Child(
+            return Child(
                 command,
+                device,
+                self._running,
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
@@ -59,26 +61,41 @@ class LocalProcesses:
                 start_new_session=True,  # so that `end` reaches its data workers
                 pass_fds=self._locks,
             )
-        if device is not None:
-            self._running.append((device, process))
-        return process
 
     def _free_device(self) -> int | None:
-        self._running = [pair for pair in self._running if pair[1].poll() is None]
-        used = [device for device, _ in self._running]
+        self._running = [child for child in self._running if child.runs]
+        used = [child.device for child in self._running]
         return min(self._devices, key=used.count, default=None)
 
     def __enter__(self) -> LocalProcesses:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End forked processes that still run."""
+        """End processes that still run, also one that was being started."""
+        for child in self._running:
+            if child.runs:
+                child.end()
         for forks in self._forks.values():
             forks.__exit__()
 
 
 class Child(subprocess.Popen):
-    """A process with a session of its own."""
+    """A process with a session of its own, on a GPU or none.
+
+    It joins those that run before it starts, so that an interrupted start leaves no process.
+    """
+
+    def __init__(
+        self, command: Sequence[str], device: int | None, running: list[Child], **options: Any
+    ) -> None:
+        self.device = device
+        running.append(self)
+        super().__init__(command, **options)
+
+    @property
+    def runs(self) -> bool:
+        """Whether it was started and has not ended."""
+        return getattr(self, "pid", None) is not None and self.poll() is None
 
     def end(self) -> None:
         """Stop the processes of its session."""

@@ -25,8 +25,8 @@ def read_comparisons(
     """Read and check the files of comparisons; `options` replace what they say.
 
     Raises:
-        InputError: see `read_comparison`; two files have one name or folder, or different executors
-            or devices.
+        InputError: see `read_comparison`; two files have one name or folder, folders without a
+            common one, or different executors or devices.
     """
     several = len(paths) > 1
     comparisons: list[Comparison] = []
@@ -46,10 +46,18 @@ def read_comparisons(
             raise InputError(
                 f"folder={str(found)!r} is that of two comparisons: give each its own."
             )
+    shared = common_folder(comparisons)
+    if several and not folder and shared == shared.parent:
+        raise InputError("the folders have no common one for the summary: give --folder.")
     for key in ("executor", "devices"):
         if len({getattr(comparison, key) for comparison in comparisons}) > 1:
             raise InputError(f"{key} must be the same in all files: give --{key}.")
     return comparisons
+
+
+def common_folder(comparisons: Sequence[Comparison]) -> Path:
+    """Return the deepest folder that holds those of all comparisons."""
+    return Path(os.path.commonpath([comparison.folder.resolve() for comparison in comparisons]))
 
 
 def run_suite(
@@ -130,8 +138,8 @@ def write_suite(
         page, files = write_results(study.comparison, runs[-1])
         print(f"\n{page}\nwritten to {', '.join(map(str, files))}")
     if len(comparisons) > 1:
-        shared = folder or os.path.commonpath([c.folder.resolve() for c in comparisons])
+        shared = Path(folder) if folder else common_folder(comparisons)
         summary = summarize([study.comparison for study in studies], runs, skipped)
-        page, files = write_summary(Path(shared), summary)
+        page, files = write_summary(shared, summary)
         print(f"\n{page}\nwritten to {', '.join(map(str, files))}")
     return not any(one.failures for one in runs)

@@ -67,6 +67,21 @@ def test_the_gpu_with_the_fewest_processes_is_next(tmp_path, monkeypatch):
     assert [process.poll() for process in processes] == [-signal.SIGTERM] * 4
 
 
+def test_a_process_whose_start_was_interrupted_is_stopped(tmp_path, monkeypatch):
+    started = []
+
+    def interrupted(process, *arguments, **options):
+        execute(process, *arguments, **options)
+        started.append(process)
+        raise KeyboardInterrupt
+
+    execute = subprocess.Popen._execute_child
+    monkeypatch.setattr(subprocess.Popen, "_execute_child", interrupted)
+    with pytest.raises(KeyboardInterrupt), LocalProcesses() as executor:
+        executor.start([sys.executable, "-c", "import time; time.sleep(60)"], tmp_path / "log", 1)
+    assert started[0].poll() == -signal.SIGTERM
+
+
 def test_a_gpu_that_the_queue_did_not_give_is_refused(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6")
     assert cell_environment(1, 0)["CUDA_VISIBLE_DEVICES"] == "6"

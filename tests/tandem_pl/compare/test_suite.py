@@ -138,6 +138,10 @@ def test_two_comparisons_of_one_folder_or_name_are_refused(place, capsys):
     (place / "other/one.yaml").write_text(other.replace("rows.yaml", "../rows.yaml"))
     assert main(["compare", "--config", "one.yaml", "other/one.yaml"]) == 2
     assert "two files with the name 'one', which the summary" in capsys.readouterr().err
+    other = yaml.safe_load((place / "two.yaml").read_text()) | {"folder": "/nowhere/two"}
+    (place / "far.yaml").write_text(yaml.safe_dump(other))
+    assert main(["compare", "--config", "one.yaml", "far.yaml"]) == 2
+    assert "no common one for the summary: give --folder." in capsys.readouterr().err
 
 
 def test_a_problem_without_any_result_is_shown_as_failed(place):
