@@ -18,7 +18,7 @@ from .domain_rows import digest_rows, open_rows, read_rows
 from .file_listing import find_files
 from .file_rows import PARQUET, mark_reading, read_files
 from .parquet_rows import why_unreadable
-from .reading import Columns, Remark, check_columns, digest_files, sentences, suffix_of
+from .reading import Columns, Remark, RowError, check_columns, digest_files, sentences, suffix_of
 from .saved_datasets import (
     find_files_of,
     flatten,
@@ -30,6 +30,7 @@ from .saved_datasets import (
 from .source import Source as Source
 from .source import Sources as Sources
 
+WITHOUT_DOMAINS = ", or give cluster (such as auto), which makes domains"  # end of an error
 KEYS = ("path", "dataset", "config", "split", "column", "quotes")
 
 #: A source as a map. Not of `Any`, since jsonargparse makes numbers of texts in quotes there.
@@ -111,10 +112,15 @@ def open_domains(
             "dataset has no key 'dataset'; give a saved data set's folder or a hub name."
         )
     files = _text_files(spec)
-    if files:
-        sources = _sources_of_files(files, spec, domain_column, encoding_errors, corrupt)
-    else:
-        sources = _sources_of_dataset(spec, domain_column, corrupt)
+    try:
+        if files:
+            sources = _sources_of_files(files, spec, domain_column, encoding_errors, corrupt)
+        else:
+            sources = _sources_of_dataset(spec, domain_column, corrupt)
+    except RowError as error:
+        if f"no column {domain_column!r}" not in str(error):
+            raise
+        raise RowError(f"{str(error).rstrip('.')} as domain_column{WITHOUT_DOMAINS}.") from error
     if sources.skipped:
         warnings.warn(
             f"dataset {spec['dataset']!r}: {sources.skipped} rows without a domain were left out; "
@@ -124,7 +130,8 @@ def open_domains(
     if not sources:
         raise InputError(
             f"dataset {spec['dataset']!r} has no row with a domain "
-            f"({sources.first_skipped or 'it is empty'}); name its column as domain_column."
+            f"({sources.first_skipped or 'it is empty'}); name its column as domain_column"
+            f"{WITHOUT_DOMAINS}."
         )
     return sources
 

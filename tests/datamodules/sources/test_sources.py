@@ -144,7 +144,10 @@ def test_a_dataset_with_a_domain_column(tmp_path):
         assert source.domain == name
     where, row = list(domains["k0"].rows(["text"]))[1]
     assert (where, row) == (f"dataset {folder!r}, row 4", {"text": "text 3"})
-    with pytest.raises(InputError, match="has no column 'source'; it has 'text', 'domain'"):
+    said = (
+        "has no column 'source'; it has 'text', 'domain': name one of these as domain_column, or "
+    )
+    with pytest.raises(InputError, match=f"{said}give cluster"):
         open_domains(dataset=folder, domain_column="source")
     folder = save(tmp_path / "none", text=["a", "b"], domain=["x", None])
     with pytest.raises(InputError, match="row 2 of the data set has no value in column 'domain'"):
