@@ -100,7 +100,7 @@ def build_cells(comparison: Comparison) -> list[Cell]:
                 weights, needs = {"weights": f"{last}{learn.run / 'mixture.yaml'}"}, (learn.name,)
             fixed = _of_class(FIXED, weights)
             cell = _build_cell(
-                comparison, entry.label, seed, FINAL, fixed, needs, steps=entry.steps
+                comparison, entry.label, seed, FINAL, fixed, needs, overrides=entry.length
             )
             cells.setdefault(cell.name, cell)
     return list(cells.values())
@@ -123,16 +123,9 @@ def _learning(comparison: Comparison, entry: Entry, seed: int, reference: Cell |
         settings, needs = settings | {"reference": str(reference.checkpoint)}, (reference.name,)
     method = entry.definition
     callback = _of_class(entry.class_path, settings)
+    overrides = merge(entry.length, entry.overrides)
     return _build_cell(
-        comparison,
-        entry.label,
-        seed,
-        LEARN,
-        callback,
-        needs,
-        method.module,
-        entry.overrides,
-        entry.steps,
+        comparison, entry.label, seed, LEARN, callback, needs, method.module, overrides
     )
 
 
@@ -145,13 +138,11 @@ def _build_cell(
     needs: tuple[str, ...] = (),
     module: str = "MixtureModule",
     overrides: Mapping[str, Any] = {},
-    steps: int | None = None,
 ) -> Cell:
     """Return the cell of the base with this callback and module, without progress bars."""
     name = f"{label}/seed-{seed}/{stage}"
     folder = comparison.folder / name
-    base = merge(comparison.base, {"trainer": {"max_steps": steps or comparison.steps}})
-    config = merge(base, overrides)
+    config = merge(comparison.base, overrides)
     config["model"] = with_module(config["model"], module)
     trainer = config["trainer"]
     kept = [c for c in trainer.get("callbacks") or [] if not _replaced(c["class_path"])]

@@ -51,6 +51,11 @@ class Entry(NamedTuple):
         return self.definition.callback != "FixedMixture"
 
     @property
+    def length(self) -> dict[str, Any]:
+        """What `steps` changes in the configuration of its runs."""
+        return {"trainer": {"max_steps": self.steps}} if self.steps else {}
+
+    @property
     def wants_reference(self) -> bool:
         """Whether a reference must be trained first, because the settings name none."""
         return self.definition.needs_reference and not self.settings.get("reference")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,19 +34,15 @@ def read_comparisons(
     for path in paths:
         own = str(Path(folder) / Path(path).stem) if folder and several else folder
         comparisons.append(read_comparison(path, folder=own, **options))
-    names = [comparison.name for comparison in comparisons]
-    for number, name in enumerate(names):
-        if name in names[:number]:
-            raise InputError(
-                f"--config has two files with the name {name!r}, which the summary could not tell "
-                "apart: rename one."
-            )
-    folders = [comparison.folder.resolve() for comparison in comparisons]
-    for number, found in enumerate(folders):
-        if found in folders[:number]:
-            raise InputError(
-                f"folder={str(found)!r} is that of two comparisons: give each its own."
-            )
+    name = _first_repeated(comparison.name for comparison in comparisons)
+    if name is not None:
+        raise InputError(
+            f"--config has two files with the name {name!r}, which the summary could not tell "
+            "apart: rename one."
+        )
+    found = _first_repeated(str(comparison.folder.resolve()) for comparison in comparisons)
+    if found is not None:
+        raise InputError(f"folder={found!r} is that of two comparisons: give each its own.")
     shared = common_folder(comparisons)
     if several and not folder and shared == shared.parent:
         raise InputError("the folders have no common one for the summary: give --folder.")
@@ -53,6 +50,10 @@ def read_comparisons(
         if len({getattr(comparison, key) for comparison in comparisons}) > 1:
             raise InputError(f"{key} must be the same in all files: give --{key}.")
     return comparisons
+
+
+def _first_repeated(values: Iterable[str]) -> str | None:
+    return next((value for value, count in Counter(values).items() if count > 1), None)
 
 
 def common_folder(comparisons: Sequence[Comparison]) -> Path:

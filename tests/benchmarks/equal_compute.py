@@ -10,23 +10,17 @@ proposal with the other. Finished runs are kept, and are not done again. Other o
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import yaml
+from commands import tandem
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 PROXIES = 24
 SMALL = {"hidden_size": 48, "intermediate_size": 192, "num_attention_heads": 2}
 SIZE = 0.3  # parameters of such a network, over those of the suite's
 BUDGET = 2  # plain runs
-
-
-def tandem(*arguments: object) -> None:
-    """Run a command."""
-    subprocess.run([sys.executable, "-m", "tandem_pl", *map(str, arguments)], check=True)
 
 
 def search(problem: dict[str, Any], folder: Path, seed: int, steps: int) -> None:

@@ -13,20 +13,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import yaml
+from commands import tandem
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 TINY = CONFIGS / "published" / "sft_qwen2_0.5b_tiny.yaml"
 BLOCK = 128  # tokens of a pretraining sample
-
-
-def tandem(*arguments: object) -> None:
-    """Run a command."""
-    subprocess.run([sys.executable, "-m", "tandem_pl", *map(str, arguments)], check=True)
 
 
 def pretrain(folder: Path, network: dict, steps: int) -> Path:
