@@ -95,12 +95,7 @@ def read_comparison(
     content = KEYS | {key: value for key, value in content.items() if value is not None}
     overrides = checked_map(content["overrides"], "overrides")
     base = merge(read_base(content["base"], path.parent), overrides)
-    steps = checked_map(base.get("trainer"), "trainer").get("max_steps")
-    if not isinstance(steps, int) or steps < 1:
-        raise InputError(
-            f"trainer.max_steps={steps!r} must be a positive number of batches in the base or the "
-            "overrides: all methods get the same budget."
-        )
+    check_steps(base, "methods")
     check_choice("network", content["network"], NETWORKS)
     methods = content["methods"]
     if isinstance(methods, str):
@@ -127,6 +122,16 @@ def read_comparison(
         Path(content["folder"] or Path("runs") / path.stem),
         *read_workers(content, queued),
     )
+
+
+def check_steps(base: Mapping[str, Any], runs: str) -> None:
+    """Raise an error unless a configuration says how many batches its `runs` have."""
+    steps = checked_map(base.get("trainer"), "trainer").get("max_steps")
+    if not isinstance(steps, int) or steps < 1:
+        raise InputError(
+            f"trainer.max_steps={steps!r} must be a positive number of batches in the base or the "
+            f"overrides: all {runs} get the same budget."
+        )
 
 
 def read_base(base: Any, folder: Path) -> dict[str, Any]:

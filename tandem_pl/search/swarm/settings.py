@@ -16,9 +16,8 @@ from tandem_pl.checks import (
     check_share,
 )
 from tandem_pl.compare.cells import QUIET, check_parts, find_class, set_seed, with_module
-from tandem_pl.compare.config import merge, read_base, read_map, read_workers
+from tandem_pl.compare.config import check_steps, merge, read_base, read_map, read_workers
 from tandem_pl.compare.entries import check_keys, checked_map
-from tandem_pl.errors import InputError
 
 from .mixtures import SAMPLINGS
 
@@ -164,12 +163,7 @@ def make_swarm(content: Mapping[str, Any], path: Path, queued: bool = False) -> 
     content = ROWS | WORK | dict(content)
     overrides = checked_map(content["overrides"], "overrides")
     base = merge(read_base(content["base"], path.parent), overrides)
-    steps = checked_map(base.get("trainer"), "trainer").get("max_steps")
-    if not isinstance(steps, int) or steps < 1:
-        raise InputError(
-            f"trainer.max_steps={steps!r} must be a positive number of batches in the base or the "
-            "overrides: all proxies get the same budget."
-        )
+    check_steps(base, "proxies")
     for key in ("proxies", "stack", "initial"):
         if key != "initial" or content[key] is not None:
             check_count(key, content[key])
