@@ -155,6 +155,11 @@ def search_fit(
         f"{len(table)} runs on {len(table.domains)} domains; law {law}; on runs held out:\n"
         f"{fit_table(laws)}\n"
     )
+    for name, one in laws.items():
+        if one.parts:
+            print(
+                f"the law of {name} adds up those of the {len(one.parts)} metrics it is a mean of\n"
+            )
     proposal = propose(
         laws,
         prior=centre,

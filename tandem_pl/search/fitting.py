@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -14,7 +14,7 @@ from tandem_pl.simplex import Array
 
 from .laws import LAWS, Kind, find_law
 from .laws.linear import fit as fit_linear
-from .laws.model import Model, Problem
+from .laws.model import Model, Problem, SumModel
 from .levels import at_one_size
 from .repetition import Repetition
 from .runs import SUM_TOLERANCE, Indices, Runs, as_weights, last_of_each
@@ -25,6 +25,10 @@ def fit_law(
     name: str, runs: Runs, metric: str, seed: int = 0, repetition: Repetition | None = None
 ) -> Law:
     """Return a law of a metric, fitted on runs.
+
+    The law of a metric that is the mean of others, Σ_i s_i metric_i, such as the loss over the
+    target's domains, is the sum Σ_i s_i law_i: each domain's loss follows its own share, which one
+    curve of the mean cannot.
 
     Args:
         name: a law of the table `tandem_pl.search.laws.LAWS`.
@@ -63,7 +67,14 @@ def fit_law(
         check_domains(repetition.tokens_per_domain, runs.domains, "tokens_per_domain")
     kind.check_installed()
     level = at_one_size(used.values(metric), used.size, metric)
-    law = Law(name, metric, used, level, seed, repetition)
+    parts = {
+        part: (share, at_one_size(used.parts[part], used.size, part))
+        for part, share in used.means.get(metric, {}).items()
+        if share > 0
+    }
+    if parts:
+        level = np.sum([share * values for share, values in parts.values()], axis=0)
+    law = Law(name, metric, used, level, seed, repetition, parts)
     _ = law.model  # what cannot be fitted is reported now
     return law
 
@@ -79,6 +90,7 @@ class Law:
         values: [N] of the metric, brought to one size.
         seed: of everything random.
         repetition: of the final run.
+        parts: metric -> its share and [N] values, if the metric is a mean.
     """
 
     name: str
@@ -87,6 +99,7 @@ class Law:
     values: Array
     seed: int = 0
     repetition: Repetition | None = None
+    parts: Mapping[str, tuple[float, Array]] = field(default_factory=dict)
 
     @property
     def kind(self) -> Kind:
@@ -122,7 +135,19 @@ class Law:
     def fit(self, rows: Indices) -> Model:
         """Return the fit on some of the runs, by their numbers."""
         whole = self.model if len(rows) < len(self.runs) else None
-        return self.kind.fit(self._problem(self.shares, rows)._replace(whole=whole))
+        problem = self._problem(self.shares, rows)._replace(whole=whole)
+        if not self.parts:
+            return self.kind.fit(problem)
+        models = []
+        for number, (part, (share, values)) in enumerate(self.parts.items()):
+            own = problem._replace(
+                metric=part,
+                values=values[rows],
+                domain=own_domain(part, self.runs.domains),
+                whole=whole.models[number][1] if isinstance(whole, SumModel) else None,
+            )
+            models.append((share, self.kind.fit(own)))
+        return SumModel(models)
 
     def predict(self, weights: Array | Sequence[Sequence[float]] | Mapping[str, float]) -> Array:
         """Return the [N'] values at [N', M] mixtures, in the order of `runs.domains`.

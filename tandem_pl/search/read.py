@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,6 +25,7 @@ from .columns import (
     row_names,
     weight_columns,
 )
+from .means import names_of_parts, shares_in_mean
 from .run_folders import read_folder
 from .runs import Runs, drop_copies
 
@@ -45,7 +47,8 @@ def read_runs(
     "ratio_"; else the longest row of neighbouring columns that sum to 1. The metrics are the
     columns that begin with "metric/", "metric_" or "loss/" if there are any; else all other
     numbers. `size` (parameters) and `tokens` or `steps` are known by their names, and a row whose
-    `status` is not "done" is left out.
+    `status` is not "done" is left out. A metric such as "metric/loss" that is a weighted mean of
+    "metric/loss/DOMAIN" is known as one, see `fit_law`.
 
     Args:
         path: CSV or Parquet with a row for each run, a folder of `tandem compare`, or of a run or
@@ -101,6 +104,7 @@ def read_runs(
         size=_optional(table, SIZES, names),
         length=_optional(table, LENGTHS, names),
         notes=tuple(notes),
+        **_means(table, found, names),
     )
     if len(set(runs.domains)) < len(runs.domains):
         raise InputError(f"prefix={prefix!r} gives two columns of weights the same domain.")
@@ -108,6 +112,19 @@ def read_runs(
     for note in runs.notes:
         warnings.warn(note, stacklevel=2)
     return runs
+
+
+def _means(table: pd.DataFrame, metrics: Sequence[str], names: Sequence[str]) -> dict[str, Any]:
+    """Return `means` and `parts` of the runs."""
+    columns = [str(name) for name in table if pd.api.types.is_numeric_dtype(table[name])]
+    means: dict[str, dict[str, float]] = {}
+    parts: dict[str, np.ndarray] = {}
+    for metric in metrics:
+        own = {n: read_numbers(table[n], n, names) for n in names_of_parts(metric, columns)}
+        if shares := shares_in_mean(read_numbers(table[metric], metric, names), own):
+            means[metric] = shares
+            parts |= own
+    return {"means": means, "parts": parts}
 
 
 def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:

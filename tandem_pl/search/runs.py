@@ -30,6 +30,8 @@ class Runs:
         size: [N] parameters of each network, if the table has them.
         length: [N] tokens (or steps) of each run, if the table has them.
         notes: what was noticed while reading, one sentence each.
+        means: metric -> the share of each part, of metrics that are a weighted mean.
+        parts: name of a part -> [N] values.
 
     Raises:
         InputError: weights are missing, negative or do not sum to 1.
@@ -42,6 +44,8 @@ class Runs:
     size: Array | None = None
     length: Array | None = None
     notes: tuple[str, ...] = field(default=(), compare=False)
+    means: dict[str, dict[str, float]] = field(default_factory=dict)
+    parts: dict[str, Array] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         weights = np.asarray(self.weights, np.float64)
@@ -98,6 +102,7 @@ class Runs:
             names=tuple(self.names[row] for row in chosen),
             size=cut(self.size),
             length=cut(self.length),
+            parts={name: values[chosen] for name, values in self.parts.items()},
         )
 
     def with_notes(self, *notes: str) -> Runs:

@@ -26,6 +26,7 @@ Key, Result = TypeVar("Key"), TypeVar("Result")
 #: (hidden size, layers, heads, vocabulary) of GPT-NeoX networks; the last two are Pythia's shapes.
 SIZES = {
     "tiny": (32, 1, 2, 257),
+    "300k": (96, 2, 4, 257),
     "3m": (256, 4, 4, 257),
     "25m": (512, 8, 8, 257),
     "160m": (768, 12, 12, 50_304),

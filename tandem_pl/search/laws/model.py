@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -47,3 +48,24 @@ class Model(ABC):
         moved = np.vstack([point, point + STEP * np.eye(len(point))])
         values = self.predict(moved)
         return (values[1:] - values[0]) / STEP
+
+
+class SumModel(Model):
+    """The weighted sum of models.
+
+    Args:
+        models: the weight of each, and the model.
+    """
+
+    def __init__(self, models: Sequence[tuple[float, Model]]) -> None:
+        self.models = tuple(models)
+
+    def predict(self, weights: Array) -> Array:
+        """Return the sum of the predictions."""
+        parts = [share * model.predict(weights) for share, model in self.models]
+        return np.sum(parts, axis=0, dtype=np.float64)
+
+    def gradient(self, point: Array) -> Array:
+        """Return the sum of the derivatives."""
+        parts = [share * model.gradient(point) for share, model in self.models]
+        return np.sum(parts, axis=0, dtype=np.float64)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,6 +30,7 @@ from .stack import Stack, why_not_stacked
 
 Weights = Mapping[str, float]
 NOT_FINITE = "the loss was not finite in"
+OUT_OF_MEMORY = "out of memory"
 
 
 class Parts(NamedTuple):
@@ -43,32 +45,42 @@ class Parts(NamedTuple):
 Build = Callable[[dict[str, Any]], Parts]
 
 
-def train_proxies(swarm: Swarm, mixtures: Mapping[int, Weights], build: Build) -> Iterator[Row]:
+def train_proxies(
+    swarm: Swarm, mixtures: Mapping[int, Weights], build: Build, tell: Callable[[str], None] = print
+) -> Iterator[Row]:
     """Yield the row of each proxy, when it is known.
+
+    A stack that does not fit into the device's memory is halved; proxies that cannot be stacked are
+    trained one after the other.
 
     Args:
         swarm: its settings.
         mixtures: number of the proxy -> its mixture.
         build: of a configuration, see `Build`.
+        tell: is called with a sentence if proxies are not trained together as asked.
 
     Raises:
         InputError: the configuration cannot be used for any proxy.
     """
     if len(mixtures) > 1:
-        parts = build(swarm.config())
-        first = next(iter(mixtures.values()))
-        check_domains(first, parts.data.domain_sizes(), f"{swarm.folder}/mixtures.csv")
-        check_target(parts.data)
-        reason = why_not_stacked(parts.module, str(parts.trainer.precision), swarm.callbacks)
+        try:
+            reason = yield from _together(swarm, mixtures, build(swarm.config()))
+        except InputError:
+            raise
+        except torch.OutOfMemoryError:
+            reason = OUT_OF_MEMORY
+        except Exception as error:  # of torch.func: there is another way
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
         if reason is None:
-            try:
-                yield from _together(swarm, mixtures, parts)
-                return
-            except InputError:
-                raise
-            except Exception as error:  # of torch.func, or of memory: there is another way
-                reason = " ".join(str(error).split())[:200] or type(error).__name__
-        print(f"proxies are trained one after the other: {reason}", flush=True)
+            return
+        if reason == OUT_OF_MEMORY:
+            torch.cuda.empty_cache()
+            items, half = list(mixtures.items()), math.ceil(len(mixtures) / 2)
+            tell(f"{len(items)} proxies do not fit into the memory together; {half} are tried")
+            for part in (items[:half], items[half:]):
+                yield from train_proxies(swarm, dict(part), build, tell)
+            return
+        tell(f"proxies are trained one after the other: {reason}")
     for number, weights in mixtures.items():
         try:
             yield _alone(number, weights, build(swarm.config(number, weights)))
@@ -86,8 +98,18 @@ def check_target(data: MixtureDataModule) -> None:
         )
 
 
-def _together(swarm: Swarm, mixtures: Mapping[int, Weights], parts: Parts) -> Iterator[Row]:
+def _together(
+    swarm: Swarm, mixtures: Mapping[int, Weights], parts: Parts
+) -> Generator[Row, None, str | None]:
+    """Yield the rows, or return why proxies of these parts cannot be stacked."""
     trainer, module, data = parts
+    check_domains(
+        next(iter(mixtures.values())), data.domain_sizes(), f"{swarm.folder}/mixtures.csv"
+    )
+    check_target(data)
+    reason = why_not_stacked(module, str(trainer.precision), swarm.callbacks)
+    if reason is not None:
+        return reason
     assert isinstance(module, MixtureModule)  # by `why_not_stacked`
     check_vocabulary(module.network, getattr(data, "vocab_size", None))
     sizes = [getattr(data, key, None) for key in ("num_classes", "channels")]
@@ -110,6 +132,7 @@ def _together(swarm: Swarm, mixtures: Mapping[int, Weights], parts: Parts) -> It
             yield failed_row(number, weights, f"{NOT_FINITE} step {bad}")
         else:
             yield _row(number, weights, values, drawn, seconds, parts)
+    return None
 
 
 def _alone(number: int, weights: Weights, parts: Parts) -> Row:

@@ -19,7 +19,7 @@ from tandem_pl.compare.locks import in_use, lock_cell
 from tandem_pl.compare.numbered import spans
 from tandem_pl.compare.pending import first_difference
 from tandem_pl.errors import InputError
-from tandem_pl.files import csv_bytes
+from tandem_pl.files import csv_bytes, write_atomically
 from tandem_pl.mixture import resolve_weights
 from tandem_pl.yaml_files import dump_yaml, parse_yaml, read_yaml
 
@@ -39,7 +39,7 @@ from .rows import (
 )
 from .settings import WORK, Swarm
 
-SETTINGS, MIXTURES = "swarm.yaml", "mixtures.csv"
+SETTINGS, MIXTURES, NOTE = "swarm.yaml", "mixtures.csv", "note.txt"
 COMMAND = (sys.executable, "-m", "tandem_pl", "search", "run")
 POLL_SECONDS = 0.2
 LOCK_SECONDS = 10.0  # that data workers of a killed process may still hold its lock
@@ -145,7 +145,13 @@ def run_cell(
         if not left:
             print(f"cell {cell} is done")
             return
-        for row in train_proxies(swarm, left, build):
+        note = cell_folder(swarm, cell) / NOTE
+
+        def tell(text: str) -> None:
+            print(text, flush=True)
+            write_atomically(note, f"{text}\n".encode())
+
+        for row in train_proxies(swarm, left, build, tell):
             write_row(swarm.folder, row)
             print(f"proxy {row['run']}: {row.get('reason') or row['metric/loss']}", flush=True)
         write_table(swarm.folder)
@@ -188,7 +194,13 @@ class CellJob(FolderJob):
 
     def prepare(self) -> None:
         """Delete what an earlier process has said."""
-        (self.folder / FAILED).unlink(missing_ok=True)
+        for name in (FAILED, NOTE):
+            (self.folder / name).unlink(missing_ok=True)
+
+    def note(self) -> str:
+        """Return what its process says of how it trains the proxies, if anything."""
+        path = self.folder / NOTE
+        return path.read_text().strip() if path.exists() else ""
 
 
 def run_swarm(swarm: Swarm, mixtures: Sequence[Weights], executor: Executor) -> dict[int, Row]:
@@ -200,13 +212,18 @@ def run_swarm(swarm: Swarm, mixtures: Sequence[Weights], executor: Executor) -> 
     """
     waiting = waiting_cells(swarm, mixtures)
     running: list[CellJob] = []
+    told = {""}
     with tqdm(total=len(mixtures), initial=len(read_rows(swarm.folder)), unit="proxy") as bar:
         try:
             while waiting or running:
                 while waiting and len(running) < swarm.workers:
                     running.append(CellJob(swarm, waiting.pop(0), executor))
                 time.sleep(POLL_SECONDS)
-                for job in [job for job in running if job.poll()]:
+                ended = [job for job in running if job.poll()]
+                for note in sorted({job.note() for job in running} - told):
+                    bar.write(note, file=sys.stderr)
+                    told.add(note)
+                for job in ended:
                     running.remove(job)
                     if job.failure is not None:
                         bar.write(f"cell {job.cell} failed: {job.failure}", file=sys.stderr)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -121,7 +121,7 @@ class Stack:
             return losses
 
         call = vmap(one, in_dims=(0, 0, dimension), randomness="same")  # as separate runs draw
-        with private_randomness(self.device), _attention(self.device):
+        with private_randomness(self.device), _attention():
             seed_generators(self.device, self.module.seed, step, 0, 0)  # as rank 0's first part
             return call(self.parameters, self.buffers, samples)
 
@@ -164,9 +164,7 @@ def _copies(tensor: Tensor, count: int) -> Tensor:
     return tensor.detach().expand(count, *tensor.shape).clone()
 
 
-def _attention(device: torch.device) -> AbstractContextManager:
-    """Use attention that can be stacked: the CPU's fused one would run for each network."""
-    if device.type != "cpu":
-        return nullcontext()
+def _attention() -> AbstractContextManager:
+    """Use attention that can be stacked: fused kernels run for each network alone, or fail."""
     warnings.filterwarnings("ignore", message="There is a performance drop")
     return sdpa_kernel(SDPBackend.MATH)

@@ -6,6 +6,7 @@ from types import ModuleType
 
 import pandas as pd
 import pytest
+import torch
 import yaml
 
 from tandem_pl import Mixture
@@ -142,6 +143,30 @@ def test_what_cannot_be_stacked_is_trained_one_after_the_other(place, capsys):
     assert table("average")["status"].tolist() == ["done"] * 2
 
 
+def test_the_command_says_once_why_proxies_are_not_trained_together(place, capfd):
+    overrides = {"model": {"objective": "swarm_parts.branching"}}
+    assert main(["search", "run", swarm(place, overrides=overrides)]) == 0
+    assert capfd.readouterr().err.count("trained one after the other: vmap") == 1  # of two cells
+    assert table()["status"].tolist() == ["done"] * 6
+
+
+def test_a_stack_that_does_not_fit_into_memory_is_halved(place, monkeypatch, capsys):
+    whole = proxies.Stack
+
+    def small(module, count, device):
+        if count > 2:
+            raise torch.OutOfMemoryError
+        return whole(module, count, device)
+
+    monkeypatch.setattr(proxies, "Stack", small)
+    name = swarm(place, stack=6)
+    assert main(["search", "run", name, "--cell", "0"]) == 0
+    out = capsys.readouterr().out
+    assert "6 proxies do not fit into the memory together; 3 are tried" in out
+    assert "one after the other" not in out
+    assert table()["status"].tolist() == ["done"] * 6
+
+
 def test_a_failed_proxy_is_marked_and_the_rest_go_on(place):
     keys = {"strength": 1.0, "overrides": {"data": {"bad": "c"}}, "proxies": 4}
     for stack, cells in ((4, 1), (1, 2)):  # together, or each in a run of its own
@@ -159,7 +184,7 @@ def test_a_failed_proxy_is_marked_and_the_rest_go_on(place):
 def test_a_row_of_the_table_is_never_run_again(place, monkeypatch):
     trained = []
 
-    def pretend(settings, mixtures, build):
+    def pretend(settings, mixtures, build, tell):
         trained.extend(mixtures)
         return proxies.train_proxies(settings, mixtures, build)
 
