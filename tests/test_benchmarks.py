@@ -19,7 +19,17 @@ from torch import nn
 from tandem_pl.callbacks.methods.table import METHODS, Length
 
 FOLDER = Path(__file__).parent / "benchmarks"
-SCRIPTS = ("memory", "head", "prepare", "images", "overhead", "speed", "vision", "gpu")
+SCRIPTS = (
+    "memory",
+    "head",
+    "prepare",
+    "images",
+    "overhead",
+    "speed",
+    "stacked_proxies",
+    "vision",
+    "gpu",
+)
 
 
 @pytest.fixture
@@ -143,6 +153,14 @@ def test_the_stall_is_what_the_first_batch_waits_longer(script) -> None:
     assert found["stall"] == pytest.approx(0.2)
     assert found["boundary"] == pytest.approx(0.5)
     assert found["step_ms"] == pytest.approx(2000)
+
+
+def test_stacked_proxies_are_timed(script, capsys) -> None:
+    record = run(script("stacked_proxies"), capsys, "--quick")
+    assert [row["networks"] for row in record["rows"]] == [1, 2]
+    for row in record["rows"]:
+        assert row["speedup"] == pytest.approx(row["networks"] * row["alone_ms"] / row["ms"])
+        assert 0 < row["planning_ms"] < row["ms"]
 
 
 def test_the_gpu_script_needs_a_gpu(script, capsys, monkeypatch) -> None:

@@ -28,7 +28,17 @@ Record = dict[str, Any]
 Rows = Sequence[Mapping[str, Any]]
 HERE = Path(__file__).resolve().parent
 #: In the order in which they run: the quickest first.
-NAMES = ("memory", "head", "prepare", "images", "overhead", "speed", "vision", "gpu")
+NAMES = (
+    "memory",
+    "head",
+    "prepare",
+    "images",
+    "overhead",
+    "speed",
+    "stacked_proxies",
+    "vision",
+    "gpu",
+)
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Benchmarks</title><style>
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 70em; margin: 2em auto; }

@@ -43,7 +43,7 @@ def test_a_dry_run_of_the_command_writes_nothing(command, tmp_path, batches):
     ("options", "said"),
     [
         (["--trainer.accumulate_grad_batches", "2"], "accumulate_grad_batches=2 of the trainer"),
-        (["--trainer.gradient_clip_val", "1"], "gradient_clip_val=1 of the trainer"),
+        (["--trainer.gradient_clip_val", "1.5"], "gradient_clip_val=1.5 of the trainer"),
         (["--trainer.overfit_batches", "1"], "overfit_batches=1 cannot be used"),
         (["--trainer.val_check_interval", "60"], "val_check_interval=60 counts batches"),
         (["--trainer.barebones", "true"], "trainer: `Trainer(barebones=True, logger="),
