@@ -156,10 +156,8 @@ def search_fit(
         f"{fit_table(laws)}\n"
     )
     for name, one in laws.items():
-        if one.parts:
-            print(
-                f"the law of {name} adds up those of the {len(one.parts)} metrics it is a mean of\n"
-            )
+        if one.note:
+            print(f"the law of {name} {one.note}\n")
     proposal = propose(
         laws,
         prior=centre,

@@ -87,7 +87,7 @@ def metric_columns(
     rest = [
         str(name)
         for name in table.columns
-        if name not in shares and str(name).lower() not in known and _has_numbers(table[name])
+        if name not in shares and str(name).lower() not in known and has_numbers(table[name])
     ]
     for name in metrics or ():
         if name not in table or name in shares:
@@ -106,7 +106,7 @@ def metric_columns(
     return marked or rest
 
 
-def _has_numbers(column: pd.Series) -> bool:
+def has_numbers(column: pd.Series) -> bool:
     """Return whether cells are numbers; a metric may have a text in some, for an error to name."""
     if pd.api.types.is_numeric_dtype(column):
         return True

@@ -16,6 +16,7 @@ from .laws import LAWS, Kind, find_law
 from .laws.linear import fit as fit_linear
 from .laws.model import Model, Problem, SumModel
 from .levels import at_one_size
+from .means import find_parts
 from .repetition import Repetition
 from .runs import SUM_TOLERANCE, Indices, Runs, as_weights, last_of_each
 from .validation import Validation, validate
@@ -27,8 +28,8 @@ def fit_law(
     """Return a law of a metric, fitted on runs.
 
     The law of a metric that is the mean of others, Σ_i s_i metric_i, such as the loss over the
-    target's domains, is the sum Σ_i s_i law_i: each domain's loss follows its own share, which one
-    curve of the mean cannot.
+    target's domains, is the sum Σ_i s_i law_i, since each domain's loss follows its own share (see
+    `means.find_parts`). If one of them cannot be fitted, it is a law of the mean itself.
 
     Args:
         name: a law of the table `tandem_pl.search.laws.LAWS`.
@@ -66,16 +67,25 @@ def fit_law(
     if repetition is not None:
         check_domains(repetition.tokens_per_domain, runs.domains, "tokens_per_domain")
     kind.check_installed()
-    level = at_one_size(used.values(metric), used.size, metric)
+    measured, columns = used.values(metric), used.parts | used.metrics
+    level = at_one_size(measured, used.size, metric)
     parts = {
-        part: (share, at_one_size(used.parts[part], used.size, part))
-        for part, share in used.means.get(metric, {}).items()
-        if share > 0
+        part: (share, at_one_size(measured, used.size, metric, columns[part]))
+        for part, share in find_parts(metric, columns).items()
     }
-    if parts:
-        level = np.sum([share * values for share, values in parts.values()], axis=0)
-    law = Law(name, metric, used, level, seed, repetition, parts)
-    _ = law.model  # what cannot be fitted is reported now
+    note = f"is the sum of the laws of the {len(parts)} metrics that it is the mean of"
+    law = Law(name, metric, used, level, seed, repetition, parts, note if parts else "")
+    try:
+        _ = law.model  # what cannot be fitted is reported now
+    except InputError as error:
+        if not parts:
+            raise
+        note = f"is one curve, since not all that it is the mean of can be fitted: {error}"
+        law = Law(name, metric, used, level, seed, repetition, note=note)
+        try:
+            _ = law.model
+        except InputError:
+            raise error from None
     return law
 
 
@@ -90,7 +100,8 @@ class Law:
         values: [N] of the metric, brought to one size.
         seed: of everything random.
         repetition: of the final run.
-        parts: metric -> its share and [N] values, if the metric is a mean.
+        parts: metric -> its share and [N] values, if the law is the sum of theirs.
+        note: what to know of a law of a mean, a phrase that "the law" comes before.
     """
 
     name: str
@@ -100,6 +111,7 @@ class Law:
     seed: int = 0
     repetition: Repetition | None = None
     parts: Mapping[str, tuple[float, Array]] = field(default_factory=dict)
+    note: str = ""
 
     @property
     def kind(self) -> Kind:

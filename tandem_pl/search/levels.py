@@ -10,7 +10,7 @@ from tandem_pl.simplex import Array
 LEAST_RUNS = 5  # of a size, to know its mean and spread
 
 
-def at_one_size(values: Array, size: Array | None, metric: str) -> Array:
+def at_one_size(values: Array, size: Array | None, metric: str, part: Array | None = None) -> Array:
     """Return values as the largest size would have them.
 
     Each size is shifted and scaled to the mean and the standard deviation of the largest. That is
@@ -20,6 +20,8 @@ def at_one_size(values: Array, size: Array | None, metric: str) -> Array:
         values: [N] the metric.
         size: [N] parameters, or None.
         metric: its name, for messages.
+        part: [N] to be moved in place of the values as those are, so that a mean of parts stays the
+            mean.
 
     Raises:
         InputError: a size has too few runs, or the same value in all of them.
@@ -29,7 +31,7 @@ def at_one_size(values: Array, size: Array | None, metric: str) -> Array:
     """
     sizes = [] if size is None else np.unique(size).tolist()
     if size is None or len(sizes) == 1:
-        return values
+        return values if part is None else part
     for one in sizes:
         own = values[size == one]
         if len(own) < LEAST_RUNS or np.ptp(own) == 0:
@@ -38,8 +40,9 @@ def at_one_size(values: Array, size: Array | None, metric: str) -> Array:
                 f"{LEAST_RUNS} with different values to be put together with others: leave it out."
             )
     largest = values[size == sizes[-1]]
-    moved = values.copy()
+    moved = (values if part is None else part).copy()
     for one in sizes[:-1]:
         own = values[size == one]
-        moved[size == one] = largest.mean() + (own - own.mean()) * largest.std() / own.std()
+        gap = moved[size == one] - own.mean()
+        moved[size == one] = largest.mean() + gap * largest.std() / own.std()
     return moved

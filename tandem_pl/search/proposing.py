@@ -112,6 +112,8 @@ def propose(
         "metric_weights": weights,
         "seed": seed,
     }
+    if sums := {name: list(law.parts) for name, law in laws.items() if law.parts}:
+        settings["sums"] = sums
     if repeats is not None:
         settings |= {"tokens": tokens, "repeats": repeats}
     metrics, total, start, error = expect(laws, weights, point, base)

@@ -7,13 +7,13 @@ import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from tandem_pl.domain_names import list_names
 from tandem_pl.errors import InputError, did_you_mean
+from tandem_pl.simplex import Array
 
 from .columns import (
     LENGTHS,
@@ -21,11 +21,12 @@ from .columns import (
     SIZES,
     STATUS,
     as_list,
+    has_numbers,
     metric_columns,
     row_names,
     weight_columns,
 )
-from .means import names_of_parts, shares_in_mean
+from .means import names_of_parts
 from .run_folders import read_folder
 from .runs import Runs, drop_copies
 
@@ -47,8 +48,8 @@ def read_runs(
     "ratio_"; else the longest row of neighbouring columns that sum to 1. The metrics are the
     columns that begin with "metric/", "metric_" or "loss/" if there are any; else all other
     numbers. `size` (parameters) and `tokens` or `steps` are known by their names, and a row whose
-    `status` is not "done" is left out. A metric such as "metric/loss" that is a weighted mean of
-    "metric/loss/DOMAIN" is known as one, see `fit_law`.
+    `status` is not "done" is left out. Of a metric such as "metric/loss" the columns
+    "metric/loss/DOMAIN" are kept too, see `fit_law`.
 
     Args:
         path: CSV or Parquet with a row for each run, a folder of `tandem compare`, or of a run or
@@ -104,7 +105,7 @@ def read_runs(
         size=_optional(table, SIZES, names),
         length=_optional(table, LENGTHS, names),
         notes=tuple(notes),
-        **_means(table, found, names),
+        parts=_parts(table, found, names),
     )
     if len(set(runs.domains)) < len(runs.domains):
         raise InputError(f"prefix={prefix!r} gives two columns of weights the same domain.")
@@ -114,17 +115,11 @@ def read_runs(
     return runs
 
 
-def _means(table: pd.DataFrame, metrics: Sequence[str], names: Sequence[str]) -> dict[str, Any]:
-    """Return `means` and `parts` of the runs."""
-    columns = [str(name) for name in table if pd.api.types.is_numeric_dtype(table[name])]
-    means: dict[str, dict[str, float]] = {}
-    parts: dict[str, np.ndarray] = {}
-    for metric in metrics:
-        own = {n: read_numbers(table[n], n, names) for n in names_of_parts(metric, columns)}
-        if shares := shares_in_mean(read_numbers(table[metric], metric, names), own):
-            means[metric] = shares
-            parts |= own
-    return {"means": means, "parts": parts}
+def _parts(table: pd.DataFrame, metrics: Sequence[str], names: Sequence[str]) -> dict[str, Array]:
+    """Return the columns that one of the metrics may be the mean of, and that are no metric."""
+    columns = [str(name) for name in table if has_numbers(table[name])]
+    found = [name for metric in metrics for name in names_of_parts(metric, columns)]
+    return {n: read_numbers(table[n], n, names) for n in found if n not in metrics}
 
 
 def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:

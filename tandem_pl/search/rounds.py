@@ -130,4 +130,10 @@ def _join(first: Runs, second: Runs) -> Runs:
         name: np.concatenate([values, second.values(name)])
         for name, values in first.metrics.items()
     }
-    return Runs(first.domains, np.vstack([first.weights, second.weights]), metrics)
+    parts = {
+        name: np.concatenate([values, second.parts[name]])
+        for name, values in first.parts.items()
+        if name in second.parts
+    }
+    weights = np.vstack([first.weights, second.weights])
+    return Runs(first.domains, weights, metrics, parts=parts)

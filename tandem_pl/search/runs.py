@@ -30,8 +30,7 @@ class Runs:
         size: [N] parameters of each network, if the table has them.
         length: [N] tokens (or steps) of each run, if the table has them.
         notes: what was noticed while reading, one sentence each.
-        means: metric -> the share of each part, of metrics that are a weighted mean.
-        parts: name of a part -> [N] values.
+        parts: name -> [N] values of columns that a metric may be the mean of, beside the metrics.
 
     Raises:
         InputError: weights are missing, negative or do not sum to 1.
@@ -44,8 +43,7 @@ class Runs:
     size: Array | None = None
     length: Array | None = None
     notes: tuple[str, ...] = field(default=(), compare=False)
-    means: dict[str, dict[str, float]] = field(default_factory=dict)
-    parts: dict[str, Array] = field(default_factory=dict)
+    parts: dict[str, Array] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         weights = np.asarray(self.weights, np.float64)
@@ -56,7 +54,7 @@ class Runs:
             )
         names = self.names or tuple(str(row) for row in range(1, len(weights) + 1))
         _check_shares(self.domains, weights, names)
-        for name, values in self.metrics.items():
+        for name, values in (self.metrics | self.parts).items():
             if np.shape(values) != (len(weights),):
                 raise InputError(
                     f"metric {name!r} has {np.size(values)} values for {len(weights)} runs."
@@ -102,7 +100,7 @@ class Runs:
             names=tuple(self.names[row] for row in chosen),
             size=cut(self.size),
             length=cut(self.length),
-            parts={name: values[chosen] for name, values in self.parts.items()},
+            parts={name: np.asarray(values)[chosen] for name, values in self.parts.items()},
         )
 
     def with_notes(self, *notes: str) -> Runs:

@@ -25,7 +25,7 @@ from tandem_pl.search.swarm.stack import Stack
 from tandem_pl.training.mixture_module import MixtureModule
 
 NAME = "stacked_proxies"
-COUNTS = {"cpu": [1, 4, 16], "cuda": [1, 8, 32, 128, 384]}
+COUNTS = {"cpu": [1, 4, 16], "cuda": [1, 8, 32, 128, 384, 512]}
 WARM = 5  # steps that are not timed
 SPEEDUP = {"cpu": 1.0, "cuda": 20.0}  # at least, of the largest stack
 

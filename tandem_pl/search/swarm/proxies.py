@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import re
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -30,7 +32,7 @@ from .stack import Stack, why_not_stacked
 
 Weights = Mapping[str, float]
 NOT_FINITE = "the loss was not finite in"
-OUT_OF_MEMORY = "out of memory"
+SHORT_OF_MEMORY = re.compile("out of memory|ALLOC_FAILED", re.IGNORECASE)  # CUDA's and cuBLAS'
 
 
 class Parts(NamedTuple):
@@ -62,26 +64,32 @@ def train_proxies(
     Raises:
         InputError: the configuration cannot be used for any proxy.
     """
-    if len(mixtures) > 1:
+    left, size = list(mixtures.items()), len(mixtures)
+    while len(left) > 1 and size > 1:
+        parts = build(swarm.config())
         try:
-            reason = yield from _together(swarm, mixtures, build(swarm.config()))
+            reason = yield from _together(swarm, dict(left[:size]), parts)
         except InputError:
             raise
-        except torch.OutOfMemoryError:
-            reason = OUT_OF_MEMORY
-        except Exception as error:  # of torch.func: there is another way
+        except Exception as error:  # of torch.func, or of memory: there is another way
             reason = " ".join(str(error).split())[:200] or type(error).__name__
+            short = isinstance(error, torch.OutOfMemoryError) or bool(
+                SHORT_OF_MEMORY.search(reason)
+            )
+        else:
+            short = False
         if reason is None:
-            return
-        if reason == OUT_OF_MEMORY:
+            left = left[size:]
+        elif short:
+            del parts
+            gc.collect()  # a failed step may leave its tensors in a cycle
             torch.cuda.empty_cache()
-            items, half = list(mixtures.items()), math.ceil(len(mixtures) / 2)
-            tell(f"{len(items)} proxies do not fit into the memory together; {half} are tried")
-            for part in (items[:half], items[half:]):
-                yield from train_proxies(swarm, dict(part), build, tell)
-            return
-        tell(f"proxies are trained one after the other: {reason}")
-    for number, weights in mixtures.items():
+            number, size = size, math.ceil(size / 2)
+            tell(f"{number} proxies do not fit into the memory together; {size} are tried")
+        else:
+            tell(f"proxies are trained one after the other: {reason}")
+            break
+    for number, weights in left:
         try:
             yield _alone(number, weights, build(swarm.config(number, weights)))
         except Exception as error:

@@ -146,6 +146,7 @@ def run_cell(
             print(f"cell {cell} is done")
             return
         note = cell_folder(swarm, cell) / NOTE
+        note.unlink(missing_ok=True)
 
         def tell(text: str) -> None:
             print(text, flush=True)
@@ -200,7 +201,7 @@ class CellJob(FolderJob):
     def note(self) -> str:
         """Return what its process says of how it trains the proxies, if anything."""
         path = self.folder / NOTE
-        return path.read_text().strip() if path.exists() else ""
+        return path.read_text("utf-8", "replace").strip() if path.exists() else ""
 
 
 def run_swarm(swarm: Swarm, mixtures: Sequence[Weights], executor: Executor) -> dict[int, Row]:

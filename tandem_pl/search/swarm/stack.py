@@ -61,9 +61,9 @@ def why_not_stacked(module: object, precision: str, callbacks: Iterable[str]) ->
 class Stack:
     """R copies of a module's network, with one optimizer.
 
-    Each is trained as `MixtureModule` trains one: the same dropout, a gradient that is clipped by
-    its own norm, one schedule. A network whose loss is not finite is not updated any more in a
-    useful way, and does not touch the others; see `stopped`.
+    Each is trained as `MixtureModule` trains one: the same dropout (on a CPU), a gradient that is
+    clipped by its own norm, one schedule. A network whose loss is not finite is not updated any
+    more in a useful way, and does not touch the others; see `stopped`.
 
     Args:
         module: whose network, objective, optimizer, schedule and clipping they have.

@@ -14,6 +14,7 @@ from tandem_pl.cli import main
 from tandem_pl.compare.locks import in_use, lock_cell
 from tandem_pl.search.swarm import fidelities, proxies, run
 from tandem_pl.search.swarm.multi_fidelity import Choice
+from tandem_pl.search.swarm.settings import read_swarm
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 MODULE = """
@@ -150,12 +151,16 @@ def test_the_command_says_once_why_proxies_are_not_trained_together(place, capfd
     assert table()["status"].tolist() == ["done"] * 6
 
 
-def test_a_stack_that_does_not_fit_into_memory_is_halved(place, monkeypatch, capsys):
-    whole = proxies.Stack
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError(), RuntimeError("CUDA error: out of memory")]
+)
+def test_a_stack_that_does_not_fit_into_memory_is_halved(place, monkeypatch, capsys, error):
+    whole, tried = proxies.Stack, []
 
     def small(module, count, device):
+        tried.append(count)
         if count > 2:
-            raise torch.OutOfMemoryError
+            raise error
         return whole(module, count, device)
 
     monkeypatch.setattr(proxies, "Stack", small)
@@ -164,7 +169,17 @@ def test_a_stack_that_does_not_fit_into_memory_is_halved(place, monkeypatch, cap
     out = capsys.readouterr().out
     assert "6 proxies do not fit into the memory together; 3 are tried" in out
     assert "one after the other" not in out
+    assert tried == [6, 3, 2, 2, 2]  # what did not fit is not tried again
     assert table()["status"].tolist() == ["done"] * 6
+
+
+def test_an_error_of_building_is_not_one_of_stacking(place):
+    def build(config):
+        raise OSError("the disk is gone")
+
+    mixtures = {number: {"a": 0.5, "b": 0.25, "c": 0.25} for number in range(2)}
+    with pytest.raises(OSError, match="the disk is gone"):
+        list(proxies.train_proxies(read_swarm(swarm(place)), mixtures, build))
 
 
 def test_a_failed_proxy_is_marked_and_the_rest_go_on(place):
