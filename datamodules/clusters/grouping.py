@@ -16,8 +16,10 @@ DOCUMENTS_EACH = 20  # a cluster of `auto` has as many on average, at least
 FEW, FEW_EACH = 8, 10  # so few clusters may have fewer, so that a small corpus has several
 MEASURED = 3000  # documents that `auto` clusters, to measure silhouettes
 SPLITS = 3  # a cluster has as many different documents, one each to train, target and test
-CLEAR = 0.5  # a silhouette of groups that stand apart; those of real text are 0.1 to 0.5
-NEAR_BEST, NEAR_VAGUE = 0.95, 0.6  # shares of the best silhouette; the second if none is `CLEAR`
+#: `auto` takes the largest number whose silhouette is this share of the best: the first if the best
+#: is at most `VAGUE`, as real text's is, the second if it is at least `CLEAR`.
+NEAR_VAGUE, NEAR_CLEAR = 0.6, 0.95
+VAGUE, CLEAR = 0.45, 0.6
 
 
 def fit_centres(vectors: np.ndarray, number: int, seed: int) -> np.ndarray:
@@ -59,9 +61,9 @@ def choose_number(vectors: np.ndarray, seed: int, most: int | None = None) -> in
 def largest_near_best(scores: Mapping[int, float]) -> int:
     """Return the largest number of clusters whose silhouette is near the best; 2 if none is > 0.
 
-    If groups stand apart, near is 95 % of the best, and otherwise 60 %: the silhouette of text
-    hardly depends on the number, or is largest where only the most unlike kinds are apart. If a
-    kind of text is divided among domains, a mixture loses little; if unlike kinds are in one
+    If groups stand apart, near is 95 % of the best, and down to 60 % if they do not: the silhouette
+    of text hardly depends on the number, or is largest where only the most unlike kinds are apart.
+    If a kind of text is divided among domains, a mixture loses little; if unlike kinds are in one
     domain, it loses all that it could gain.
 
     >>> largest_near_best({2: 0.75, 3: 0.9, 4: 0.72})
@@ -70,8 +72,8 @@ def largest_near_best(scores: Mapping[int, float]) -> int:
     20
     """
     best = max(scores.values(), default=0.0)
-    least = best * (NEAR_BEST if best >= CLEAR else NEAR_VAGUE)
-    near = [number for number, score in scores.items() if score >= least > 0]
+    share = np.interp(best, [VAGUE, CLEAR], [NEAR_VAGUE, NEAR_CLEAR])
+    near = [number for number, score in scores.items() if score >= share * best > 0]
     return max(near, default=2)
 
 

@@ -43,6 +43,8 @@ def test_auto_takes_the_largest_number_near_the_best():
     """The first are silhouettes of the demo corpus `distractors`: 4 clusters merge three kinds."""
     vague = {2: 0.308, 4: 0.408, 8: 0.262, 12: 0.197, 16: 0.242, 20: 0.252, 24: 0.24}
     assert largest_near_best(vague) == 20
+    between = {2: 0.38, 3: 0.49, 4: 0.514, 5: 0.46, 6: 0.45, 7: 0.42, 8: 0.324}  # 0.75 counts
+    assert largest_near_best(between) == 7
     assert largest_near_best({2: 0.7, 3: 0.66, 4: 0.668, 5: 0.6}) == 4  # 0.95 of the best counts
     assert largest_near_best({2: -0.1, 3: -1.0}) == largest_near_best({}) == 2
 
