@@ -119,7 +119,7 @@ def read_comparison(
         baseline,
         content["network"],
         seeds,
-        Path(content["folder"] or Path("runs") / path.stem),
+        study_folder(content["folder"], path),
         *read_workers(content, queued),
     )
 
@@ -132,6 +132,19 @@ def check_steps(base: Mapping[str, Any], runs: str) -> None:
             f"trainer.max_steps={steps!r} must be a positive number of batches in the base or the "
             f"overrides: all {runs} get the same budget."
         )
+
+
+def study_folder(given: str | None, path: Path) -> Path:
+    """Return where a study's runs go: the folder given, or one with the name of its YAML file.
+
+    Raises:
+        InputError: it, or a folder that it lies in, is a file.
+    """
+    folder = Path(given or Path("runs") / path.stem)
+    for part in (folder, *folder.parents):
+        if part.is_file():
+            raise InputError(f"folder={str(folder)!r}: {part} is a file; give a folder.")
+    return folder
 
 
 def read_base(base: Any, folder: Path) -> dict[str, Any]:

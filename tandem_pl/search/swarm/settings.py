@@ -16,7 +16,14 @@ from tandem_pl.checks import (
     check_share,
 )
 from tandem_pl.compare.cells import QUIET, check_parts, find_class, set_seed, with_module
-from tandem_pl.compare.config import check_steps, merge, read_base, read_map, read_workers
+from tandem_pl.compare.config import (
+    check_steps,
+    merge,
+    read_base,
+    read_map,
+    read_workers,
+    study_folder,
+)
 from tandem_pl.compare.entries import check_keys, checked_map
 
 from .mixtures import SAMPLINGS
@@ -193,7 +200,7 @@ def make_swarm(content: Mapping[str, Any], path: Path, queued: bool = False) -> 
         content["proxies"],
         content["initial"],
         content["stack"],
-        Path(content["folder"] or Path("runs") / path.stem),
+        study_folder(content["folder"], path),
         *work,
     )
 

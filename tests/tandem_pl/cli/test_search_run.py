@@ -334,17 +334,21 @@ def test_bad_input_is_one_sentence(place, capsys, keys, said):
     assert said in capsys.readouterr().err
 
 
-def test_a_file_in_the_place_of_the_folder_is_said_so(place, capsys):
-    assert main(["search", "run", swarm(place), "--folder", "swarm.yaml"]) == 2
-    assert "the folder swarm.yaml cannot be made: File exists" in capsys.readouterr().err
-
-
 def test_a_folder_of_other_settings_is_refused(place, capsys):
     assert main(["search", "run", swarm(place), "--cells"]) == 0
     assert main(["search", "run", swarm(place, seed=1), "--cells"]) == 2
     assert "swarm holds rows of other settings (seed)" in capsys.readouterr().err
     assert main(["search", "run", swarm(place), "--cell", "2"]) == 2
     assert "--cell 2: there are the cells 0 to 1" in capsys.readouterr().err
+
+
+def test_a_file_is_no_folder(place, capsys):
+    (place / "taken").write_text("")
+    for folder in ("taken", "taken/swarm"):
+        assert main(["search", "run", swarm(place), "--folder", folder]) == 2
+        assert main(["search", "run", swarm(place), "--folder", folder, "--cells"]) == 2
+        said = f"folder='{folder}': taken is a file; give a folder."
+        assert capsys.readouterr().err.count(said) == 2
 
 
 def test_the_shipped_configuration_runs(place):

@@ -8,7 +8,7 @@ from comparisons import comparison
 
 from tandem_pl.callbacks.methods.table import METHODS, Length
 from tandem_pl.compare.cells import build_cells, takes_seed, with_module
-from tandem_pl.compare.config import merge, read_comparison
+from tandem_pl.compare.config import merge, read_comparison, study_folder
 from tandem_pl.compare.results import collect
 from tandem_pl.compare.tables import opening
 from tandem_pl.errors import InputError
@@ -285,3 +285,11 @@ def test_costs_are_those_of_a_count_by_hand():
     assert work["odm"]({}, run) == work["ado"]({}, run) == 100
     learning = {name for name, row in METHODS.items() if row.callback != "FixedMixture"}
     assert learning == work.keys()
+
+
+def test_a_file_is_no_folder(tmp_path):
+    (tmp_path / "taken").write_text("")
+    assert study_folder(None, Path("configs/one.yaml")) == Path("runs/one")
+    for place in (tmp_path / "taken", tmp_path / "taken" / "suite"):
+        with pytest.raises(InputError, match="taken is a file; give a folder"):
+            study_folder(str(place), Path("one.yaml"))
