@@ -21,7 +21,7 @@ from tandem_pl.errors import InputError
 from .embedders import COLUMN, open_embedder
 from .model import ClusterModel, has_pools
 
-RULE = 2  # raise it if the same documents and options give other clusters
+RULE = 3  # raise it if the same documents and options give other clusters
 
 
 class ClusterOptions(NamedTuple):
