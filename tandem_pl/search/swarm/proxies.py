@@ -32,7 +32,7 @@ from .stack import Stack, why_not_stacked
 
 Weights = Mapping[str, float]
 NOT_FINITE = "the loss was not finite in"
-SHORT_OF_MEMORY = re.compile("out of memory|ALLOC_FAILED", re.IGNORECASE)  # CUDA's and cuBLAS'
+SHORT_OF_MEMORY = re.compile("out ?of ?memory|ALLOC_FAILED", re.IGNORECASE)  # as CUDA says it
 
 
 class Parts(NamedTuple):
@@ -73,14 +73,9 @@ def train_proxies(
             raise
         except Exception as error:  # of torch.func, or of memory: there is another way
             reason = " ".join(str(error).split())[:200] or type(error).__name__
-            short = isinstance(error, torch.OutOfMemoryError) or bool(
-                SHORT_OF_MEMORY.search(reason)
-            )
-        else:
-            short = False
         if reason is None:
             left = left[size:]
-        elif short:
+        elif SHORT_OF_MEMORY.search(reason):
             del parts
             gc.collect()  # a failed step may leave its tensors in a cycle
             torch.cuda.empty_cache()
