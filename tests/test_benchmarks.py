@@ -19,17 +19,7 @@ from torch import nn
 from tandem_pl.callbacks.methods.table import METHODS, Length
 
 FOLDER = Path(__file__).parent / "benchmarks"
-SCRIPTS = (
-    "memory",
-    "head",
-    "prepare",
-    "images",
-    "overhead",
-    "speed",
-    "stacked_proxies",
-    "vision",
-    "gpu",
-)
+SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py") if "\nNAME = " in path.read_text())
 
 
 @pytest.fixture

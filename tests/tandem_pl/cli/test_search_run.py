@@ -2,110 +2,19 @@
 
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pandas as pd
 import pytest
 import torch
 import yaml
+from small_swarm import SCRIPT, swarm, table
 
-from tandem_pl import Mixture
 from tandem_pl.cli import main
 from tandem_pl.compare.locks import in_use, lock_cell
-from tandem_pl.search.swarm import fidelities, proxies, run
-from tandem_pl.search.swarm.multi_fidelity import Choice
+from tandem_pl.search.swarm import proxies, run
 from tandem_pl.search.swarm.settings import read_swarm
 
 CONFIGS = Path(__file__).parents[3] / "configs"
-MODULE = """
-import torch
-from tandem_pl.datamodules import MixtureDataModule
-
-class Rows(torch.utils.data.Dataset):
-    def __init__(self, size, seed):
-        self.rows = torch.randn(size, 4, generator=torch.Generator().manual_seed(seed))
-        self.rows[:, 3] += seed
-    def __len__(self):
-        return len(self.rows)
-    def __getitem__(self, index):
-        return self.rows[index]
-
-class Data(MixtureDataModule):
-    def __init__(self, target: bool = True, bad: str = "", seed: int = 0):
-        train = {name: Rows(20, m) for m, name in enumerate("abc")}
-        if bad:
-            train[bad].rows[:] = torch.nan
-        held_out = {name: Rows(9, m) for m, name in enumerate("ab")}
-        shares = {"a": 0.25, "b": 0.75}
-        super().__init__(train, held_out if target else None, batch_size=6, seed=seed,
-                         target_weights=shares if target else None)
-
-def squares(network, samples):
-    return (network(samples[:, :3]).squeeze(1) - samples[:, 3]).square()
-
-def branching(network, samples):
-    losses = squares(network, samples)
-    return losses if losses.sum() > 0 else -losses
-"""
-BASE = {
-    "trainer": {
-        "max_steps": 20,
-        "accelerator": "cpu",
-        "callbacks": [{"class_path": "tandem_pl.callbacks.MixtureMonitor"}],
-    },
-    "model": {
-        "class_path": "tandem_pl.TandemModule",
-        "init_args": {
-            "network": {
-                "class_path": "torch.nn.Linear",
-                "init_args": {"in_features": 3, "out_features": 1},
-            },
-            "objective": "swarm_parts.squares",
-            "optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1}},
-            "gradient_clip_val": 1.0,
-        },
-    },
-    "data": {"class_path": "swarm_parts.Data", "init_args": {}},
-}
-SCRIPT = """
-import sys, yaml
-from pathlib import Path
-from tandem_pl.search.swarm.rows import read_rows, row_of, write_row
-settings, cell = yaml.safe_load(open(sys.argv[1])), int(sys.argv[3])
-if cell == 1:
-    sys.exit("tandem: error: it was asked to fail.")
-folder = Path(settings["folder"])
-for number in range(cell * settings["stack"], (cell + 1) * settings["stack"]):
-    if number not in read_rows(folder):
-        print("trained", number)
-        write_row(folder, row_of(number, {"a": 1.0}, {"a": 2.0}, {"a": 1.0}, {}))
-"""
-
-
-@pytest.fixture
-def place(tmp_path, monkeypatch):
-    """A folder to work in, with a data module and objectives of one's own."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "swarm_parts.py").write_text(MODULE)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(run, "POLL_SECONDS", 0.02)
-    return tmp_path
-
-
-@pytest.fixture
-def botorch(monkeypatch):
-    """Botorch is installed, though nothing is in it."""
-    monkeypatch.setitem(sys.modules, "botorch", ModuleType("botorch"))
-
-
-def swarm(place, name="swarm", **keys):
-    content = {"base": BASE, "proxies": 6, "stack": 3, "prior": "uniform", "workers": 1, **keys}
-    (place / f"{name}.yaml").write_text(yaml.safe_dump(content | {"folder": name}, sort_keys=False))
-    return f"{name}.yaml"
-
-
-def table(name="swarm"):
-    return pd.read_csv(f"{name}/runs.csv", dtype={"run": str})
 
 
 def test_stacked_rows_are_those_of_separate_runs_and_a_fit_reads_them(place, capsys):
@@ -365,65 +274,3 @@ def test_the_shipped_configuration_runs(place):
     assert main(["search", "run", "tiny.yaml", "--folder", "out", "--cell", "0"]) == 0
     assert table("out")["tokens"].tolist() == [3 * 4 * 64] * 2
     assert table("out")["metric/loss"].between(4, 7).all()
-
-
-FIDELITIES = {"short": {"overrides": {"trainer": {"max_steps": 4}}}, "full": None}
-
-
-def test_a_search_over_fidelities_spends_its_budget_and_ends_at_the_last(
-    place, monkeypatch, botorch
-):
-    (place / "script.py").write_text(SCRIPT.replace("cell == 1", "False"))
-    monkeypatch.setattr(run, "COMMAND", (sys.executable, str(place / "script.py")))
-    monkeypatch.setattr(fidelities, "POOL", 20)
-    asked = []
-
-    def propose(results, costs, pool, count, budget, tried):
-        asked.append((list(results.fidelities), list(costs), round(budget, 3), list(tried)))
-        cheap = [Choice(7, 0), Choice(8, 0), Choice(9, 0)]
-        return [c for c in cheap if c not in tried] if budget >= 0.6 else []
-
-    monkeypatch.setattr(fidelities, "propose_next", propose)
-    monkeypatch.setattr(fidelities, "recommend", lambda results, levels, pool: len(pool) - 1)
-    keys = {"proxies": None, "fidelities": FIDELITIES, "budget": 3.0, "initial": 2}
-    assert main(["search", "run", swarm(place, stack=1, **keys)]) == 0
-    costs = [0.2, 1.0]  # 4 of 20 steps
-    start = [Choice(0, 0), Choice(1, 0)]
-    assert asked[0] == ([0, 0], costs, 1.6, start)  # 3 - 2 × 0.2 - the last run
-    assert asked[1][2:] == (1.2, [*start, Choice(7, 0), Choice(8, 0)])  # a quarter of 1.6
-    assert [budget for _, _, budget, _ in asked] == [1.6, 1.2, 1.0, 1.0]
-    rows = pd.read_csv("swarm/runs.csv")
-    assert rows["run"].tolist() == [*(f"short/{n:05}" for n in range(5)), "full/00000"]
-    assert rows["cost"].tolist() == [0.2] * 5 + [1.0]
-    mixtures = pd.read_csv("swarm/full/mixtures.csv")
-    assert Mixture.load("swarm/proposal.yaml").weights == mixtures.to_dict("records")[0]
-    made = len(asked)
-    assert main(["search", "run", swarm(place, stack=1, **keys)]) == 0
-    assert len(asked) == made + 1  # nothing is left to spend
-
-
-@pytest.mark.parametrize(
-    ("keys", "said"),
-    [
-        ({"budget": 3}, "budget=3 is for fidelities"),
-        ({"fidelities": FIDELITIES, "budget": 3, "proxies": 4}, "proxies cannot be given with"),
-        ({"fidelities": {"full": {}}, "budget": 3}, "must name two or more"),
-        ({"fidelities": FIDELITIES, "budget": 3, "initial": 0}, "initial=0 must be"),
-        ({"fidelities": FIDELITIES, "budget": 3, "initial": 1}, "initial=1 must be at least 2"),
-        ({"fidelities": FIDELITIES}, "budget=None must be a number"),
-        ({"fidelities": FIDELITIES, "budget": 0}, "budget=0 must be"),
-        ({"fidelities": FIDELITIES, "budget": 1.5}, "the first 5 runs and one at the last"),
-        ({"fidelities": {"a": {"overides": {}}, "b": {}}, "budget": 9}, "did you mean 'overrides'"),
-        ({"fidelities": {"a": {"cost": 0.1}, "b": {}}, "budget": 9}, "all fidelities a cost"),
-        ({"fidelities": {"a": {}, "b": {}}, "budget": 9}, "each one dearer than those before"),
-    ],
-)
-def test_bad_fidelities_are_one_sentence(place, capsys, keys, said):
-    assert main(["search", "run", swarm(place, **{"proxies": None, **keys})]) == 2
-    assert said in capsys.readouterr().err
-
-
-def test_cells_of_a_search_over_fidelities_are_refused(place, capsys):
-    keys = {"proxies": None, "fidelities": FIDELITIES, "budget": 3}
-    assert main(["search", "run", swarm(place, **keys), "--cells"]) == 2
-    assert "--cells cannot be used with fidelities" in capsys.readouterr().err
