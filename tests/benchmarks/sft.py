@@ -4,9 +4,9 @@ A small network is pretrained on plain text once. Then `tandem compare` learns a
 families for each seed while it fine-tunes that network, and fine-tunes it again at the learned
 weights and at static ones. Finished runs are kept in the folder, and are not done again.
 `--domains auto` gives training samples clusters in place of their families, and `--domains labels`
-is the same study with the families: both have R&B too, and TANDEM at its defaults, because the
-settings of the study are for six domains. Give each a `--folder`; a copy of `pretrained/` from one
-to the other is used there.
+is the same study with the families. Both have R&B too, and TANDEM at its defaults, because the
+settings of the study are for six domains, and test the network that the mixture was learned with.
+Give each a `--folder`; a copy of `pretrained/` from one to the other is used there.
 """
 
 from __future__ import annotations
@@ -66,6 +66,7 @@ def main() -> None:
         "base": base,
         "overrides": {"trainer": {"max_steps": options.steps}},
         "methods": methods,
+        "network": "online" if options.domains else "fresh",
         "folder": str(options.folder),
     }
     path = options.folder / "comparison.yaml"
