@@ -8,9 +8,9 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from tandem_pl.checks import check_choice, check_share
+from tandem_pl.data_weights import resolve_data_weights
 from tandem_pl.episode import MixtureData
 from tandem_pl.errors import InputError, did_you_mean
-from tandem_pl.mixture import resolve_weights
 from tandem_pl.simplex import Array, project, sum_to_one
 
 AnchorSetting: TypeAlias = float | dict[str, Any]
@@ -83,7 +83,7 @@ class Anchor:
         """Read the prior."""
         self._prior = data.mixture.array
         if self.spec is not None:
-            self._prior = resolve_weights(self.spec, data.domain_sizes(), "anchor.prior").array
+            self._prior = resolve_data_weights(self.spec, data, "anchor.prior").array
 
     def __call__(self, weights: Array, floor: float) -> Array:
         """Return the anchored weights."""

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from tandem_pl.checks import check_at_least, check_choice
 from tandem_pl.data_record import data_record, warn_if_other_data
+from tandem_pl.data_weights import resolve_data_weights
 from tandem_pl.episode import EVALUATE, TRAIN, MixtureBatch, Plan, Segment
 from tandem_pl.mixture import Mixture, resolve_weights
 from tandem_pl.training import trainer_flags
@@ -40,7 +41,8 @@ class MixtureDataModule(LightningDataModule):
         weights: where the mixture starts, and stays without a reweighting callback: None or
             "uniform", "proportional", "temperature:TAU", a map, a `Mixture`, or a mixture file
             (its average; "last:PATH" for its last weights), which may be DoReMi's JSON
-            (`train_domain_weights`). Shares are of samples.
+            (`train_domain_weights`). "target" is the target's shares of the training domains, which
+            have its names or are clusters. Shares are of samples.
         target_weights: shares of the target domains, in the same ways, or a map that leaves some
             out: `{"man": 1}` makes `man` alone the target. None weighs them equally.
         seed: of the order of samples.
@@ -122,7 +124,7 @@ class MixtureDataModule(LightningDataModule):
         self._tokens_per_sample: NDArray | None = tokens_per_sample(self.train_sets)
         final = final_length(self.final_samples, self.final_tokens, self._tokens_per_sample)
         self.pools = Pools(sizes, final=final).for_run(self.trainer, (), self.batch_size)
-        self.mixture = resolve_weights(self.weights, sizes, budget=self.pools.budget)
+        self.mixture = resolve_data_weights(self.weights, self, budget=self.pools.budget)
         self.record = data_record(self, self._identity(), self.corpus, self.digests)
         warn_if_other_data(self.mixture, self.record, self.weights)
         target_sizes = checked_sizes(self.target_sets, "target") if self.target_sets else {}

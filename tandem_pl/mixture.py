@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -180,6 +180,7 @@ def resolve_weights(
     key: str = "weights",
     budget: float | None = None,
     partial: bool = False,
+    target: Callable[[str], Mixture] | None = None,
 ) -> Mixture:
     """Return the mixture that a user's `weights` setting means.
 
@@ -187,12 +188,17 @@ def resolve_weights(
         spec: None or "uniform"; "proportional"; "temperature:TAU"; "unimax:EPOCHS:SAMPLES" for
             uniform, capping each domain at EPOCHS passes in a run of so many samples;
             "epoch_capped:EPOCHS:SAMPLES:SPEC" for another spec with the same caps (SPEC defaults to
-            temperature:2); a map; a `Mixture`, or the path of a mixture file, which may be DoReMi's
-            JSON, or of the folder of a run (their average); "last:PATH" for a file's last weights.
+            temperature:2, and an empty SAMPLES to `budget`); "target", where it is known; a map; a
+            `Mixture`, or the path of a mixture file, which may be DoReMi's JSON, or of the folder
+            of a run (their average); "last:PATH" for a file's last weights.
         sizes: domain -> number of samples, in the order of the data set.
         key: name of the setting, for error messages.
         budget: samples of the run, for a spec without SAMPLES ("unimax:4").
         partial: whether a map may leave domains out, which then have weight 0.
+        target: key -> the mixture that the spec "target" stands for; see `resolve_data_weights`.
+
+    Raises:
+        InputError: for a setting that is not a mixture of these domains.
 
     >>> resolve_weights("temperature:2", {"web": 100, "code": 25}).weights
     {'web': 0.6666666666666666, 'code': 0.3333333333333333}
@@ -201,6 +207,13 @@ def resolve_weights(
         return Mixture.uniform(sizes)
     if spec == "proportional":
         return Mixture.proportional(sizes)
+    if spec == "target":
+        if target is None:
+            raise InputError(
+                f"{key}='target' is not known here: 'target' is the target's shares of the "
+                "training domains, in settings of a run on these data."
+            )
+        return target(key)
     if isinstance(spec, str) and spec.startswith("temperature:"):
         try:
             return Mixture.temperature(sizes, float(spec.split(":", 1)[1]))
@@ -209,7 +222,7 @@ def resolve_weights(
                 raise
             raise InputError(f"{key}={spec!r} needs a number, such as 'temperature:2'.") from None
     if isinstance(spec, str) and spec.split(":")[0] in ("unimax", "epoch_capped"):
-        return _bounded(spec, sizes, key, budget)
+        return _bounded(spec, sizes, key, budget, target)
     about: dict[str, Any] = {}
     if isinstance(spec, str | os.PathLike):
         last = str(spec).startswith("last:")
@@ -232,7 +245,13 @@ def resolve_weights(
     return Mixture.from_array(sizes, np.array([by_name[name] for name in sizes]), about=about)
 
 
-def _bounded(spec: str, sizes: Mapping[str, int], key: str, budget: float | None) -> Mixture:
+def _bounded(
+    spec: str,
+    sizes: Mapping[str, int],
+    key: str,
+    budget: float | None,
+    target: Callable[[str], Mixture] | None,
+) -> Mixture:
     rule, epochs, samples, start = [*spec.split(":", 3), "", "", ""][:4]
     try:
         if start and rule == "unimax":  # it always starts from uniform
@@ -246,7 +265,8 @@ def _bounded(spec: str, sizes: Mapping[str, int], key: str, budget: float | None
     try:
         if rule == "unimax":
             return Mixture.unimax(sizes, *bounds)
-        return Mixture.epoch_capped(sizes, *bounds, start or "temperature:2")
+        shares = resolve_weights(start or "temperature:2", sizes, "start", target=target)
+        return Mixture.epoch_capped(sizes, *bounds, shares)
     except InputError as error:
         raise InputError(f"{key}={spec!r}: {error}") from None
 

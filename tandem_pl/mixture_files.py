@@ -13,7 +13,9 @@ from .errors import InputError, did_you_mean
 from .yaml_files import read_yaml
 
 DOREMI = "train_domain_weights"
-NAMED = ("uniform", "proportional", "temperature:2", "unimax:4", "epoch_capped:4")  # examples
+NAMED = (  # examples
+    *("uniform", "proportional", "temperature:2", "unimax:4", "epoch_capped:4", "target"),
+)
 
 
 def read_mixture(path: str | os.PathLike[str], key: str) -> dict[str, Any]:

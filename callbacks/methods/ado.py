@@ -13,8 +13,8 @@ from tandem_pl.callbacks.measures.power_law import PowerLaw, fit_power_law, smoo
 from tandem_pl.callbacks.reweighting import Update
 from tandem_pl.callbacks.training_losses import Ints, TrainingLossReweighting, domain_means
 from tandem_pl.checks import check_at_least, check_positive, check_share
+from tandem_pl.data_weights import resolve_data_weights
 from tandem_pl.errors import InputError
-from tandem_pl.mixture import resolve_weights
 from tandem_pl.simplex import Array, sum_to_one
 
 from .method import Method
@@ -152,7 +152,7 @@ class ADOReweighting(TrainingLossReweighting):
         if self.prior is None:
             prior = super().initial(trainer)
         else:
-            prior = resolve_weights(self.prior, self.data.domain_sizes(), "prior").array
+            prior = resolve_data_weights(self.prior, self.data, "prior").array
         self._prior = self._share = self._average = prior
         return prior
 

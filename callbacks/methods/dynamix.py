@@ -15,9 +15,9 @@ from tandem_pl.callbacks.measures.gathering import gather_sum
 from tandem_pl.callbacks.measures.virtual_step import look_ahead_losses
 from tandem_pl.callbacks.reweighting import ReweightingCallback, Update
 from tandem_pl.checks import check_at_least, check_below_one, check_positive, check_share
+from tandem_pl.data_weights import resolve_data_weights
 from tandem_pl.episode import MEASURE, TRAIN, Handler, MixtureBatch, Outputs, Plan, Segment
 from tandem_pl.errors import InputError
-from tandem_pl.mixture import resolve_weights
 from tandem_pl.simplex import Array, sum_to_one
 from tandem_pl.training.mixture_module import MixtureModule
 from tandem_pl.training.sharding import is_sharded
@@ -133,7 +133,7 @@ class DynamixReweighting(ReweightingCallback):
         """Return the weights of no reward."""
         self._prior = super().initial(trainer)
         if self.prior is not None:
-            self._prior = resolve_weights(self.prior, self.data.domain_sizes(), "prior").array
+            self._prior = resolve_data_weights(self.prior, self.data, "prior").array
         return self._weights()
 
     def _weights(self) -> Array:

@@ -12,9 +12,10 @@ from lightning.pytorch import Trainer
 from tandem_pl.callbacks.reweighting import ReweightingCallback, Update
 from tandem_pl.checks import check_at_least
 from tandem_pl.data_record import warn_if_other_data
+from tandem_pl.data_weights import resolve_data_weights
 from tandem_pl.episode import TRAIN, Plan, Segment
 from tandem_pl.errors import InputError
-from tandem_pl.mixture import check_domains, resolve_weights
+from tandem_pl.mixture import check_domains
 from tandem_pl.run_files import read_trajectory
 from tandem_pl.simplex import Array
 
@@ -56,6 +57,12 @@ class FixedMixture(ReweightingCallback):
             "temperature, but no domain is seen more than 4 times",
             settings={"weights": "epoch_capped:4"},
         ),
+        Method(
+            "target",
+            "the target's shares of the training domains, which have its names or are clusters",
+            settings={"weights": "target"},
+            needs_target=True,
+        ),
     )
 
     def __init__(
@@ -83,7 +90,8 @@ class FixedMixture(ReweightingCallback):
         if self.schedule is None:
             weights = super().initial(trainer)
             if self.given is not None:
-                mixture = resolve_weights(self.given, sizes, budget=self._samples(trainer))
+                budget = self._samples(trainer)
+                mixture = resolve_data_weights(self.given, self.data, budget=budget)
                 warn_if_other_data(mixture, self.data.record, self.given)
                 weights = mixture.array
             self._starts, self._pieces = [0], [weights]
@@ -99,7 +107,9 @@ class FixedMixture(ReweightingCallback):
                     )
             self._starts = [int(entry["step"]) for entry in self.schedule]
             self._pieces = [
-                resolve_weights(entry["weights"], sizes, f"schedule[{number}].weights").array
+                resolve_data_weights(
+                    entry["weights"], self.data, f"schedule[{number}].weights"
+                ).array
                 for number, entry in enumerate(self.schedule)
             ]
         if self._starts[:1] != [0] or (np.diff(self._starts) <= 0).any():

@@ -15,9 +15,9 @@ from tandem_pl.callbacks.measures.gathering import from_first_rank
 from tandem_pl.callbacks.measures.head_gradients import HeadGradients, find_head
 from tandem_pl.callbacks.reweighting import ReweightingCallback, Update
 from tandem_pl.checks import check_at_least, check_positive
+from tandem_pl.data_weights import locate_targets, resolve_data_weights, target_mixture
 from tandem_pl.episode import TRAIN, Handler, MixtureBatch, Outputs, Plan, Segment
 from tandem_pl.errors import InputError
-from tandem_pl.mixture import resolve_weights
 from tandem_pl.simplex import Array, sum_to_one
 from tandem_pl.training.collectives import sum_over_ranks
 from tandem_pl.training.mixture_module import MixtureModule
@@ -61,9 +61,7 @@ class RAndBReweighting(ReweightingCallback):
         period: training steps between updates.
         strength: lambda; the paper's is 3.
         shares: p, the shares of the training domains in what counts, written as the data module's
-            `weights`. None for the shares of the target domains, if each is named as a training
-            domain or training domains are clusters: then for the clusters that the targets' samples
-            are nearest to. Else None is for the data module's weights.
+            `weights`. None is "target" if it can be, and else the data module's weights.
         head: name of the linear layer whose gradients are compared; None for the last one.
         every: gradients are taken of every so many training steps; the paper's is 1. 2 costs half,
             and compares half of the period's samples: of 640, that moved a weight by up to 0.10.
@@ -148,18 +146,10 @@ class RAndBReweighting(ReweightingCallback):
     def _evaluation_shares(self) -> Array:
         """Return p [M]."""
         if self.shares is not None:
-            return resolve_weights(self.shares, self.data.domain_sizes(), "shares").array
-        shares, given = self.data.target_shares, self.data.mixture.array
-        if shares is None:
-            return given
-        p = np.zeros(len(self.domains))
-        for name, share in zip(self.data.target_sets, shares.tolist(), strict=True):
-            nearest = self.data.target_clusters.get(name, {name: 1.0})
-            row = share * np.array([nearest.get(domain, 0.0) for domain in self.domains])
-            if share and not row.any():
-                return given
-            p += row
-        return sum_to_one(p / p.sum())
+            return resolve_data_weights(self.shares, self.data, "shares").array
+        rows = locate_targets(self.data).values()
+        known = bool(rows) and all(row.any() for row in rows)
+        return (target_mixture(self.data) if known else self.data.mixture).array
 
     def plan(self) -> Plan:
         """Return one segment of training batches."""

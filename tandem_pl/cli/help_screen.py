@@ -29,7 +29,7 @@ OPTIONS = {
     "--trainer.accelerator gpu": "cpu, gpu or auto; --trainer.devices 4 for four of them",
     "--trainer.precision bf16-mixed": "32-true is the default",
     "--data.batch_size N": "samples in a batch, all domains together",
-    "--data.weights uniform": "or proportional, temperature:2, {web: 0.7, code: 0.3}, RUN",
+    "--data.weights uniform": "or proportional, temperature:2, target, {web: 0.7, code: 0.3}, RUN",
     "--model.network.config.hidden_size N": "and other fields of a language model",
     "--model.optimizer.lr 1.0e-3": "learning rate of the network",
     "--trainer.logger.save_dir FOLDER": "where runs go; the run is FOLDER/NAME/version_N",

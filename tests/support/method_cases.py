@@ -57,6 +57,7 @@ CASES: dict[str, Case] = {
 }
 
 CASES |= {name: GIVEN for name, row in METHODS.items() if row.callback == "FixedMixture"}
+CASES["target"] = GIVEN._replace(data={"clusters": {"t": {"twin": 0.8, "other": 0.2}}})
 
 ROWS = [name for name in METHODS if name in CASES]  # `test_every_row_has_a_case` names the others
 

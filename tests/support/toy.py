@@ -40,11 +40,13 @@ def toy_network(seed: int = 0) -> nn.Module:
         return nn.Sequential(nn.Linear(WIDTH, 16), nn.Tanh(), nn.Linear(16, CLASSES)).double()
 
 
-def toy_data(target: bool = True, **options) -> MixtureDataModule:
-    """120 samples a domain; 80 of the target."""
+def toy_data(target: bool = True, clusters=None, **options) -> MixtureDataModule:
+    """120 samples a domain; 80 of the target, "t"; `clusters` says where targets lie."""
     train = {name: samples(name, 120, seed) for seed, name in enumerate(DOMAINS)}
     extra = {"target": {"t": samples("t", 80, 7)}} if target else {}
-    return MixtureDataModule(train, **{"batch_size": BATCH, "epoch_batches": 5, **extra, **options})
+    data = MixtureDataModule(train, **{"batch_size": BATCH, "epoch_batches": 5, **extra, **options})
+    data.target_clusters = clusters or {}
+    return data
 
 
 def toy_optimizer(parameters) -> torch.optim.Optimizer:

@@ -315,9 +315,9 @@ def test_every_way_to_write_weights_is_listed() -> None:
         resolve_weights("proportionnal", SIZES)
     assert str(refusal.value) == (
         "weights='proportionnal' is neither a file nor one of 'uniform', 'proportional', "
-        "'temperature:2', 'unimax:4', 'epoch_capped:4': did you mean 'proportional'? give one of "
-        "these, a map of domain to weight, a run's folder or mixture.yaml for its average weights, "
-        "or last:PATH for its last ones."
+        "'temperature:2', 'unimax:4', 'epoch_capped:4', 'target': did you mean 'proportional'? "
+        "give one of these, a map of domain to weight, a run's folder or mixture.yaml for its "
+        "average weights, or last:PATH for its last ones."
     )
 
 

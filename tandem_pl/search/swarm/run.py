@@ -18,9 +18,9 @@ from tandem_pl.compare.jobs import FolderJob
 from tandem_pl.compare.locks import in_use, lock_cell
 from tandem_pl.compare.numbered import spans
 from tandem_pl.compare.pending import first_difference
+from tandem_pl.data_weights import resolve_data_weights
 from tandem_pl.errors import InputError
 from tandem_pl.files import csv_bytes, write_atomically
-from tandem_pl.mixture import resolve_weights
 from tandem_pl.yaml_files import dump_yaml, parse_yaml, read_yaml
 
 from .bayesian import choose_next
@@ -89,7 +89,7 @@ def read_prior(swarm: Swarm, build: Build) -> Weights:
     """
     data = build(swarm.config()).data
     check_target(data)
-    return resolve_weights(swarm.prior, data.domain_sizes(), "prior", data.pools.budget).weights
+    return resolve_data_weights(swarm.prior, data, "prior", data.pools.budget).weights
 
 
 def choose_more(swarm: Swarm, known: Sequence[Weights], prior: Weights) -> list[Weights]:
