@@ -60,6 +60,14 @@ def test_the_command_says_once_why_proxies_are_not_trained_together(place, capfd
     assert table()["status"].tolist() == ["done"] * 6
 
 
+def test_mixtures_may_be_drawn_around_the_targets_shares(place):
+    """Of the domains a, b and c it has a and b."""
+    assert main(["search", "run", swarm(place, prior="target", stack=2), "--cell", "0"]) == 0
+    drawn = table()
+    assert (drawn["weight/c"] == 0).all()
+    assert (drawn[["weight/a", "weight/b"]] > 0).all().all()
+
+
 @pytest.mark.parametrize(
     "error", [torch.OutOfMemoryError(), RuntimeError("CUDA error: out of memory")]
 )
@@ -194,7 +202,7 @@ def test_later_mixtures_are_chosen_by_the_results_so_far(place, monkeypatch, bot
     monkeypatch.setattr(run, "POOL", 20)
     name = swarm(place, proxies=5, stack=2, initial=2)
     assert main(["search", "run", name]) == 0
-    mixtures = pd.read_csv("swarm/mixtures.csv").to_numpy()
+    mixtures = table().to_numpy()
     assert [len(values) for _, values, _ in asked] == [2, 4]
     assert asked[1][0] == mixtures[:4].tolist()
     assert mixtures[2:5].tolist() == [*asked[0][2][[7, 3]].tolist(), asked[1][2][7].tolist()]
