@@ -6,6 +6,7 @@ weights and at static ones. Finished runs are kept in the folder, and are not do
 `--domains auto` gives training samples clusters in place of their families, and `--domains labels`
 is the same study with the families. Both have R&B too, and TANDEM at its defaults, because the
 settings of the study are for six domains, and test the network that the mixture was learned with.
+Clusters have the target's shares of them too, as static weights and as TANDEM's start.
 Give each a `--folder`; a copy of `pretrained/` from one to the other is used there.
 """
 
@@ -62,6 +63,8 @@ def main() -> None:
     if options.domains not in (None, "labels"):
         number = options.domains
         base["data"]["init_args"]["cluster"] = int(number) if number.isdigit() else number
+        start = {"data": {"init_args": {"weights": "target"}}}
+        methods |= {"target": {}, "tandem_from_target": {"method": "tandem", "overrides": start}}
     comparison = {
         "base": base,
         "overrides": {"trainer": {"max_steps": options.steps}},
