@@ -18,6 +18,7 @@ SIZES = {"target_bytes": 2000, "test_bytes": 2000, "max_document_bytes": 1000}
 LESS = {
     "restricted": {"train_bytes": dict.fromkeys(DOMAINS, 8000)},
     "distractors": {"scale": 0.03},
+    "foreign": {"scale": 0.05},
 }
 
 
@@ -26,16 +27,22 @@ def test_files_come_in_pairs_that_differ_in_the_labels_alone():
         pair = [
             read_comparison(FOLDER / f"{problem}{end}.yaml", workers=1) for end in ("", "_clusters")
         ]
-        labels, clusters = ([cell.config for cell in build_cells(study)] for study in pair)
-        assert len(labels) == len(clusters) == 3 * 3
-        for one, other in zip(labels, clusters, strict=True):
+        labels, clusters = (
+            {(cell.label, cell.seed): cell.config for cell in build_cells(study)} for study in pair
+        )
+        nowhere = {"target", "tandem_from_target"} if problem == "foreign" else set()
+        assert {key for key in clusters if key[0] not in nowhere} == set(labels)
+        assert len(clusters) == 5 * 3
+        for key, one in labels.items():
+            other = clusters[key]
             assert other["data"]["init_args"].pop("cluster") == "auto"
             assert one["data"] == other["data"]
             assert one["model"] == other["model"]
 
 
 @pytest.mark.parametrize(
-    ("problem", "label"), [("restricted", "tandem"), ("distractors", "r_and_b")]
+    ("problem", "label"),
+    [("restricted", "tandem"), ("distractors", "r_and_b"), ("foreign", "tandem_from_target")],
 )
 def test_a_run_over_clusters(problem, label, tmp_path, monkeypatch):
     study = read_comparison(
@@ -52,5 +59,5 @@ def test_a_run_over_clusters(problem, label, tmp_path, monkeypatch):
     assert main(["fit", "--config", str(tmp_path / "cell.yaml")]) == 0
     mixture = yaml.safe_load(next((tmp_path / "out").glob("**/run/mixture.yaml")).read_text())
     target = mixture["data"]["target"]
-    assert len(target) == {"restricted": 7, "distractors": 3}[problem]
+    assert len(target) == {"restricted": 7, "distractors": 3, "foreign": 1}[problem]
     assert not set(mixture["weights"]) & set(target)
