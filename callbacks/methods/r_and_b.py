@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from tandem_pl.callbacks.anchor import AnchorSetting
@@ -175,6 +175,26 @@ class RAndBReweighting(ReweightingCallback):
         ones = torch.ones_like(batch.domains, dtype=self._counts.dtype)
         self._counts.index_add_(0, batch.domains, ones)  # bincount would wait for the device
         return {"losses": losses}
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Give rank 0, whose state is saved, the sums of all ranks; a resumed run goes on so."""
+        if trainer.world_size > 1 and self._sums is not None and self._counts is not None:
+            sum_over_ranks([self._sums, self._counts])
+            self._forget_unless_first(trainer)
+            checkpoint["callbacks"][self.state_key] = self.state_dict()
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave the sums that a checkpoint brought to rank 0."""
+        super().on_train_start(trainer, pl_module)
+        self._forget_unless_first(trainer)
+
+    def _forget_unless_first(self, trainer: Trainer) -> None:
+        for tensor in (self._sums, self._counts):
+            if trainer.global_rank > 0 and tensor is not None:
+                tensor.zero_()
 
     @torch.no_grad()
     def update(self, trainer: Trainer, module: Any) -> Update:

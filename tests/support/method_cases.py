@@ -53,7 +53,7 @@ CASES: dict[str, Case] = {
     "diversify": Case({"clusters": 2, "period": 4}),
     "dynamix": Case({"period": 4, "smoothing": 0.5}),
     "mixing_agent": Case({"agent": toy_agent(), "period": 4}),
-    "r_and_b": Case({"period": 5, "shares": {"twin": 1, "other": 1, "noise": 0}}),
+    "r_and_b": Case({"period": 4, "shares": {"twin": 1, "other": 1, "noise": 0}}),
 }
 
 CASES |= {name: GIVEN for name, row in METHODS.items() if row.callback == "FixedMixture"}

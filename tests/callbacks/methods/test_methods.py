@@ -209,12 +209,12 @@ def test_resumes_exactly(name, reference, tmp_path, monkeypatch) -> None:
 # ---- two processes ----
 
 
-def short_run(name: str, folder: str, reference: str, devices: int) -> dict:
+def short_run(name: str, folder: str, reference: str, devices: int, *saves, **options) -> dict:
     method = make(name, reference)
-    strategy = {"strategy": "ddp", "use_distributed_sampler": False} if devices > 1 else {}
-    module, _ = fit(
-        name, folder, method, max_epochs=CASES[name].epochs, devices=devices, **strategy
-    )
+    if devices > 1:
+        options |= {"strategy": "ddp", "use_distributed_sampler": False}
+    epochs = CASES[name].epochs
+    module, _ = fit(name, folder, method, *saves, max_epochs=epochs, devices=devices, **options)
     return {
         "trajectory": [[float(w).hex() for w in weights] for weights in method.trajectory],
         "average": list(method.mixture.average.values()),
@@ -223,9 +223,16 @@ def short_run(name: str, folder: str, reference: str, devices: int) -> dict:
 
 
 def main(folder: str, reference: str, names: str) -> None:
-    """One rank: a short run of each method."""
+    """One rank: a short run of each method, and its end again from inside the last episode."""
     run_files.draw_mixture = NoPicture
-    results = {name: short_run(name, folder, reference, 2) for name in names.split(",")}
+    results = {}
+    for name in names.split(","):
+        saves = SaveAtPhases(Path(folder) / name)
+        results[name] = short_run(name, folder, reference, 2, saves)
+        inside = max(set(range(len(saves.paths))) - set(saves.ends))
+        results[name]["resumed"] = short_run(
+            name, f"{folder}/again", reference, 2, ckpt_path=saves.paths[inside]
+        )
     keep_result(folder, results)
 
 
@@ -245,6 +252,14 @@ def test_two_processes_come_to_the_same_weights(name, ranks, reference, tmp_path
     np.testing.assert_allclose(rows[0], rows[1], rtol=0, atol=1e-9)
     np.testing.assert_allclose(first["average"], alone["average"], rtol=0, atol=1e-9)
     np.testing.assert_allclose(first["network"], alone["network"], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_two_processes_resume_exactly(name, ranks) -> None:
+    """From after the first batch of the last episode's last phase: each rank has its own samples."""
+    for rank in ranks:
+        whole = {key: value for key, value in rank[name].items() if key != "resumed"}
+        assert rank[name]["resumed"] == whole
 
 
 if __name__ == "__main__":
