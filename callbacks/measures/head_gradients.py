@@ -119,6 +119,10 @@ class HeadGradients:
 
     @torch.no_grad()
     def _add(self, inputs: Tensor, slopes: Tensor, domains: Tensor, scale: float) -> None:
+        with torch.autocast(slopes.device.type, enabled=False):  # sums are in float32
+            self._add_rows(inputs, slopes, domains, scale)
+
+    def _add_rows(self, inputs: Tensor, slopes: Tensor, domains: Tensor, scale: float) -> None:
         inputs, slopes = (x.reshape(len(x), -1, x.shape[-1]) for x in (inputs, slopes))
         if self._signs is not None:
             self._signs = self._signs.to(slopes)

@@ -18,6 +18,7 @@ from tandem_pl.checks import check_at_least, check_positive
 from tandem_pl.data_weights import locate_targets, resolve_data_weights, target_mixture
 from tandem_pl.episode import TRAIN, Handler, MixtureBatch, Outputs, Plan, Segment
 from tandem_pl.errors import InputError
+from tandem_pl.randomness import hash_numbers
 from tandem_pl.simplex import Array, sum_to_one
 from tandem_pl.training.collectives import sum_over_ranks
 from tandem_pl.training.mixture_module import MixtureModule
@@ -53,6 +54,8 @@ class RAndBReweighting(ReweightingCallback):
     read, all of its outputs are in memory at once. A domain that was not drawn in a period keeps
     its last mean gradient; one that was never drawn counts as 0.
 
+    With the module's `sample_weights`, losses are the weighted ones.
+
     Beside the network it keeps two sets of M head gradients, in float32 and in checkpoints: 8 M C d
     bytes for C outputs and d inputs, with `sketch` in place of a larger C. For GPT-2's
     head of 50 257 by 768 and 100 domains these are 39 MB, or 31 GB with `sketch: null`.
@@ -63,8 +66,9 @@ class RAndBReweighting(ReweightingCallback):
         shares: p, the shares of the training domains in what counts, written as the data module's
             `weights`. None is "target" if it can be, and else the data module's weights.
         head: name of the linear layer whose gradients are compared; None for the last one.
-        every: gradients are taken of every so many training steps; the paper's is 1. 2 costs half,
-            and compares half of the period's samples: of 640, that moved a weight by up to 0.10.
+        every: gradients are taken of a random one in so many training steps; the paper's is 1. 2
+            costs half, and compares half of the period's samples: of 640, that moved a weight by up
+            to 0.10.
         sketch: random directions to which the gradients of more outputs are projected; None for
             exact products at any cost. 64 changed no weight by more than 0.007 in the same run, of
             0.23 M parameters.
@@ -120,6 +124,8 @@ class RAndBReweighting(ReweightingCallback):
         self.sketch = sketch
         self._collector: HeadGradients | None = None
         self._p: Array = np.zeros(0)
+        self._head_name = ""  # and the width of its gradients
+        self._saved_head = self.add_state("_saved_head", str)  # that of the checkpoint
         # [M, width] sums of the period, None before its first batch; [M] samples in them
         self._sums: Tensor | None = self.add_state("_sums", lambda: None, tensors=True)
         self._counts: Tensor | None = self.add_state("_counts", lambda: None, tensors=True)
@@ -140,7 +146,10 @@ class RAndBReweighting(ReweightingCallback):
                 f"objective has layout={layout!r}: set it to 'padded'."
             )
         size = len(self.domains)
-        self._collector = HeadGradients(find_head(module.network, self.head), size, self.sketch)
+        head = find_head(module.network, self.head)
+        self._collector = HeadGradients(head, size, self.sketch)
+        name = next(name for name, part in module.network.named_modules() if part is head)
+        self._head_name = self._saved_head = f"{name} ({self._collector.width} numbers)"
         self._p = self._evaluation_shares()
 
     def _evaluation_shares(self) -> Array:
@@ -159,10 +168,19 @@ class RAndBReweighting(ReweightingCallback):
         """Return the training step."""
         return {TRAIN: self.train}
 
+    def _reads(self, step: int) -> bool:
+        """Return whether gradients of a step are taken: of a random one in each `every` steps.
+
+        Not of every second step, say, because domains may be drawn in turns.
+        """
+        period, place = divmod(step, self.period)
+        block, place = divmod(place, self.every)
+        return place == hash_numbers(self.data.seed, period, block) % self.every
+
     def train(self, module: MixtureModule, batch: MixtureBatch) -> Outputs:
         """Take the ordinary step, and add its head gradients to the sums."""
         assert self._collector is not None
-        if batch.step % self.every:
+        if not self._reads(batch.step):
             return {"losses": module.train_step(batch)}
         scaler = getattr(module.trainer.precision_plugin, "scaler", None)
         scale = len(batch.domains) / (1.0 if scaler is None else float(scaler.get_scale()))
@@ -187,8 +205,13 @@ class RAndBReweighting(ReweightingCallback):
         super().on_save_checkpoint(trainer, pl_module, checkpoint)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave the sums that a checkpoint brought to rank 0."""
+        """Leave the sums that a checkpoint brought to rank 0; raise an error for another head's."""
         super().on_train_start(trainer, pl_module)
+        if self._saved_head != self._head_name:
+            raise InputError(
+                f"the checkpoint has gradients of the head {self._saved_head}, and this run takes "
+                f"those of {self._head_name}: use the same head and sketch to resume."
+            )
         self._forget_unless_first(trainer)
 
     def _forget_unless_first(self, trainer: Trainer) -> None:

@@ -20,12 +20,13 @@ from tandem_pl.objectives import Classification
 
 DOMAINS = ("twin", "other", "noise")
 WIDTH, CLASSES, BATCH = 4, 2, 12
+DTYPE = torch.float64
 
 
 def samples(kind: str, size: int, seed: int) -> TensorDataset:
     """Pairs of an input [4] and a class; `kind` is a domain's name, or "t" for the target."""
     generator = torch.Generator().manual_seed(seed)
-    inputs = torch.randn(size, WIDTH, generator=generator, dtype=torch.float64)
+    inputs = torch.randn(size, WIDTH, generator=generator, dtype=torch.float64).to(DTYPE)
     angle = math.radians(55.0) if kind == "other" else 0.0
     labels = math.cos(angle) * inputs[:, 0] + math.sin(angle) * inputs[:, 1] > 0
     if kind == "noise":
@@ -37,7 +38,8 @@ def toy_network(seed: int = 0) -> nn.Module:
     """114 parameters."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return nn.Sequential(nn.Linear(WIDTH, 16), nn.Tanh(), nn.Linear(16, CLASSES)).double()
+        network = nn.Sequential(nn.Linear(WIDTH, 16), nn.Tanh(), nn.Linear(16, CLASSES))
+        return network.to(DTYPE)
 
 
 def toy_data(target: bool = True, clusters=None, **options) -> MixtureDataModule:

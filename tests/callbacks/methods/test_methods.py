@@ -14,6 +14,7 @@ import method_cases
 import numpy as np
 import pytest
 import torch
+import toy
 from helpers import parameters_of
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import CSVLogger
@@ -158,14 +159,21 @@ def test_logs_its_weights(name, learned) -> None:
     assert [int(row["step"]) for row in rows] == method.steps[1:]
 
 
+PRECISIONS = {"bf16-true": torch.bfloat16, "bf16-mixed": torch.float32}
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("name", ROWS)
-def test_runs_in_half_precision(name, reference, tmp_path, monkeypatch) -> None:
-    """Parameters and inputs in bfloat16; the weights stay in float64."""
+def test_runs_in_half_precision(name, precision, reference, tmp_path, monkeypatch) -> None:
+    """Forwards in bfloat16; the weights stay in float64."""
     monkeypatch.setattr(run_files, "draw_mixture", NoPicture)
+    monkeypatch.setattr(toy, "DTYPE", torch.float32)
     method = make(name, reference)
     epochs = CASES[name].epochs
-    module, _ = fit(name, tmp_path, method, max_epochs=epochs, precision="bf16-true")
-    assert {parameter.dtype for parameter in module.network.parameters()} == {torch.bfloat16}
+    module, _ = fit(name, tmp_path, method, max_epochs=epochs, precision=precision)
+    kept = {value.dtype for value in method.declared_values().values() if torch.is_tensor(value)}
+    assert kept <= {torch.float32, torch.float64, torch.int64}
+    assert {parameter.dtype for parameter in module.network.parameters()} == {PRECISIONS[precision]}
     assert len(method.trajectory) == epochs + 1
     assert method.weights.dtype == np.float64
     assert method.weights.sum() == pytest.approx(1.0, abs=1e-12)
@@ -256,7 +264,7 @@ def test_two_processes_come_to_the_same_weights(name, ranks, reference, tmp_path
 
 @pytest.mark.parametrize("name", ROWS)
 def test_two_processes_resume_exactly(name, ranks) -> None:
-    """From after the first batch of the last episode's last phase: each rank has its own samples."""
+    """From inside the last episode, where each rank has measured samples of its own."""
     for rank in ranks:
         whole = {key: value for key, value in rank[name].items() if key != "resumed"}
         assert rank[name]["resumed"] == whole

@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+import toy
 from helpers import Recorder, parameters_of, quiet_trainer
 from torch import nn
 from toy import BATCH, DOMAINS, WIDTH, samples, toy_data, toy_module, toy_network
@@ -13,6 +14,7 @@ from tandem_pl import InputError
 from tandem_pl.callbacks import FixedMixture, RAndBReweighting
 from tandem_pl.callbacks.measures.head_gradients import HeadGradients, find_head, sketch_matrix
 from tandem_pl.callbacks.methods.r_and_b import r_and_b_weights
+from tandem_pl.datamodules import MixtureDataModule
 from tandem_pl.objectives import CausalLanguageModeling
 
 
@@ -80,7 +82,7 @@ def test_a_run_gives_the_weights_of_gradients_of_single_samples(micro, every, tm
     trainer.fit(module, datamodule=toy_data(weights=start))
     means = np.zeros((3, heads.rows[0][0].shape[1]))
     for period in range(3):
-        steps = [step for step in range(3 * period, 3 * period + 3) if step % every == 0]
+        steps = [step for step in range(3 * period, 3 * period + 3) if method._reads(step)]
         rows, domains = zip(*(heads.rows[step] for step in steps), strict=True)
         rows, domains = np.concatenate(rows), np.concatenate(domains)
         for m in set(domains.tolist()):
@@ -88,7 +90,7 @@ def test_a_run_gives_the_weights_of_gradients_of_single_samples(micro, every, tm
         assert (2 in domains) == (period > 0) or every > 1
         expected = weights_by_hand(means, np.ones(3), [0.25, 0.5, 0.25], 3.0)
         np.testing.assert_allclose(method.trajectory[period + 1], expected, rtol=1e-10)
-    assert method.signals[0][1].sum() == len(range(0, 3, every)) * BATCH
+    assert method.signals[0][1].sum() == sum(map(method._reads, range(3))) * BATCH
 
 
 def test_the_steps_are_those_of_plain_training(tmp_path):
@@ -230,3 +232,47 @@ def test_a_gradient_that_is_not_finite_changes_no_weight(tmp_path):
     assert method.skipped_updates == 2
     assert np.ptp(method.trajectory, axis=0).max() == 0
     assert tuple(method.domains) == DOMAINS
+
+
+def test_mixed_precision_gives_the_weights_of_full_precision(tmp_path, monkeypatch):
+    """The hooks run inside the trainer's autocast, and the sums stay in float32."""
+    monkeypatch.setattr(toy, "DTYPE", torch.float32)
+    found = []
+    for precision in ("32-true", "bf16-mixed"):
+        method = RAndBReweighting(period=6, every=1)
+        trainer = quiet_trainer(tmp_path, callbacks=[method], max_epochs=1, precision=precision)
+        trainer.fit(toy_module(), datamodule=toy_data())
+        assert method._means.dtype == torch.float32
+        found.append(method.weights)
+    np.testing.assert_allclose(*found, atol=0.03)
+
+
+def test_steps_that_are_read_do_not_follow_the_turns_of_domains(tmp_path):
+    """24 domains in batches of 12 are drawn in every second batch, each half in its turn."""
+    train = {f"d{n:02}": samples("twin", 20, n) for n in range(24)}
+    data = MixtureDataModule(train, batch_size=12)
+    method = RAndBReweighting(period=40)
+    trainer = quiet_trainer(tmp_path, callbacks=[method], max_epochs=1)
+    trainer.fit(toy_module(), datamodule=data)
+    counted = method.signals[0][1]
+    assert (counted > 0).all()
+    assert counted.sum() == 20 * 12
+    method.data.seed, method.period, method.every = 3, 7, 3
+    read = [[method._reads(7 * period + place) for place in range(7)] for period in range(50)]
+    assert all(2 <= sum(row) <= 3 for row in read)
+    assert np.mean(read, axis=0)[:3] == pytest.approx(1 / 3, abs=0.2)
+
+
+@pytest.mark.parametrize("other", [{"sketch": None}, {"head": "0"}])
+def test_refuses_to_resume_with_other_gradients(other, tmp_path):
+    path = tmp_path / "run.ckpt"
+    for more in ({}, other):
+        method = RAndBReweighting(**{"period": 3, "sketch": 1, **more})
+        epochs = 1 + bool(more)
+        trainer = quiet_trainer(tmp_path, callbacks=[method], max_epochs=epochs)
+        if more:
+            with pytest.raises(InputError, match=r"head 2 \(17 numbers\), and this run"):
+                trainer.fit(toy_module(), datamodule=toy_data(), ckpt_path=path)
+        else:
+            trainer.fit(toy_module(), datamodule=toy_data())
+            trainer.save_checkpoint(path)
