@@ -21,6 +21,8 @@ from tandem_pl.training.mixture_module import MixtureModule
 from .method import Method
 
 RULES = ("quad", "diversify")
+LOWEST = -1.0  # reward, that of a gradient that is not finite
+TINY = 1e-300
 Ints = NDArray[np.int64]
 
 
@@ -48,20 +50,27 @@ def choose(scores: Array, order: Ints, number: int) -> Ints:
     return np.sort(np.lexsort((rank, -scores))[:number])
 
 
-def reassess(shares: Array, places: Ints, scores: Array) -> Array:
-    """Return Diversify's w_m s_m / Z among the measured clusters, which keep their sum.
+def reassess(shares: Array, places: Ints, scores: Array, usual: float) -> Array:
+    """Return Diversify's w_m s_m / Z, where only some clusters were measured.
 
-    If all of their scores [len(places)] are 0, nothing changes.
+    The others count as if they had the usual score, so that those measured gain or lose to them. If
+    nothing would be left, nothing changes.
 
-    >>> reassess(np.array([0.5, 0.25, 0.25]), np.array([0, 1]), np.array([1.0, 2.0])).tolist()
-    [0.375, 0.375, 0.25]
+    Args:
+        shares: w [M].
+        places: of the measured clusters.
+        scores: s [len(places)], 0 or more.
+        usual: mean score of all clusters measured so far, by their shares.
+
+    >>> shares, places, scores = np.array([0.5, 0.25, 0.25]), np.array([0, 1]), np.array([1.0, 2.0])
+    >>> reassess(shares, places, scores, usual=2.0).tolist()
+    [0.3333333333333333, 0.3333333333333333, 0.3333333333333333]
     """
-    product = shares[places] * scores
-    if not product.sum() > 0:
+    if not usual > 0:
         return shares
     changed = shares.copy()
-    changed[places] = shares[places].sum() * product / product.sum()
-    return sum_to_one(changed)
+    changed[places] *= scores / usual
+    return sum_to_one(changed / changed.sum()) if changed.sum() > 0 else shares
 
 
 class ClusterBanditReweighting(ReweightingCallback):
@@ -74,8 +83,9 @@ class ClusterBanditReweighting(ReweightingCallback):
       of the next round get equal shares of its training, and all others none. Those never measured
       come first, so the first M / `clusters` rounds see every domain.
     - "diversify": the domains measured longest ago are chosen, and their shares of the data are
-      multiplied by 1 + their rewards (`reassess`), beside a constant share of uniform weights; so
-      no domain is lost by one noisy measurement.
+      multiplied by 1 + their rewards, over the mean of that of all domains measured so far
+      (`reassess`), beside a constant share of uniform weights; so no domain is lost by one noisy
+      measurement. One that starts at 0 keeps the constant share alone.
 
     We know both papers' rules but not their code. Quad's influence has an inverse Hessian in place
     of the norms, and it picks samples within clusters too; Diversify's score compares generated
@@ -86,7 +96,8 @@ class ClusterBanditReweighting(ReweightingCallback):
 
     Args:
         rule: "quad" or "diversify".
-        clusters: domains measured in a round; fewer if there are not so many.
+        clusters: domains measured in a round; fewer if there are not so many, and at most half of
+            them for "quad", which would else train on all of them alike.
         period: training steps of a round.
         measure_batches: V.
         exploration: alpha of "quad"; share of uniform weights of "diversify", 0 to 1. Rewards are
@@ -140,6 +151,7 @@ class ClusterBanditReweighting(ReweightingCallback):
         self.period = period
         self.measure_batches = measure_batches
         self.exploration = exploration
+        self._number = clusters  # of the domains measured in a round
         self._order: Ints = np.zeros(0, np.int64)  # of domains with equal scores
         # [M] each: sums of rewards, measured rounds, and w of `reassess`
         self._totals = self.add_state("_totals", lambda: np.zeros(len(self.domains)))
@@ -151,7 +163,8 @@ class ClusterBanditReweighting(ReweightingCallback):
 
     def check(self, trainer: Trainer, module: MixtureModule) -> None:
         """Raise an error if the measure batches cannot hold the chosen domains."""
-        number = min(self.clusters, len(self.domains))
+        most = max(len(self.domains) // 2, 1) if self.rule == "quad" else len(self.domains)
+        number = self._number = min(self.clusters, most)
         if self.measure_batches * self.data.batch_size < number:
             raise InputError(
                 f"measure_batches={self.measure_batches} of batch_size={self.data.batch_size} are "
@@ -169,7 +182,7 @@ class ClusterBanditReweighting(ReweightingCallback):
         scores = -self._visits
         if self.rule == "quad":
             scores = upper_bounds(self._totals, self._visits, self.exploration)
-        self._chosen = choose(scores, self._order, self.clusters)
+        self._chosen = choose(scores, self._order, self._number)
         if self.rule == "quad":
             return self._even()
         uniform = self.exploration / len(self.domains)
@@ -210,12 +223,15 @@ class ClusterBanditReweighting(ReweightingCallback):
         reward = np.where(present, cosines, 0.0).sum(axis=0) / np.maximum(present.sum(axis=0), 1)
         seen, places = present.any(axis=0), self._chosen
         self._visits[places] += seen
-        if not np.isfinite(reward).all():
-            bad = list_domains(self.domains, places[~np.isfinite(reward)])
+        finite = np.isfinite(reward)
+        self._totals[places] += np.where(finite, reward, LOWEST)
+        if not finite.all():
+            bad = list_domains(self.domains, places[~finite])
             self._next()  # measures others
             return self.keep_weights(trainer, "a product of gradients is not finite", bad)
-        self._totals[places] += reward
-        self._shares = reassess(self._shares, places[seen], 1.0 + reward[seen])
         mean = self._totals / np.where(self._visits > 0, self._visits, np.nan)
+        known = np.where(np.isnan(mean), 0.0, self._shares)
+        usual = float(known @ (1.0 + np.nan_to_num(mean))) / max(float(known.sum()), TINY)
+        self._shares = reassess(self._shares, places[seen], 1.0 + reward[seen], usual)
         self.keep_signal(trainer, np.nan_to_num(mean), self._visits)
         return self._next(), self.by_domain("reward", mean)

@@ -28,13 +28,11 @@ def test_scores_and_shares_are_the_papers(seed):
         else:
             assert scores[i] == math.inf
     shares, rewards = generator.dirichlet(np.ones(5)), generator.uniform(size=3)
-    found = reassess(shares, np.array([0, 2, 3]), rewards)
-    products = [shares[i] * r for i, r in zip((0, 2, 3), rewards, strict=True)]
-    group = shares[0] + shares[2] + shares[3]
-    expected = [group * product / sum(products) for product in products]
-    np.testing.assert_allclose(found[[0, 2, 3]], expected)
-    np.testing.assert_allclose(found[[1, 4]], shares[[1, 4]])
-    assert reassess(shares, np.array([1]), np.zeros(1)) is shares
+    found = reassess(shares, np.array([0, 2, 3]), rewards, usual=0.5)
+    factors = [rewards[0] / 0.5, 1.0, rewards[1] / 0.5, rewards[2] / 0.5, 1.0]
+    products = [share * factor for share, factor in zip(shares, factors, strict=True)]
+    np.testing.assert_allclose(found, [product / sum(products) for product in products])
+    assert reassess(shares, np.array([1]), np.zeros(1), 0.0) is shares
 
 
 def test_equal_scores_are_chosen_in_order():
@@ -128,7 +126,47 @@ def test_a_gradient_that_is_not_finite_moves_on_to_other_clusters(tmp_path):
 
 
 def test_refuses_fewer_samples_than_clusters(tmp_path):
-    method = ClusterBanditReweighting(clusters=3, measure_batches=1)
+    method = ClusterBanditReweighting("diversify", clusters=3, measure_batches=1)
     trainer = quiet_trainer(tmp_path, callbacks=[method], max_epochs=1)
     with pytest.raises(InputError, match="fewer samples than clusters=3"):
         trainer.fit(toy_module(), datamodule=toy_data(batch_size=2))
+
+
+@pytest.mark.parametrize("clusters", [1, 4])
+def test_diversify_moves_weight_between_the_groups_of_a_round(clusters, tmp_path):
+    """8 clusters in rounds of 1 or 4, which are the same ones all the time."""
+    train = {f"c{n}": samples("twin" if n < 4 else "noise", 40, n) for n in range(8)}
+    data = MixtureDataModule(train, target={"t": samples("t", 80, 7)}, batch_size=12)
+    method = ClusterBanditReweighting("diversify", clusters, period=1, measure_batches=2)
+    trainer = quiet_trainer(tmp_path, callbacks=[method], max_epochs=48)
+    trainer.fit(toy_module(), datamodule=data)
+    assert method._shares[:4].sum() > 0.7
+
+
+def test_a_score_that_is_the_usual_one_changes_no_share():
+    shares = np.array([0.1, 0.2, 0.3, 0.4])
+    found = reassess(shares, np.array([1, 3]), np.array([1.5, 1.5]), usual=1.5)
+    np.testing.assert_allclose(found, shares, rtol=1e-15)
+
+
+@pytest.mark.parametrize(("rule", "number"), [("quad", 1), ("diversify", 3)])
+def test_quad_leaves_some_domains_out(rule, number, tmp_path):
+    """The default of 8 is more than the toy has."""
+    method = ClusterBanditReweighting(rule, period=2)
+    trainer = quiet_trainer(tmp_path, callbacks=[method], max_epochs=2)
+    trainer.fit(toy_module(), datamodule=toy_data())
+    assert len(method._chosen) == number
+    assert (np.count_nonzero(method.trajectory, axis=1) == number).all()
+
+
+def test_a_gradient_that_is_not_finite_counts_as_the_lowest_reward(tmp_path):
+    """The rewards of the clusters beside it count as they are."""
+    method = ClusterBanditReweighting("diversify", clusters=3, period=1, measure_batches=1)
+    data = toy_data()
+    data.train_sets["noise"].tensors[0][:] = torch.nan
+    trainer = quiet_trainer(tmp_path, callbacks=[method], max_epochs=2)
+    trainer.fit(toy_module(max_skipped_updates=100), datamodule=data)
+    assert method.skipped_updates == 2
+    assert method._visits.tolist() == [2, 2, 2]
+    assert method._totals[2] == -2
+    assert method._totals[0] > 0.2
