@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -26,7 +26,7 @@ class TargetLimits:
     method measured it. The weights w of an update become the nearest mixture for which:
 
     - for a target with a number, S_i w >= S_i w_now as long as its measured loss is above that
-      number; below it, the target is free;
+      number, or is not known; below it, the target is free;
     - for a target with "uniform run", S_i w >= S_i w_uniform: TiKMiX's Pareto condition, with
       uniform as what it is compared to.
 
@@ -41,9 +41,14 @@ class TargetLimits:
     """
 
     def __init__(self, setting: LimitSetting) -> None:
+        if not isinstance(setting, Mapping | None):
+            raise InputError(
+                f"no_worse_than={setting!r} must be a map of target domain to a loss, in nats, or "
+                f"to {UNIFORM!r}."
+            )
         self.setting = dict(setting or {})
         for name, limit in self.setting.items():
-            number = -1.0 if isinstance(limit, str | bool | None) else float(limit)
+            number = limit if isinstance(limit, int | float) and not isinstance(limit, bool) else 0
             if not (math.isfinite(number) and number > 0) and limit != UNIFORM:
                 raise InputError(
                     f"no_worse_than[{name!r}]={limit!r} must be a loss above 0, in nats, or "
@@ -54,6 +59,8 @@ class TargetLimits:
     def prepare(self, names: Sequence[str]) -> None:
         """Find the listed targets among those that the method measures."""
         for name in self.setting:
+            if not names:
+                raise InputError("no_worse_than needs target data, and there are none.")
             if name not in names:
                 hint = did_you_mean(name, names)
                 raise InputError(
@@ -68,7 +75,7 @@ class TargetLimits:
         for place, limit in zip(self._places, self.setting.values(), strict=True):
             if isinstance(limit, str):
                 found.append((gains[place], float(gains[place].mean())))
-            elif losses[place] > limit:
+            elif not losses[place] <= limit:  # also if it is not known
                 found.append((gains[place], float(gains[place] @ now)))
         return found
 
@@ -82,11 +89,14 @@ class TargetLimits:
             proposed: [M] of the method.
             now: [M] of the last update.
             gains: S [M', M].
-            losses: [M'] of the targets, in nats.
+            losses: [M'] of the targets, in nats; NaN if not known.
         """
         conditions = self.conditions(now, gains, losses)
         if not conditions:
             return proposed
         rows, least = zip(*conditions, strict=True)
-        kept = nearest_that_keeps(proposed, np.stack(rows), np.array(least))
+        gains_of, bounds = np.stack(rows), np.array(least)
+        kept = nearest_that_keeps(proposed, gains_of, bounds)
+        if kept is None:  # the search is numerical: targets may be nearly opposed
+            kept = nearest_that_keeps(now, gains_of, bounds)
         return trainer.strategy.broadcast(kept)

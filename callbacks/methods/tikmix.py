@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from numpy.typing import NDArray
 
 from tandem_pl.callbacks.anchor import AnchorSetting
-from tandem_pl.callbacks.bad_domains import bad_domains
+from tandem_pl.callbacks.bad_domains import bad_domains, list_domains
 from tandem_pl.callbacks.measures.gathering import gather_sum
 from tandem_pl.callbacks.measures.influence import (
     means_or_row_mean,
@@ -61,7 +61,8 @@ class TiKMiXReweighting(ReweightingCallback):
         spread: a of `tikmix_objective`.
         gain: b of it.
         entropy: c of it.
-        ema: weight of the old S in a running mean; 0 for none.
+        ema: weight of the old S in a running mean; 0 for none. A target of which an update measured
+            no sample keeps its S.
         no_worse_than: target domain -> loss or "uniform run"; see `callbacks.target_limits`.
         anchor: as of every method; see `callbacks.anchor`.
 
@@ -158,7 +159,7 @@ class TiKMiXReweighting(ReweightingCallback):
         return np.zeros(0, bool) if shares is None else shares > 0
 
     def plan(self) -> Plan:
-        """Return training, then batches of both kinds, spread evenly over the domains."""
+        """Return training, then batches spread evenly over the domains, and of the target."""
         even = (1.0 / len(self.domains),) * len(self.domains)
         return [
             Segment(TRAIN, self.update_steps, tuple(self.weights.tolist())),
@@ -220,17 +221,25 @@ class TiKMiXReweighting(ReweightingCallback):
         if not np.isfinite(influence).all():
             bad = bad_domains(self.domains, influence)
             return self.keep_weights(trainer, "an influence is not finite", bad)
-        if self.ema and self._mean is not None:
-            influence = (1 - self.ema) * influence + self.ema * self._mean
+        influence[count.sum(axis=1) == 0] = np.nan  # of targets without a sample
+        if self._mean is not None:
+            mean = (1 - self.ema) * influence + self.ema * self._mean
+            old = np.isnan(influence)
+            influence = np.where(old, self._mean, np.where(np.isnan(mean), influence, mean))
         self._mean = influence
         wanted = self._wanted_targets()
-        influence = influence[wanted]  # the others were never measured
+        if np.isnan(influence[wanted]).any():
+            unknown = list_domains(
+                list(self.data.target_sets), np.nonzero(np.isnan(influence).any(axis=1) & wanted)[0]
+            )
+            return self.keep_weights(trainer, "no sample of a target was measured yet", unknown)
+        influence = influence[wanted]  # the others are never measured
         self.keep_signal(trainer, scaled_influence(influence).sum(axis=0))
         weights = tikmix_weights(influence, self._prior, self.spread, self.gain, self.entropy)
         # one rank's solution for all, in case their libraries differ
         weights = trainer.strategy.broadcast(weights)
         if weights is None:
             return self.keep_weights(trainer, "the solver found no better mixture than the prior")
-        losses = (loss / np.maximum(samples, 1))[wanted]
+        losses = np.where(samples > 0, loss / np.maximum(samples, 1), np.nan)[wanted]
         kept = self._limits.keep(trainer, weights, self.weights, influence, losses)
         return self.keep_weights(trainer, NO_MIXTURE) if kept is None else (kept, {})

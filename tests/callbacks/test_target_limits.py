@@ -68,7 +68,53 @@ def test_which_targets_are_bound():
     assert TargetLimits(None).conditions(now, gains, np.ones(3)) == []
 
 
-@pytest.mark.parametrize("limit", [-1, float("nan"), "uniform", None, True])
+@pytest.mark.parametrize("setting", [["t"], "t", 1.0])
+def test_refuses_what_is_no_map(setting):
+    with pytest.raises(InputError, match="must be a map of target domain to a loss"):
+        TargetLimits(setting)
+
+
+def test_a_loss_that_is_not_known_binds_its_target():
+    limits = TargetLimits({"a": 1.5})
+    limits.prepare(["a"])
+    assert len(limits.conditions(np.array([0.5, 0.5]), np.eye(2), np.array([np.nan]))) == 1
+
+
+def test_a_target_without_measured_samples_stays_bound(tmp_path):
+    """Few of its samples are drawn; until the first, weights do not change."""
+    method = TiKMiXReweighting(3, 1, ema=0.0, no_worse_than={"rare": 1e-6})
+    kept, inner = [], method._limits.keep
+
+    def keep(trainer, proposed, now, gains, losses):
+        kept.append((gains[1].copy(), losses[1]))
+        return inner(trainer, proposed, now, gains, losses)
+
+    method._limits.keep = keep
+    data = toy_data(target_weights={"t": 0.95, "rare": 0.05})
+    data.target_sets["rare"] = samples("noise", 80, 9)
+    trainer = quiet_trainer(tmp_path, callbacks=[method], max_epochs=12)
+    trainer.fit(toy_module(), datamodule=data)
+    unknown = [np.isnan(loss) for _, loss in kept]
+    assert 0 < sum(unknown) < len(kept)
+    assert all(np.abs(gains).max() > 0 for gains, _ in kept)
+    first = 12 - len(kept)
+    assert method.skipped_updates >= first
+    assert (np.stack(method.trajectory)[: first + 1] == method.trajectory[0]).all()
+
+
+def test_weights_stay_if_the_search_fails_and_they_keep_it(tmp_path, monkeypatch):
+    def fails(point, gains, least):
+        return point if (gains @ point >= least).all() else None
+
+    monkeypatch.setattr("tandem_pl.callbacks.target_limits.nearest_that_keeps", fails)
+    limits, now = TargetLimits({"a": 0.1, "b": 0.1}), np.array([0.5, 0.5])
+    limits.prepare(["a", "b"])
+    trainer = quiet_trainer(tmp_path)
+    proposed = np.array([1.0, 0.0])
+    assert limits.keep(trainer, proposed, now, np.eye(2), np.ones(2)) is now
+
+
+@pytest.mark.parametrize("limit", [-1, float("nan"), "uniform", None, True, [1.0]])
 def test_refuses_what_is_no_limit(limit):
     with pytest.raises(InputError, match=r"no_worse_than\['t'\]="):
         TargetLimits({"t": limit})
@@ -137,3 +183,9 @@ def test_a_target_that_is_listed_keeps_its_domain(tmp_path):
 def test_refuses_unknown_targets(name, tmp_path):
     with pytest.raises(InputError, match=r"no_worse_than has 'tt', .*did you mean 't'"):
         run(name, tmp_path, no_worse_than={"tt": 1.0})
+
+
+def test_refuses_to_run_without_target_data(tmp_path):
+    trainer = quiet_trainer(tmp_path, callbacks=[METHODS["tikmix"](no_worse_than={"t": 1.0})])
+    with pytest.raises(InputError, match="needs target data"):
+        trainer.fit(toy_module(), datamodule=toy_data(target=False))
