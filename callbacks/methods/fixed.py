@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ class FixedMixture(ReweightingCallback):
     def __init__(
         self,
         weights: Any = None,
-        schedule: str | list[dict[str, Any]] | None = None,
+        schedule: str | os.PathLike[str] | list[dict[str, Any]] | None = None,
         episode_steps: int | None = None,
     ) -> None:
         super().__init__()
@@ -86,16 +87,15 @@ class FixedMixture(ReweightingCallback):
     def initial(self, trainer: Trainer) -> Array:
         """Read the schedule, and return its first weights."""
         self._length = self.episode_steps or self.data.static_batches()
-        sizes = self.data.domain_sizes()
+        sizes, budget = self.data.domain_sizes(), self._samples(trainer)
         if self.schedule is None:
             weights = super().initial(trainer)
             if self.given is not None:
-                budget = self._samples(trainer)
                 mixture = resolve_data_weights(self.given, self.data, budget=budget)
                 warn_if_other_data(mixture, self.data.record, self.given)
                 weights = mixture.array
             self._starts, self._pieces = [0], [weights]
-        elif isinstance(self.schedule, str):
+        elif isinstance(self.schedule, str | os.PathLike):
             names, self._starts, rows = read_trajectory(Path(self.schedule))
             check_domains(names, sizes, "schedule")
             self._pieces = list(rows[:, [names.index(name) for name in sizes]])
@@ -105,10 +105,11 @@ class FixedMixture(ReweightingCallback):
                     raise InputError(
                         f"schedule[{number}]={entry!r} must be a map with 'step' and 'weights'."
                     )
-            self._starts = [int(entry["step"]) for entry in self.schedule]
+                check_at_least(f"schedule[{number}].step", entry["step"], 0)
+            self._starts = [entry["step"] for entry in self.schedule]
             self._pieces = [
                 resolve_data_weights(
-                    entry["weights"], self.data, f"schedule[{number}].weights"
+                    entry["weights"], self.data, f"schedule[{number}].weights", budget
                 ).array
                 for number, entry in enumerate(self.schedule)
             ]
@@ -145,5 +146,9 @@ class FixedMixture(ReweightingCallback):
 
     def settings(self) -> dict[str, Any]:
         """Return the origin of the weights."""
-        path = self.schedule if isinstance(self.schedule, str) else None
-        return {"schedule": path, "pieces": len(self._starts), "episode_steps": self._length}
+        path = self.schedule if isinstance(self.schedule, str | os.PathLike) else None
+        return {
+            "schedule": path and os.fspath(path),
+            "pieces": len(self._starts),
+            "episode_steps": self._length,
+        }

@@ -70,9 +70,18 @@ def test_a_schedule_changes_at_its_exact_batch(tmp_path):
 def test_a_trajectory_is_replayed(tmp_path):
     path = tmp_path / "trajectory.csv"
     write_trajectory(path, ["b", "a"], [0, 2, 4], np.array([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]]))
-    drawn = Drawn()
-    fit(tmp_path, FixedMixture(schedule=str(path), episode_steps=6), drawn, max_epochs=1)
-    assert [share_of_a([batch]) for batch in drawn.domains] == [0, 0, 1, 1, 0.5, 0.5]
+    for given in (str(path), path):
+        drawn, method = Drawn(), FixedMixture(schedule=given, episode_steps=6)
+        fit(tmp_path / "run", method, drawn, max_epochs=1)
+        assert [share_of_a([batch]) for batch in drawn.domains] == [0, 0, 1, 1, 0.5, 0.5]
+        assert method.settings()["schedule"] == str(path)
+
+
+def test_a_schedule_takes_the_number_of_samples_from_the_run(tmp_path):
+    """12 batches of 8 see the 5 samples of a 4 times at most."""
+    method = FixedMixture(schedule=[{"step": 0, "weights": "unimax:4"}], episode_steps=6)
+    fit(tmp_path, method)
+    assert method.weights.tolist() == pytest.approx([20 / 96, 76 / 96])
 
 
 @pytest.mark.parametrize(
@@ -82,6 +91,11 @@ def test_a_trajectory_is_replayed(tmp_path):
         ({"episode_steps": 0}, "episode_steps=0 must be at least 1"),
         ({"schedule": "gone.csv"}, "gone.csv is not a trajectory.csv"),
         ({"schedule": [{"step": 2, "weights": None}]}, r"schedule has the steps \[2\]"),
+        (
+            {"schedule": [{"step": "a", "weights": None}]},
+            r"schedule\[0\].step='a' must be at least 0",
+        ),
+        ({"schedule": [{"step": 0.5, "weights": None}]}, r"step=0.5 must be a whole number"),
         ({"schedule": [{"step": 0}]}, r"schedule\[0\]=.* must be a map with 'step' and 'weights'"),
         ({"weights": {"a": 1, "c": 1}}, "unknown domain 'c'"),
     ],
