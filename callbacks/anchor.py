@@ -26,7 +26,8 @@ def anchor_weights(
       `weights` itself, up to rounding, if these are in the set, so that repeating it in every
       update does not pull them any further.
     - "exponentiated": alpha_m^(1 - a) p0_m^a / Z. In every update of an exponentiated step it is
-      mirror descent with a penalty of KL(alpha, p0).
+      mirror descent with a penalty of KL(alpha, p0). A domain without a share of the prior gets
+      none.
 
     With a = 0 it returns `weights`, with a = 1 the prior, to the bit.
 

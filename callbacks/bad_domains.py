@@ -1,8 +1,9 @@
-"""Names of the domains whose numbers are not finite, for warnings."""
+"""Names of domains in warnings: whose numbers are not finite, or whose weights stay 0."""
 
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_warn
 
 from tandem_pl.domain_names import first_names
 from tandem_pl.simplex import Array
@@ -27,3 +28,13 @@ def list_domains(names: Sequence[str], numbers: Iterable[float]) -> str:
     """
     found = [names[number] for number in sorted({int(n) for n in numbers})]
     return f"domains: {first_names(found, MOST)}; " if found else ""
+
+
+def warn_of_zeros(names: Sequence[str], weights: Array) -> None:
+    """Warn of the domains whose weight [M] is 0, for methods whose updates multiply weights."""
+    zeros = [name for name, weight in zip(names, weights.tolist(), strict=True) if not weight]
+    if zeros:
+        rank_zero_warn(
+            f"{first_names(zeros, MOST)} begin with a weight of 0, which stays 0 because updates "
+            "multiply it: give them some weight if it is to be learned."
+        )

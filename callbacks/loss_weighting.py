@@ -19,7 +19,7 @@ from tandem_pl.training.micro_batches import split_batch
 from tandem_pl.training.mixture_module import MixtureModule
 
 from .anchor import AnchorSetting
-from .bad_domains import bad_domains
+from .bad_domains import bad_domains, warn_of_zeros
 from .reweighting import ReweightingCallback, Update
 
 UPDATES = {"exponentiated": exponentiated_step, "projected": projected_step}
@@ -192,6 +192,8 @@ class LossWeighting(ReweightingCallback):
     def initial(self, trainer: Trainer) -> Array:
         """Return the data module's weights, anchored."""
         self.alpha = self.anchored(super().initial(trainer))
+        if self.update_rule == "exponentiated" and not self.smoothing:
+            warn_of_zeros(self.domains, self.alpha)
         self._weights_total = self.alpha * float(self.counts_start)
         return self.alpha
 

@@ -42,7 +42,8 @@ class MixtureDataModule(LightningDataModule):
             "uniform", "proportional", "temperature:TAU", a map, a `Mixture`, or a mixture file
             (its average; "last:PATH" for its last weights), which may be DoReMi's JSON
             (`train_domain_weights`). "target" is the target's shares of the training domains, which
-            have its names or are clusters. Shares are of samples.
+            have its names or are clusters. Shares are of samples. A share of 0 can grow, unless the
+            method's updates multiply weights, which it warns of.
         target_weights: shares of the target domains, in the same ways, or a map that leaves some
             out: `{"man": 1}` makes `man` alone the target. None weighs them equally.
         seed: of the order of samples.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -48,9 +49,11 @@ def check_below_one(key: str, value: Any) -> None:
 
 
 def check_at_least(key: str, value: Any, least: int) -> None:
-    """Raise an error unless value >= least."""
+    """Raise an error unless the value is a whole number, `least` or more."""
     if not _holds(lambda: value >= least):
-        raise InputError(f"{key}={value} must be at least {least}.")
+        raise InputError(f"{key}={value!r} must be at least {least}.")
+    if isinstance(value, bool) or not _holds(lambda: operator.index(value) == value):
+        raise InputError(f"{key}={value!r} must be a whole number, at least {least}.")
 
 
 def check_count(key: str, value: object) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from lightning.pytorch import Trainer
 
+from tandem_pl.checks import check_at_least
 from tandem_pl.episode import MixtureData
 from tandem_pl.errors import InputError
 from tandem_pl.modes import evaluating
@@ -31,10 +32,8 @@ class TargetEvaluation:
     """
 
     def __init__(self, samples: int | None) -> None:
-        if samples is not None and not (np.isfinite(samples) and samples >= 1):
-            raise InputError(
-                f"evaluation_samples={samples} must be at least 1, or null for all target samples."
-            )
+        if samples is not None:
+            check_at_least("evaluation_samples", samples, 1)
         self.samples = samples
         self.names: tuple[str, ...] = ()
         self._indices: list[np.ndarray] = []  # of each target domain

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from tandem_pl.callbacks.anchor import AnchorSetting
-from tandem_pl.callbacks.bad_domains import bad_domains
+from tandem_pl.callbacks.bad_domains import bad_domains, warn_of_zeros
 from tandem_pl.callbacks.measures.target_evaluation import TargetEvaluation
 from tandem_pl.callbacks.reweighting import ReweightingCallback, Update
 from tandem_pl.callbacks.target_limits import NO_MIXTURE, LimitSetting, TargetLimits
@@ -201,6 +201,13 @@ class AioliReweighting(ReweightingCallback):
             )
         self.evaluation.prepare(self.data, type(self).__name__)
         self._limits.prepare(self.evaluation.names)
+
+    def initial(self, trainer: Trainer) -> Array:
+        """Return the data module's weights."""
+        weights = super().initial(trainer)
+        if self.ema is None:
+            warn_of_zeros(self.domains, weights)
+        return weights
 
     def plan(self) -> Plan:
         """Return training, then the visits."""

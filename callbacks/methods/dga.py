@@ -8,7 +8,7 @@ import numpy as np
 from lightning.pytorch import Trainer
 
 from tandem_pl.callbacks.anchor import AnchorSetting
-from tandem_pl.callbacks.bad_domains import bad_domains
+from tandem_pl.callbacks.bad_domains import bad_domains, warn_of_zeros
 from tandem_pl.callbacks.episode_lengths import check_measured
 from tandem_pl.callbacks.measures.alignment import align
 from tandem_pl.callbacks.measures.influence import means_or_row_mean
@@ -136,6 +136,7 @@ class DGAReweighting(ReweightingCallback):
         """Return the data module's weights, or the mean of the distributions."""
         if self.basis is None:
             self.shares = super().initial(trainer)
+            warn_of_zeros(self.domains, self.shares)
             return self.shares
         self.shares = np.full(len(self.basis), 1.0 / len(self.basis))
         return sum_to_one(self.shares @ self.basis)

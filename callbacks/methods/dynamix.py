@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from tandem_pl.callbacks.anchor import AnchorSetting
-from tandem_pl.callbacks.bad_domains import bad_domains
+from tandem_pl.callbacks.bad_domains import bad_domains, warn_of_zeros
 from tandem_pl.callbacks.episode_lengths import check_measured
 from tandem_pl.callbacks.measures.gathering import gather_sum
 from tandem_pl.callbacks.measures.virtual_step import look_ahead_losses
@@ -48,7 +48,8 @@ def dynamix_weights(prior: Array, rewards: Array, exploration: float, sharpness:
     >>> dynamix_weights(np.array([0.5, 0.5]), np.array([np.log(3), 0]), 0.2, 1.0).round(3).tolist()
     [0.7, 0.3]
     """
-    share = prior * np.exp(sharpness * (rewards - rewards.max()))
+    highest = rewards[prior > 0].max()  # so that no power overflows
+    share = prior * np.exp(np.minimum(sharpness * (rewards - highest), 0.0))
     size = len(prior)
     return sum_to_one((1 - exploration) * share / share.sum() + exploration / size)
 
@@ -134,6 +135,8 @@ class DynamixReweighting(ReweightingCallback):
         self._prior = super().initial(trainer)
         if self.prior is not None:
             self._prior = resolve_data_weights(self.prior, self.data, "prior").array
+        if not self.exploration:
+            warn_of_zeros(self.domains, self._prior)
         return self._weights()
 
     def _weights(self) -> Array:

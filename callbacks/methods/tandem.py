@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from tandem_pl.callbacks.anchor import AnchorSetting
-from tandem_pl.callbacks.bad_domains import list_domains
+from tandem_pl.callbacks.bad_domains import list_domains, warn_of_zeros
 from tandem_pl.callbacks.episode_lengths import (
     check_batches,
     choose_free_steps,
@@ -191,7 +191,10 @@ class TandemReweighting(ReweightingCallback):
         """Return the data module's weights, projected on the floor and the caps."""
         self._warned = False
         assert self.data.mixture is not None
-        return self.data.mixture.project(self.floor, self.caps).array
+        weights = self.data.mixture.project(self.floor, self.caps).array
+        if self.update_rule == "exponentiated":
+            warn_of_zeros(self.domains, weights)
+        return weights
 
     def plan(self) -> Plan:
         """Return free E | probe K with target | statistics S | measure V, evenly over domains."""

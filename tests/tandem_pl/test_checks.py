@@ -29,5 +29,8 @@ def test_a_value_out_of_range_or_no_number_is_named(name):
 def test_at_least():
     checks.check_at_least("key", 2, 2)
     for value in (1, "two", None, math.nan):
-        with pytest.raises(InputError, match=f"^key={value} must be at least 2"):
+        with pytest.raises(InputError, match=f"^key={value!r} must be at least 2"):
             checks.check_at_least("key", value, 2)
+    for value in (2.5, 3.0, True):
+        with pytest.raises(InputError, match=f"^key={value} must be a whole number, at least 1"):
+            checks.check_at_least("key", value, 1)

@@ -36,6 +36,12 @@ def test_rewards_and_weights_are_the_papers(seed):
     np.testing.assert_allclose(dynamix_weights(prior, rewards, 0.3, 4.0), expected, rtol=1e-12)
 
 
+def test_a_domain_without_a_prior_does_not_decide_the_scale():
+    rewards = np.array([1.0, 0.1, 0.1])
+    weights = dynamix_weights(np.array([0.0, 0.5, 0.5]), rewards, 0.3, 900.0)
+    np.testing.assert_allclose(weights, [0.1, 0.45, 0.45])
+
+
 def test_no_reward_gives_the_prior_and_exploration():
     prior = np.array([0.7, 0.2, 0.1])
     np.testing.assert_allclose(dynamix_weights(prior, np.zeros(3), 0.0, 4.0), prior)

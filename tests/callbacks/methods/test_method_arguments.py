@@ -2,6 +2,7 @@
 
 import math
 import typing
+from itertools import product
 
 import numpy as np
 import pytest
@@ -17,6 +18,13 @@ from tandem_pl.callbacks.methods.table import METHODS
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory) -> str:
     return str(train_reference(tmp_path_factory.mktemp("reference") / "reference.ckpt"))
+
+
+def whole_numbers_of(name: str) -> list[str]:
+    """Every argument that is a whole number, as one of batches."""
+    hints = typing.get_type_hints(METHODS[name].load().__init__)
+    kinds = {key: typing.get_args(hint) or (hint,) for key, hint in hints.items()}
+    return [key for key, some in kinds.items() if int in some and not {float, bool} & set(some)]
 
 
 def numbers_of(name: str) -> list[tuple[str, float]]:
@@ -101,3 +109,41 @@ def test_refuses_a_reference_that_does_not_fit(name, tmp_path) -> None:
     (tmp_path / "text.ckpt").write_text("no checkpoint")
     with pytest.raises(InputError, match=r"reference=.*text\.ckpt"):
         fit(name, tmp_path, make(name, str(tmp_path / "text.ckpt")), max_epochs=1)
+
+
+COUNTS = [(name, key) for name in ROWS for key in whole_numbers_of(name)]
+
+
+@pytest.mark.parametrize(("name", "key"), COUNTS)
+def test_refuses_fractions_of_batches(name, key, reference) -> None:
+    with pytest.raises(InputError, match=rf"\b{key}=2\.5 must be a (whole number|multiple)"):
+        make(name, reference, **{key: 2.5})
+
+
+STAYS = {
+    "dga": {},
+    "doge": {},
+    "doremi": {"smoothing": 0.0},
+    "aioli": {},
+    "dynamix": {"exploration": 0.0},
+    "tandem": {"update": "exponentiated"},
+}
+GROWS = {
+    "doge": {"smoothing": 0.1},
+    "doremi": {},
+    "aioli": {"ema": 0.5},
+    "dynamix": {},
+    "tandem": {},
+}
+
+
+@pytest.mark.parametrize(("name", "stays"), [*product(STAYS, [True]), *product(GROWS, [False])])
+def test_warns_of_a_weight_of_zero_that_stays(name, stays, reference, tmp_path, recwarn) -> None:
+    start = {"twin": 0.0, "other": 0.5, "noise": 0.5}
+    method = make(name, reference, **(STAYS if stays else GROWS)[name])
+    trainer = quiet_trainer(tmp_path, callbacks=[method], max_epochs=CASES[name].epochs)
+    data = toy_data(weights=start, **CASES[name].data)
+    trainer.fit(toy_module(METHODS[name].module), datamodule=data)
+    said = [str(w.message) for w in recwarn if "twin begin with a weight of 0" in str(w.message)]
+    assert len(said) == stays
+    assert (np.stack(method.trajectory)[:, 0] == 0).all() == stays
