@@ -25,15 +25,22 @@ from .documents import (
     sample_documents,
 )
 from .embedders import GivenEmbeddings, open_embedder
-from .grouping import choose_number, fit_centres, merge_small, smallest_size
+from .grouping import (
+    SPLITS,
+    choose_number,
+    fit_centres,
+    merge_small,
+    merging_remarks,
+    smallest_size,
+)
 from .model import ClusterModel
 from .naming import name_clusters, telling_terms
 from .options import ClusterOptions
 
 ROWS = "rows.arrow"
 SAMPLE = 20_000  # documents that clusters are made of
-SAMPLE_EACH = 100  # of each cluster, if there are many
-LEAST = 4  # different documents that "auto" divides
+SAMPLE_EACH = 100  # of each cluster, or of each given domain for "auto", if there are many
+LEAST = 2 * SPLITS  # different documents that "auto" divides
 
 
 class Clustering(NamedTuple):
@@ -49,6 +56,7 @@ class Clustering(NamedTuple):
         given_names: of the given domains.
         pools: what the names of each pool's clusters begin with.
         samples: of each pool, with the cluster and similarity of each document.
+        remarks: what a user should know of them, a sentence each.
     """
 
     model: ClusterModel
@@ -60,6 +68,7 @@ class Clustering(NamedTuple):
     given_names: list[str]
     pools: list[str]
     samples: list[tuple[Sample, np.ndarray, np.ndarray]]
+    remarks: list[str]
 
 
 def cluster_sources(
@@ -90,23 +99,20 @@ def cluster_sources(
 def _cluster(
     folder: Path, sources: Sources, read: Read, options: ClusterOptions, threads: int
 ) -> Clustering:
-    known = options.given_folder()
-    loaded = ClusterModel.load(known, options.embedder) if known else None
+    loaded = options.given_model()
     embedder = loaded.embedder if loaded else open_embedder(options.embedder)
     given = embedder if isinstance(embedder, GivenEmbeddings) else None
     names = list(sources)
     pools = len(names) if options.keeps_domains() else 1
     pool_of = loaded.pools_of(names) if loaded else np.arange(len(names))
-    most = (
-        max(SAMPLE, SAMPLE_EACH * options.cluster) if isinstance(options.cluster, int) else SAMPLE
-    )
+    each = SAMPLE_EACH * (options.cluster if isinstance(options.cluster, int) else 1)
     documents = partial(read_documents, sources, read, given)
-    samples = sample_documents(documents(), pools, max(most // pools, 1000), options.seed)
+    samples = sample_documents(documents(), pools, max(SAMPLE // pools, each), options.seed)
     _check_enough(samples, names, options)
     if loaded is None and not isinstance(embedder, GivenEmbeddings):
-        each = max(SAMPLE // pools, 1)  # features take more memory than all excerpts
-        texts = [text for sample in samples for text in sample.texts[:each]]
-        embedder.fit(texts, options.seed)
+        few = max(SAMPLE // pools, 1)  # features take more memory than all excerpts
+        keyed = [pair for s in samples for pair in zip(s.keys[:few], s.texts[:few], strict=True)]
+        embedder.fit([text for _, text in sorted(keyed)], options.seed)  # for any order of domains
     used = [(pool, some) for pool, some in zip(pool_of, samples, strict=False) if some.texts]
     vectors = [
         sample.vectors if sample.vectors is not None else _embed(embedder, sample.texts)
@@ -115,8 +121,7 @@ def _cluster(
     model = loaded or _fit(embedder, vectors, options)
     assigned = _assign(folder / ROWS, documents(), model, names, pool_of, threads)
     labels, similarity, places, keys = assigned
-    if loaded is None:
-        _merge(model, labels, keys, options)
+    remarks = _merge(model, labels, keys, options) if loaded is None else []
     marked: list[tuple[Sample, np.ndarray, np.ndarray]] = []
     for (pool, sample), some in zip(used, vectors, strict=True):
         near, similar = model.nearest(some, np.full(len(some), pool))
@@ -128,7 +133,7 @@ def _cluster(
     corrupt = next(iter(sources.values())).corrupt
     opened = open_clusters(folder / ROWS, clusters, model, kinds_of(sources), corrupt)
     return Clustering(
-        model, opened, clusters, similarity, places, folder / ROWS, names, prefixes, marked
+        model, opened, clusters, similarity, places, folder / ROWS, names, prefixes, marked, remarks
     )  # fmt: skip
 
 
@@ -149,9 +154,10 @@ def _check_enough(samples: list[Sample], names: list[str], options: ClusterOptio
     for sample, name in zip(samples, names, strict=False):
         if len(sample.texts) < least and options.given_folder() is None:
             of = f" of domain {name!r}" if len(samples) > 1 else ""
+            fewer = "" if options.cluster in (AUTO, 2) else "fewer clusters or "
             raise InputError(
                 f"cluster={options.cluster}{of} needs at least {least} different documents, not "
-                f"{len(sample.texts)}; give fewer clusters or more documents."
+                f"{len(sample.texts)}; give {fewer}more documents."
             )
 
 
@@ -198,22 +204,24 @@ def _assign(
 
 def _merge(
     model: ClusterModel, labels: np.ndarray, keys: np.ndarray, options: ClusterOptions
-) -> None:
-    """Merge small clusters of each pool, and number the rest by size within it."""
+) -> list[str]:
+    """Merge small clusters of each pool, number the rest by size within it, and return remarks."""
     sizes = np.bincount(labels, minlength=len(model.centres))
     unrepeated = np.unique(keys, return_index=True)[1]
     different = np.bincount(labels[unrepeated], minlength=len(model.centres))
     least = 1 if options.within else 2
-    groups, first = np.empty_like(model.pools), 0
+    groups, first, limit = np.empty_like(model.pools), 0, 0
     for pool in range(int(model.pools.max()) + 1):
         rows = np.flatnonzero(model.pools == pool)
         smallest = options.smallest or smallest_size(int(sizes[rows].sum()), len(rows))
+        limit = max(limit, smallest)
         merged = merge_small(model.centres[rows], sizes[rows], smallest, different[rows], least)
         totals = np.bincount(merged, weights=sizes[rows])
         rank = np.argsort(np.argsort(-totals, kind="stable"))
         groups[rows] = first + rank[merged]
         first += len(totals)
     model.groups = groups
+    return merging_remarks(options.cluster, len(groups), first, limit, "documents")
 
 
 def name_model(

@@ -71,7 +71,7 @@ def cached_clusters(
             (scratch / ABOUT).write_text(json.dumps(about), encoding="utf-8")
         warnings.warn(
             f"{len(found.clusters):,} documents were clustered into {len(found.sources)} domains; "
-            f"see {folder}/clusters.html.",
+            f"see {folder}/clusters.html{''.join(f'; {some}' for some in found.remarks)}.",
             stacklevel=2,
         )
         for remark in target_remarks(about["targets"]):

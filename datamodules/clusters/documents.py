@@ -32,8 +32,12 @@ class Document(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """Some documents of one pool: excerpts, and embeddings if these are given."""
+    """Some documents of one pool: excerpts, their keys, and embeddings if these are given.
 
+    They are in the order of the keys, which are hashes of text and seed.
+    """
+
+    keys: list[int]
     where: list[str]
     texts: list[str]
     vectors: np.ndarray | None
@@ -50,7 +54,8 @@ def read_documents(
         given: embeddings computed elsewhere.
 
     Raises:
-        InputError: the embeddings have another number of rows.
+        InputError: the embeddings have another number of rows than the data without rows that are
+            skipped.
     """
     columns = [given.column] if given and given.column else []
     number = -1
@@ -62,7 +67,7 @@ def read_documents(
                 kept = {key: value for key, value in row.items() if key not in columns}
                 yield Document(where, place, kept, text, vector)
     if given:
-        given.check_rows(number + 1)
+        given.check_rows(number + 1, sum(source.skipped for source in sources.values()))
 
 
 def batch_documents(documents: Iterable[Document], about: str) -> Iterator[list[Document]]:
@@ -113,6 +118,7 @@ def sample_documents(
 def _sample(items: Sequence[tuple[int, str, str, np.ndarray | None]]) -> Sample:
     vectors = [vector for *_, vector in items if vector is not None]
     return Sample(
+        [-key for key, *_ in items],
         [where for _, where, *_ in items],
         [text for _, _, text, _ in items],
         np.stack(vectors) if vectors else None,

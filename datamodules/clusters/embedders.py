@@ -1,5 +1,6 @@
 """Embedders that are not the default: a model in a folder, or embeddings computed elsewhere."""
 
+import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -7,11 +8,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from tandem_pl.datamodules.sources.file_listing import walk_files
 from tandem_pl.errors import InputError
 
 from .hashed import HashedEmbedder
 
-COLUMN = "column:"
+COLUMN, FILE = "column:", ".npy"
+HASHED, GIVEN, MODEL = "hashed words", "embeddings computed elsewhere", "a model in a folder"
 MODEL2VEC, SENTENCES = "model2vec", "sentence-transformers"
 
 
@@ -42,7 +45,8 @@ class FolderEmbedder:
 
     def __init__(self, folder: str) -> None:
         path = Path(folder).expanduser()
-        self.name = str(path.absolute())
+        self.folder = path.absolute()
+        self.name = str(self.folder)
         kinds = _kinds_of(path)
         if not kinds:
             raise InputError(
@@ -55,8 +59,32 @@ class FolderEmbedder:
         """Learn nothing: the model is given."""
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """Return embeddings of length 1."""
-        return to_unit(np.asarray(self._encode(list(texts)), np.float32))
+        """Return embeddings of length 1, float32 of shape `[documents, dimensions]`.
+
+        Raises:
+            InputError: the model gives no finite vector for each text.
+        """
+        given = self._encode(list(texts))
+        try:
+            vectors = np.asarray(given, np.float32)
+        except (TypeError, ValueError):  # lists of several lengths
+            vectors = np.empty(0, np.float32)
+        if vectors.ndim != 2 or len(vectors) != len(texts) or not np.isfinite(vectors).all():
+            raise InputError(
+                f"embedder={self.name!r}: the model in this folder does not give a vector of "
+                f"finite numbers for each of {len(texts)} texts (the shape is {vectors.shape}); "
+                "give another model."
+            )
+        return to_unit(vectors)
+
+    def digest(self) -> str:
+        """Return what changes with the files' content, but not with their folder."""
+        digest = hashlib.blake2b(digest_size=16)
+        for path in sorted(path for path in walk_files(self.folder) if path.is_file()):
+            with path.open("rb") as file:
+                content = hashlib.file_digest(file, "blake2b").hexdigest()
+            digest.update(f"{path.relative_to(self.folder)}\0{content}\n".encode())
+        return digest.hexdigest()
 
     def state(self) -> dict[str, np.ndarray]:
         """Return nothing."""
@@ -73,7 +101,8 @@ class GivenEmbeddings:
         spec: `column:NAME`, or the file.
 
     Raises:
-        InputError: the file is missing or is no array of numbers with two dimensions.
+        InputError: no column is named; the file is missing or is no array of numbers with two
+            dimensions.
     """
 
     def __init__(self, spec: str) -> None:
@@ -81,9 +110,15 @@ class GivenEmbeddings:
         self.dimensions: int | None = None  # of the first embedding
         self.column = spec.removeprefix(COLUMN) if spec.startswith(COLUMN) else None
         self.array: np.ndarray | None = None
+        if self.column == "":
+            raise InputError(f"embedder={spec!r} names no column; give {COLUMN}NAME.")
         if self.column is None:
             try:
-                self.array = np.load(Path(spec).expanduser(), mmap_mode="r", allow_pickle=False)
+                array = np.load(Path(spec).expanduser(), mmap_mode="r", allow_pickle=False)
+                if not isinstance(array, np.ndarray):
+                    array.close()
+                    raise ValueError("it is an .npz archive")
+                self.array = array
             except (OSError, ValueError, EOFError) as error:
                 raise InputError(
                     f"embedder={spec!r} cannot be read as an .npy file ({error})."
@@ -99,7 +134,8 @@ class GivenEmbeddings:
 
         Args:
             row: the row, with the column.
-            number: the row's number among all rows of all sources, for a file.
+            number: the row's number among all rows of all sources that are not skipped, for a
+                file.
             where: what messages call the row.
         """
         if self.array is not None:
@@ -140,12 +176,13 @@ class GivenEmbeddings:
             )
         return self
 
-    def check_rows(self, rows: int) -> None:
-        """Raise an error if the file has more rows than the data."""
+    def check_rows(self, rows: int, skipped: int = 0) -> None:
+        """Raise an error if the file has more rows than the data without those skipped."""
         if self.array is not None and len(self.array) != rows:
+            without = f" without the {skipped} skipped" if skipped else ""
             raise InputError(
-                f"embedder={self.name!r} has {len(self.array)} rows and the data have {rows}; give "
-                "a row for each row of the data, in the same order."
+                f"embedder={self.name!r} has {len(self.array)} rows and the data have {rows}"
+                f"{without}; give a row for each of these, in the same order."
             )
 
 
@@ -155,11 +192,25 @@ def open_embedder(spec: str | None) -> Embedder | GivenEmbeddings:
     Args:
         spec: None for hashed features; a model's folder; an `.npy` file; or `column:NAME`.
     """
-    if spec is None or spec == HashedEmbedder.name:
+    if spec is None or kind_of(spec) == HASHED:
         return HashedEmbedder()
-    if spec.startswith(COLUMN) or spec.endswith(".npy"):
-        return GivenEmbeddings(spec)
-    return FolderEmbedder(spec)
+    return GivenEmbeddings(spec) if kind_of(spec) == GIVEN else FolderEmbedder(spec)
+
+
+def kind_of(spec: str) -> str:
+    """Return what an embedder that a user names makes vectors of, for messages.
+
+    >>> kind_of("column:vector"), kind_of("models/static")
+    ('embeddings computed elsewhere', 'a model in a folder')
+    """
+    if spec == HashedEmbedder.name:
+        return HASHED
+    return GIVEN if spec.startswith(COLUMN) or is_file(spec) else MODEL
+
+
+def is_file(spec: str | None) -> bool:
+    """Return whether an embedder is a file, whose rows belong to some documents alone."""
+    return spec is not None and spec.endswith(FILE) and not spec.startswith(COLUMN)
 
 
 def to_unit(vectors: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Cluster embeddings: k-means, the number of clusters, and the merging of small ones."""
 
+import warnings
 from collections.abc import Mapping
 
 import numpy as np
@@ -29,12 +30,17 @@ def fit_centres(vectors: np.ndarray, number: int, seed: int) -> np.ndarray:
     mini-batches do: in the text of `EnvironmentCorpus`, 0.75 and not 0.65 mutual information.
     """
     from sklearn.cluster import KMeans, MiniBatchKMeans
+    from sklearn.exceptions import ConvergenceWarning
 
     if number <= MOST_EXACT:
         kmeans = KMeans(number, n_init=STARTS, random_state=seed)
     else:
         kmeans = MiniBatchKMeans(number, n_init=STARTS, batch_size=BATCH, random_state=seed)
-    return to_unit(kmeans.fit(to_unit(vectors)).cluster_centers_.astype(np.float32))
+    with warnings.catch_warnings():
+        # of fewer different vectors than clusters; those that get none are merged later
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        kmeans.fit(to_unit(vectors))
+    return to_unit(kmeans.cluster_centers_.astype(np.float32))
 
 
 def choose_number(vectors: np.ndarray, seed: int, most: int | None = None) -> int:
@@ -95,6 +101,26 @@ def smallest_size(documents: int, number: int) -> int:
     return int(max(mean / 20, min(10.0, mean / 2, max(mean / 4, 3.0)), 1))
 
 
+def merging_remarks(
+    cluster: int | str, made: int, left: int, smallest: int, unit: str
+) -> list[str]:
+    """Return a sentence if fewer clusters are left than the number that a user gives.
+
+    Args:
+        cluster: the option; "auto" asks for no number.
+        made: clusters before small ones were merged.
+        left: clusters after that.
+        smallest: documents that a cluster must have.
+        unit: what is clustered.
+    """
+    if not isinstance(cluster, int) or left == made:
+        return []
+    few = f"{smallest} {unit} or {SPLITS} different ones"
+    few = few if smallest > SPLITS else f"{SPLITS} different {unit}"
+    merged = f"{made - left} with fewer than {few} {'was' if made - left == 1 else 'were'} merged"
+    return [f"{made} clusters were asked for; {merged} into the nearest"]
+
+
 def merge_small(
     centres: np.ndarray,
     sizes: np.ndarray,
@@ -137,10 +163,13 @@ def merge_small(
         kinds[into] += kinds[one]
         sums[into] += sums[one]
     if len(left) < min(least, len(centres)):
+        fewest = 1 if different is None else SPLITS
+        helps = smallest > fewest and (sizes >= fewest).sum() > 1
+        smaller = "a smaller smallest_cluster, " if helps else ""
         raise InputError(
-            f"all clusters are merged into one, since fewer than two have {smallest} documents, "
-            f"{SPLITS} of them different (their sizes: "
-            f"{', '.join(map(str, sorted(sizes.tolist())[::-1][:10]))}); give a smaller "
-            "smallest_cluster, another cluster or more documents."
+            "all clusters are merged into one, since fewer than two have "
+            f"{max(smallest, fewest)} documents, {SPLITS} of them different (their sizes: "
+            f"{', '.join(map(str, sorted(sizes.tolist())[::-1][:10]))}); give "
+            f"{smaller}another cluster or more documents."
         )
     return np.searchsorted(sorted(left), groups)

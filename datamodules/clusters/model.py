@@ -12,13 +12,25 @@ import yaml
 from tandem_pl.errors import InputError
 from tandem_pl.yaml_files import dump_yaml, read_yaml
 
-from .embedders import Embedder, GivenEmbeddings, open_embedder
+from .embedders import (
+    COLUMN,
+    Embedder,
+    FolderEmbedder,
+    GivenEmbeddings,
+    is_file,
+    kind_of,
+    open_embedder,
+)
 from .hashed import excerpt
 
 FORMAT = 1
+UNREADABLE = (
+    OSError, ValueError, TypeError, KeyError, EOFError, yaml.YAMLError, zipfile.BadZipFile
+)  # fmt: skip
 ABOUT, ARRAYS = "clusters.yaml", "arrays.npz"
 FOLDER = "clusters"  # in the folder of a prepared corpus
 MANIFEST = "manifest.yaml"  # of a prepared corpus
+DIGEST = "embedder_digest"  # of a model in a folder; older clusters have none
 
 
 class ClusterModel:
@@ -98,7 +110,15 @@ class ClusterModel:
         return labels, similarity[np.arange(len(labels)), labels]
 
     def assign(self, texts: Sequence[str]) -> list[str]:
-        """Return the name of each document's cluster."""
+        """Return the name of each document's cluster.
+
+        Raises:
+            InputError: a single text is given, or what `embed` raises.
+        """
+        if isinstance(texts, str):
+            raise InputError("assign takes a list of texts, not one text; give [text].")
+        if not texts:
+            return []
         labels, _ = self.nearest(self.embed(texts))
         return [self.names[group] for group in self.groups[labels]]
 
@@ -133,44 +153,59 @@ class ClusterModel:
             "format": FORMAT,
             "fingerprint": self.fingerprint(),
             "embedder": self.embedder.name,
+            **_digest(self.embedder),
             "usual_similarity": self.usual,
             "clusters": dict(zip(self.names, self.terms, strict=True)),
         }
         (folder / ABOUT).write_text(dump_yaml(about), encoding="utf-8")
 
     @classmethod
-    def load(cls, folder: str | Path, embedder: str | None = None) -> "ClusterModel":
+    def load(
+        cls, folder: str | Path, embedder: str | None = None, new: bool = False
+    ) -> "ClusterModel":
         """Read the model of a prepared corpus.
 
         Args:
             folder: the folder of the corpus, or that of the clusters in it.
             embedder: the embedder if its folder was moved, or a new one of given embeddings.
+            new: whether other documents are clustered, which need embeddings of their own.
 
         Raises:
-            InputError: there are no clusters, they cannot be read, or they are not those of the
-                corpus' manifest.
+            InputError: there are no clusters, they cannot be read, they are not those of the
+                corpus' manifest, or the embedder is not theirs.
         """
         path = _folder_of(folder)
         try:
-            about: dict[str, Any] = dict(read_yaml(path / ABOUT))
+            about = _map(read_yaml(path / ABOUT), ABOUT)
+            if about["format"] != FORMAT:
+                raise ValueError(f"their format is {about['format']!r} and not {FORMAT}")
+            stored = str(about["embedder"])
+            _check_embedder(folder, stored, embedder, new)
             with np.load(path / ARRAYS, allow_pickle=False) as file:
                 arrays = dict(file)
             centres, groups, pools = (arrays.pop(key) for key in ("centres", "groups", "pools"))
-            clusters, usual = dict(about["clusters"]), float(about["usual_similarity"])
-            opened = open_embedder(embedder or str(about["embedder"]))
+            clusters = _map(about["clusters"], "the list of clusters")
+            opened = open_embedder(embedder or stored)
+            if DIGEST in about and {DIGEST: about[DIGEST]} != _digest(opened):
+                raise InputError(
+                    f"embedder={opened.name!r} is not the model that the clusters of "
+                    f"{str(folder)!r} were made with; give the folder of that one as embedder."
+                )
+            if not isinstance(opened, GivenEmbeddings):
+                opened.load_state(arrays)
+            usual = float(about["usual_similarity"])
+            terms = list(clusters.values())
+            model = cls(opened, centres, groups, pools, list(clusters), terms, usual)
+            _check_same(path, model.fingerprint(), about)
         except InputError:
             raise
-        except (
-            OSError, ValueError, TypeError, KeyError, EOFError, yaml.YAMLError, zipfile.BadZipFile
-        ) as error:  # fmt: skip
+        except UNREADABLE as error:
+            reason = " ".join(str(error).split())
+            missing = " is missing" if isinstance(error, KeyError) else ""
             raise InputError(
-                f"cluster={str(folder)!r} holds no clusters that can be read ({error}); give a "
-                "number, auto, or a folder that `tandem prepare --cluster` wrote."
+                f"cluster={str(folder)!r} holds no clusters that can be read ({reason}{missing}); "
+                "give a number, auto, or a folder that `tandem prepare --cluster` wrote."
             ) from error
-        if not isinstance(opened, GivenEmbeddings):
-            opened.load_state(arrays)
-        model = cls(opened, centres, groups, pools, list(clusters), list(clusters.values()), usual)
-        _check_same(path, model.fingerprint(), about)
         return model
 
 
@@ -179,7 +214,7 @@ def has_pools(folder: str | Path) -> bool:
     try:
         with np.load(_folder_of(folder) / ARRAYS, allow_pickle=False) as file:
             return bool(file["pools"].any())
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except UNREADABLE:
         return False
 
 
@@ -188,10 +223,36 @@ def _folder_of(folder: str | Path) -> Path:
     return path / FOLDER if (path / FOLDER / ABOUT).exists() else path
 
 
+def _digest(embedder: Embedder | GivenEmbeddings) -> dict[str, str]:
+    return {DIGEST: embedder.digest()} if isinstance(embedder, FolderEmbedder) else {}
+
+
+def _map(value: Any, what: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{what} is no map")
+    return value
+
+
+def _check_embedder(folder: str | Path, stored: str, embedder: str | None, new: bool) -> None:
+    if new and not embedder and is_file(stored):
+        raise InputError(
+            f"the clusters of {str(folder)!r} are of the embeddings {stored!r}, which belong "
+            f"to the documents they were made of; give embedder: an .npy file or {COLUMN}NAME with "
+            "those of the new documents."
+        )
+    if embedder and kind_of(embedder) != kind_of(stored):
+        raise InputError(
+            f"embedder={embedder!r} is {kind_of(embedder)}, and the clusters of {str(folder)!r} "
+            f"are of {kind_of(stored)} ({stored!r}); give one of that kind, or leave it out."
+        )
+
+
 def _check_same(path: Path, fingerprint: str, about: dict[str, Any]) -> None:
     stated = [about.get("fingerprint")]
     if (path.parent / MANIFEST).exists():
-        stated.append((read_yaml(path.parent / MANIFEST).get("clusters") or {}).get("fingerprint"))
+        manifest = _map(read_yaml(path.parent / MANIFEST), MANIFEST)
+        clusters = _map(manifest.get("clusters", {}), f"what {MANIFEST} says of clusters")
+        stated.append(clusters.get("fingerprint"))
     if any(value != fingerprint for value in stated):
         raise InputError(
             f"the clusters in {path} are not those of the manifest beside them; copy the corpus' "

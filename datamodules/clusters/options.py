@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from tandem_pl.checks import AUTO, check_at_least
+from tandem_pl.checks import AUTO, check_at_least, check_count
 from tandem_pl.datamodules.sources.domains import (
+    WITHOUT_DOMAINS,
     SourceSpec,
     check_given,
     open_domains,
@@ -18,10 +19,10 @@ from tandem_pl.datamodules.sources.reading import digest_files
 from tandem_pl.datamodules.sources.source import Sources
 from tandem_pl.errors import InputError
 
-from .embedders import COLUMN, open_embedder
+from .embedders import COLUMN, is_file, open_embedder
 from .model import ClusterModel, has_pools
 
-RULE = 3  # raise it if the same documents and options give other clusters
+RULE = 4  # raise it if the same documents and options give other clusters
 
 
 class ClusterOptions(NamedTuple):
@@ -42,6 +43,11 @@ class ClusterOptions(NamedTuple):
         """Return whether documents take clusters of their own given domain only."""
         folder = self.given_folder()
         return self.within if folder is None else has_pools(folder)
+
+    def given_model(self) -> ClusterModel | None:
+        """Return the clusters of the folder that is given, for other documents."""
+        folder = self.given_folder()
+        return ClusterModel.load(folder, self.embedder, new=True) if folder else None
 
     def settings(self) -> dict[str, Any]:
         """Return the options by the names that users give them."""
@@ -69,6 +75,8 @@ class ClusterOptions(NamedTuple):
         Raises:
             InputError: values that cannot be used, or scikit-learn is not installed.
         """
+        cluster, smallest = _whole(cluster), _whole(smallest)
+        seed %= 2**32  # what scikit-learn takes
         options = cls(0 if cluster is None else cluster, within, embedder, smallest, seed)
         if cluster is None:
             for key, value in options.settings().items():
@@ -84,7 +92,9 @@ class ClusterOptions(NamedTuple):
         elif cluster != AUTO:
             options._check_folder(cluster)
         if smallest is not None:
-            check_at_least("smallest_cluster", smallest, 1)
+            check_count("smallest_cluster", smallest)
+        if not isinstance(embedder, str | None):
+            raise InputError(f"embedder={embedder!r} is no text; give it in quotes.")
         try:
             import sklearn  # noqa: F401
         except ImportError as error:
@@ -110,8 +120,8 @@ class ClusterOptions(NamedTuple):
     def identity(self) -> dict[str, Any]:
         """Return all that decides the clusters besides the documents, as JSON values."""
         found = {**self.settings(), "seed": self.seed, "rule": RULE}
-        if folder := self.given_folder():
-            found["cluster"] = ClusterModel.load(folder, self.embedder).fingerprint()
+        if model := self.given_model():
+            found["cluster"] = model.fingerprint()
         if self.embedder and not self.embedder.startswith(COLUMN):
             path = Path(self.embedder).expanduser()
             if path.exists():
@@ -122,6 +132,11 @@ class ClusterOptions(NamedTuple):
         return found
 
 
+def _whole(value: Any) -> Any:
+    """Return the number that a text of digits stands for, and other values as they are."""
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
 def open_given(
     options: ClusterOptions | None,
     domains: Mapping[str, SourceSpec] | None,
@@ -130,9 +145,26 @@ def open_given(
     encoding_errors: str,
     corrupt: Literal["stop", "skip"],
 ) -> Sources:
-    """Open the given domains; a data set that is clustered whole needs no domain column."""
+    """Open the given domains; a data set that is clustered whole needs no domain column.
+
+    Raises:
+        InputError: what `open_domains` raises, or an `.npy` file for a data set whose domains are
+            kept, since its rows are read by domain and not in their order.
+    """
     check_given(domains, dataset)
-    if options is None or not dataset or options.keeps_domains():
+    if options is None or not dataset:
         return open_domains(domains, dataset, domain_column, encoding_errors, corrupt)
+    if options.keeps_domains():
+        if is_file(options.embedder):
+            raise InputError(
+                f"embedder={options.embedder!r} does not go with a dataset whose domains are kept, "
+                "since its rows are read by domain; put the embeddings into a column of the data "
+                f"and give embedder={COLUMN}NAME."
+            )
+        try:
+            return open_domains(domains, dataset, domain_column, encoding_errors, corrupt)
+        except InputError as error:
+            advice = "leave cluster_within out" if options.within else "give other clusters"
+            raise InputError(str(error).replace(WITHOUT_DOMAINS, f", or {advice}")) from error
     spec = {"dataset": dataset} if isinstance(dataset, str) else dataset
     return open_sources({"documents": spec}, "dataset", encoding_errors, corrupt)

@@ -30,11 +30,11 @@ SPLIT_NAMES = {**{code: split for split, code in SPLIT_CODES.items()}, DROPPED: 
 
 @contextmanager
 def advise_merging(options: ClusterOptions | None) -> Iterator[None]:
-    """Add to errors of domains with too little text what to do if they are clusters."""
+    """Add to errors of clusters with too little text what to do; target data are no clusters."""
     try:
         yield
     except TooLittleTextError as error:
-        if options is None:
+        if options is None or not error.domains:
             raise
         advice = (
             "make new clusters of these documents, by cluster=auto"
@@ -98,7 +98,7 @@ class ClusteredText:
         Keys: `fingerprint`, `folder`, `embedder`, `domains` (name -> `documents` and `terms`), and
         for each name under `targets`: `documents`, the median `similarity` to the nearest centre,
         the `usual_similarity` that 95 % of the training documents exceed, and the `shares` of the
-        clusters. `merged` if there are some.
+        clusters. `merged` and `remarks` if there are some.
         """
         model = self._clustering.model
         sizes = np.bincount(self._clustering.clusters, minlength=len(model.names)).tolist()
@@ -113,6 +113,8 @@ class ClusteredText:
         }
         if self.merged:
             summary["merged"] = self.merged
+        if self._clustering.remarks:
+            summary["remarks"] = self._clustering.remarks
         if self._targets:
             rows = {name: target.summary(model.names) for name, target in self._targets.items()}
             summary["targets"] = rows

@@ -10,6 +10,7 @@ from tandem_pl.datamodules.sources.source import Source
 from .build import Clustering
 from .documents import Read, batch_documents, read_documents
 from .embedders import GivenEmbeddings
+from .model import ClusterModel
 
 
 class Target(NamedTuple):
@@ -21,6 +22,7 @@ class Target(NamedTuple):
         similarity: the median similarity to that cluster's centre.
         closeness: mean similarity of the documents to each cluster's mean centre, `[clusters]`.
         usual: the similarity that 95 % of the training documents exceed.
+        absent: clusters without a training document, which have no share.
     """
 
     where: list[str]
@@ -28,11 +30,13 @@ class Target(NamedTuple):
     similarity: float
     closeness: np.ndarray
     usual: float
+    absent: frozenset[int] = frozenset()
 
     def shares(self, names: list[str]) -> dict[str, float]:
         """Return the share of the documents that are nearest to each cluster."""
         counts = np.bincount(self.clusters, minlength=len(names)) / max(len(self.clusters), 1)
-        return {name: round(float(share), 6) for name, share in zip(names, counts, strict=True)}
+        shares = {name: round(float(share), 6) for name, share in zip(names, counts, strict=True)}
+        return {name: shares[name] for i, name in enumerate(names) if i not in self.absent}
 
     def summary(self, names: list[str]) -> dict[str, Any]:
         """Return what the manifest says of it."""
@@ -47,7 +51,7 @@ class Target(NamedTuple):
 def locate_targets(
     clustering: Clustering, sources: Mapping[str, Source], read: Read
 ) -> dict[str, Target]:
-    """Give the documents of target data their nearest clusters, of any pool.
+    """Give the documents of target data their nearest clusters that have documents, of any pool.
 
     Raises:
         InputError: the clusters are of embeddings in a file, which has no row for target data.
@@ -56,6 +60,10 @@ def locate_targets(
     given = model.embedder if isinstance(model.embedder, GivenEmbeddings) else None
     if given and sources:
         given = given.for_others("target")
+    there = np.isin(model.groups, clustering.clusters)
+    arrays = (model.centres[there], model.groups[there], model.pools[there])
+    present = ClusterModel(model.embedder, *arrays)
+    absent = frozenset(range(len(model.names))) - frozenset(present.groups.tolist())
     centres = np.stack([model.centre_of(cluster) for cluster in range(len(model.names))])
     found: dict[str, Target] = {}
     for name, source in sources.items():
@@ -70,15 +78,16 @@ def locate_targets(
                 if given
                 else model.embed([document.text for document in batch])
             )
-            near, similar = model.nearest(vectors)
+            near, similar = present.nearest(vectors)
             where += [document.where for document in batch]
-            labels.append(model.groups[near])
+            labels.append(present.groups[near])
             similarity.append(similar)
             sums += (vectors @ centres.T).sum(axis=0)
         every = np.concatenate(similarity)
         median = float(np.median(every)) if len(every) else 0.0
         closeness = sums / max(len(every), 1)
-        found[name] = Target(where, np.concatenate(labels), median, closeness, model.usual)
+        clusters = np.concatenate(labels)
+        found[name] = Target(where, clusters, median, closeness, model.usual, absent)
     return found
 
 

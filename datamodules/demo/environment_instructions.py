@@ -128,7 +128,7 @@ class EnvironmentInstructions(ResponseDataModule):
         train = [example for splits in examples.values() for example in splits["train"]]
         target = {c: ["\n\n".join(e) for e in splits["target"]] for c, splits in examples.items()}
         found, self.cluster_summary = cluster_texts(
-            ["\n\n".join(e) for e in train], target, options
+            ["\n\n".join(e) for e in train], target, options, held_out=examples
         )
         clusters: dict[str, dict[str, list[Example]]] = {}
         for cluster, example in zip(found, train, strict=True):

@@ -1,7 +1,7 @@
 """Clusters in place of the labels of a demo corpus, to see what a method does without them."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tandem_pl.datamodules.clusters.build import cluster_sources
+from tandem_pl.datamodules.clusters.naming import name_clusters
 from tandem_pl.datamodules.clusters.options import ClusterOptions
 from tandem_pl.datamodules.clusters.targets import locate_targets
 from tandem_pl.datamodules.sources.domains import open_sources
@@ -20,7 +21,10 @@ from tandem_pl.machine import count_cores
 
 
 def cluster_texts(
-    texts: Sequence[str], targets: Mapping[str, Sequence[str]], options: ClusterOptions
+    texts: Sequence[str],
+    targets: Mapping[str, Sequence[str]],
+    options: ClusterOptions,
+    held_out: Collection[str],
 ) -> tuple[list[str], dict[str, Any]]:
     """Return the name of each text's cluster, and what the manifest says of target data.
 
@@ -28,6 +32,7 @@ def cluster_texts(
         texts: to be clustered.
         targets: target domain -> its texts, which are only located.
         options: how to cluster.
+        held_out: names of domains that are held out, which no cluster gets.
     """
     with TemporaryDirectory() as name:
         folder = Path(name)
@@ -35,7 +40,8 @@ def cluster_texts(
         read = partial(read_text_rows, text_column="text")
         found = cluster_sources(folder, sources, read, options, count_cores())
         located = locate_targets(found, _write(folder / "target", targets), read)
-        names = found.model.names
+        terms = found.model.terms
+        names = name_clusters(terms, [""] * len(terms), held_out)
         summaries = {target: row.summary(names) for target, row in located.items()}
         return [names[cluster] for cluster in found.clusters.tolist()], {"targets": summaries}
 
@@ -55,7 +61,8 @@ def cluster_training_documents(
     given = {domain: (list(some), codes) for domain, (some, codes) in documents.items()}
     train = [text for some, codes in given.values() for text in _of(some, codes == TRAIN)]
     targets = {domain: _of(some, codes == TARGET) for domain, (some, codes) in given.items()}
-    found, summary = cluster_texts(train, {d: some for d, some in targets.items() if some}, options)
+    located = {domain: some for domain, some in targets.items() if some}
+    found, summary = cluster_texts(train, located, options, held_out=given)
     clusters: dict[str, list[str]] = {}
     for cluster, text in zip(found, train, strict=True):
         clusters.setdefault(cluster, []).append(text)

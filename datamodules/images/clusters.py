@@ -20,6 +20,7 @@ from tandem_pl.datamodules.clusters.grouping import (
     choose_number,
     fit_centres,
     merge_small,
+    merging_remarks,
     nearest,
     smallest_size,
 )
@@ -73,10 +74,12 @@ def cluster_images(
     rows: list[dict[str, Any]] = []
     parts: list[np.ndarray] = []  # centres of each domain's clusters
     similar: list[np.ndarray] = []  # of each image to its centre
+    made = limit = 0  # clusters before small ones are merged, and the images that one must have
     for domain, data in sets.items():
         vectors = embed_images(data, options.embedder, threads, cache_dir)
         with threadpool_limits(1):
-            labels, centres = _cluster(vectors, options, domain, alone=len(sets) == 1)
+            number, smallest, labels, centres = _cluster(vectors, options, domain, len(sets) == 1)
+        made, limit = made + number, max(limit, smallest)
         terms = _telling_classes(data.labels, labels, classes)
         names = name_clusters(terms, [f"{domain}/" if len(sets) > 1 else ""] * len(terms))
         names = names if len(names) > 1 else [domain]
@@ -106,7 +109,8 @@ def cluster_images(
         )
         for name, data in target_sets.items()
     }
-    _write_page(rows, found, targets, target_sets, options, cache_dir)
+    merged = merging_remarks(options.cluster, made, len(found), limit, "images")
+    _write_page(rows, found, targets, target_sets, options, cache_dir, merged)
     return found, {name: target.shares(list(found)) for name, target in targets.items()}
 
 
@@ -119,10 +123,11 @@ def _locate(vectors: np.ndarray, centres: np.ndarray, usual: float) -> Target:
 
 def _cluster(
     vectors: np.ndarray, options: ClusterOptions, domain: str, alone: bool
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[int, int, np.ndarray, np.ndarray]:
     """Return the cluster of each image, numbered by size, and the mean of each cluster.
 
-    There may be a single one, unless the domain is `alone`.
+    Before these, the number of clusters before small ones are merged, and the images that one must
+    have. There may be a single one, unless the domain is `alone`.
     """
     drawn = np.random.default_rng(options.seed).permutation(len(vectors))[:SAMPLE]
     sample = vectors[drawn]
@@ -142,7 +147,8 @@ def _cluster(
     labels = merge_small(centres, sizes, smallest, least=2 if alone else 1)[labels]
     order = np.argsort(-np.bincount(labels), kind="stable")
     labels = np.argsort(order)[labels]
-    return labels, np.stack([vectors[labels == c].mean(axis=0) for c in range(len(order))])
+    means = np.stack([vectors[labels == c].mean(axis=0) for c in range(len(order))])
+    return number, smallest, labels, means
 
 
 def _telling_classes(
@@ -180,6 +186,7 @@ def _write_page(
     target_sets: Mapping[str, ImageSet],
     options: ClusterOptions,
     caches: Path,
+    merged: Sequence[str],
 ) -> None:
     digest = hashlib.blake2b(f"{RULE} {options}".encode(), digest_size=8)
     for name, data in [*sets.items(), *target_sets.items()]:
@@ -203,7 +210,9 @@ def _write_page(
     page = render_page("Clusters of images", facts, rows, "images", list(targets), remarks)
     write_atomically(path, page)
     warnings.warn(
-        f"{total:,} images were clustered into {len(rows)} domains; see {path}.", stacklevel=2
+        f"{total:,} images were clustered into {len(rows)} domains; see "
+        f"{path}{''.join(f'; {some}' for some in merged)}.",
+        stacklevel=2,
     )
     for remark in remarks:
         warnings.warn(f"{remark}.", stacklevel=2)

@@ -61,18 +61,14 @@ def open_network(folder: str) -> Describe:
     import torch
 
     path = Path(folder).expanduser()
+    _check_network(folder)
     try:
-        if not (path / "config.json").is_file():
-            raise FileNotFoundError("it has no config.json")
         network = timm.create_model(f"local-dir:{path}", pretrained=True, num_classes=0).eval()
         config = timm.data.resolve_model_data_config(network)
         transform: Any = timm.data.create_transform(**config, is_training=False)
     except Exception as error:  # whatever timm raises at a damaged folder
         reason = " ".join(str(error).split())
-        raise InputError(
-            f"embedder={folder!r} cannot be loaded as a timm network ({reason}); give a folder "
-            "with config.json and weights, as `hf download timm/NAME --local-dir FOLDER` writes."
-        ) from error
+        raise InputError(_no_network(folder, reason)) from error
 
     @torch.no_grad()
     def describe(image: Image.Image) -> np.ndarray:
@@ -92,7 +88,12 @@ def embed_images(data: ImageSet, embedder: str | None, threads: int, cache_dir: 
         embedder: folder of a timm network; None for `histogram`.
         threads: how many decode.
         cache_dir: folder of the results.
+
+    Raises:
+        InputError: the folder holds no network, also if the vectors are in the cache.
     """
+    if embedder:
+        _check_network(embedder)
     file = _cache_file(data, embedder, cache_dir)
     if file and file.exists():
         return np.asarray(np.load(file, allow_pickle=False))
@@ -109,13 +110,25 @@ def embed_images(data: ImageSet, embedder: str | None, threads: int, cache_dir: 
     return vectors
 
 
+def _check_network(folder: str) -> None:
+    if not (Path(folder).expanduser() / "config.json").is_file():
+        raise InputError(_no_network(folder, "it has no config.json"))
+
+
+def _no_network(folder: str, reason: str) -> str:
+    return (
+        f"embedder={folder!r} cannot be loaded as a timm network ({reason}); give a folder "
+        "with config.json and weights, as `hf download timm/NAME --local-dir FOLDER` writes."
+    )
+
+
 def _cache_file(data: ImageSet, embedder: str | None, cache_dir: Path) -> Path | None:
     stamp = data.source.content_stamp()
     if stamp is None:
         return None
     rows = np.ascontiguousarray(data.rows)
     files = sorted(Path(embedder).expanduser().glob("*")) if embedder else []
-    facts = [file_facts(str(file)) for file in files]
+    facts = [b"network"] * bool(embedder) + [file_facts(str(file)) for file in files]
     name = digest_of([stamp.encode(), rows.data, str(data.channels).encode(), *facts])
     return cache_dir / "images" / f"features-{name}.npy"
 

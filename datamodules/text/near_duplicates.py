@@ -78,7 +78,7 @@ def drop_near_duplicates(corpus: Corpus, threshold: float) -> dict[str, dict[str
             f"domain {domain!r} has no document left in its {split} split: "
             f"near_duplicate={threshold} dropped {dropped[domain][split]} that resemble "
             "other splits; raise it, set it to null, or give other documents.",
-            list(dict.fromkeys(domain for domain, _ in emptied)),
+            list(dict.fromkeys(domain for domain, _ in emptied if TRAIN in before[domain])),
         )
     return dropped
 

@@ -107,7 +107,8 @@ def prepare_corpus(
             twentieth of the mean size.
         embedder: what clusters are made of: null for hashed words and characters, the folder of a
             model2vec or sentence-transformers model, an `.npy` file with a row for each row of the
-            sources in order, or `column:NAME` of the data.
+            sources in order (not those that `corrupt` skips, and not for a `dataset` whose given
+            domains are kept), or `column:NAME` of the data.
 
     Returns:
         The manifest: `tokenizer`, `settings`, `sources`, `read_as`, `duplicates_dropped`,

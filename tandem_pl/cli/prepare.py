@@ -109,6 +109,7 @@ def remarks(manifest: Mapping[str, Any]) -> list[str]:
             "the tokenizer loses some text: it changes case, spaces or characters, or lacks tokens"
         )
     clusters = manifest.get("clusters", {})
+    lines += clusters.get("remarks", [])
     if merged := clusters.get("merged"):
         lines.append(
             "merged into the nearest, for too little text in a split: clusters " + ", ".join(merged)

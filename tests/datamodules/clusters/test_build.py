@@ -3,12 +3,14 @@
 import csv
 from collections import Counter
 
+import numpy as np
 import pytest
 
 pytest.importorskip("sklearn")
 
 from cluster_texts import documents, write_lines
 
+from tandem_pl.cli.prepare import remarks
 from tandem_pl.datamodules import TextMixtureDataModule
 from tandem_pl.datamodules.clusters import build, hashed
 from tandem_pl.datamodules.text.prepare import prepare_corpus
@@ -101,3 +103,77 @@ def test_features_are_learned_of_few_documents_if_clusters_are_many(tmp_path, mo
     pairs = zip([topic for topic, _ in PAIRS], listing(tmp_path / "out"), strict=True)
     found = Counter((topic, row["domain"]) for topic, row in pairs)
     assert sorted(found.values()) == [60, 60, 60]
+
+
+def test_clusters_within_domains_do_not_depend_on_their_order(tmp_path, monkeypatch):
+    monkeypatch.setattr(hashed, "DIMENSIONS", 4)  # so that the last bits count
+    paths = {
+        name: write_lines(tmp_path / f"{name}.jsonl", [text for _, text in some])
+        for name, some in (("web", PAIRS[:70]), ("books", PAIRS[70:]))
+    }
+    found = []
+    for number, names in enumerate((["web", "books"], ["books", "web"])):
+        out = tmp_path / str(number)
+        given = {name: paths[name] for name in names}
+        prepare_corpus(str(out), given, cluster=5, cluster_within=True, **OPTIONS)
+        with np.load(out / "clusters" / "arrays.npz") as file:
+            found.append(file["directions"])
+    assert np.array_equal(*found)
+
+
+@pytest.mark.parametrize(("cluster", "size"), [("auto", 20), (3, 30)])
+def test_the_sample_of_many_given_domains_is_bounded(cluster, size, tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "SAMPLE", 40)
+    monkeypatch.setattr(build, "SAMPLE_EACH", 10)
+    sizes, draw = [], build.sample_documents
+
+    def counted(documents, pools, size, seed):
+        sizes.append(size)
+        return draw(documents, pools, size, seed)
+
+    monkeypatch.setattr(build, "sample_documents", counted)
+    texts = [text for _, text in PAIRS]
+    path = write_lines(tmp_path / "docs.jsonl", texts, domain=["web", "books"] * 90)
+    options = {**OPTIONS, "dataset": path, "cluster_within": True}
+    prepare_corpus(str(tmp_path / "out"), cluster=cluster, smallest_cluster=1, **options)
+    assert sizes == [size]
+
+
+def test_a_target_has_no_share_of_a_cluster_without_documents(tmp_path):
+    """With the clusters of a folder, some have no document of the new data."""
+    path = write_lines(tmp_path / "docs.jsonl", [text for _, text in PAIRS])
+    prepare_corpus(str(tmp_path / "first"), dataset=path, cluster=3, **OPTIONS)
+    new = write_lines(tmp_path / "new.jsonl", [text for topic, text in PAIRS if topic != "chess"])
+    chess = [text for topic, text in documents(9, seed=1) if topic == "chess"]
+    manifest = prepare_corpus(
+        str(tmp_path / "out"),
+        dataset=new,
+        target={"exam": write_lines(tmp_path / "exam.jsonl", chess)},
+        cluster=str(tmp_path / "first"),
+        **OPTIONS,
+    )
+    shares = manifest["clusters"]["targets"]["exam"]["shares"]
+    assert set(shares) == set(manifest["splits"]["train"])
+    assert sum(shares.values()) == pytest.approx(1, abs=1e-5)
+    located = [row["domain"] for row in listing(tmp_path / "out") if row["given_domain"] == "exam"]
+    assert set(located) <= set(shares)
+
+
+def test_small_clusters_that_were_merged_are_said(tmp_path):
+    path = write_lines(tmp_path / "docs.jsonl", [text for _, text in PAIRS])
+    options = {"dataset": path, "cluster": 12, "smallest_cluster": 40}
+    manifest = prepare_corpus(str(tmp_path / "out"), **options, **OPTIONS)
+    (said,) = manifest["clusters"]["remarks"]
+    assert said in remarks(manifest)
+    left = len(manifest["clusters"]["domains"])
+    assert said.startswith(f"12 clusters were asked for; {12 - left} with fewer than 40 documents")
+    data = TextMixtureDataModule(**options, block_size=16, cache_dir=str(tmp_path / "cache"))
+    with pytest.warns(UserWarning, match=r"see .*clusters\.html; 12 clusters were asked for"):
+        data.setup()
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_any_seed_can_be_given(seed, tmp_path):
+    path = write_lines(tmp_path / "docs.jsonl", [text for _, text in PAIRS])
+    options = {**OPTIONS, "dataset": path, "split_seed": seed}
+    assert prepare_corpus(str(tmp_path / "out"), cluster=3, **options)["clusters"]

@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 
 pytest.importorskip("sklearn")
@@ -118,3 +119,30 @@ def test_corrupt_rows_are_skipped_before_they_are_clustered(tmp_path):
         str(tmp_path / "out"), near_duplicate=None, corrupt="skip", workers=1, **options
     )
     assert manifest["rows_skipped"] == {"documents": 1}
+
+
+def test_clusters_of_a_file_of_embeddings_are_kept(tmp_path):
+    vectors = np.eye(3)[[list(TOPICS).index(topic) for topic, _ in PAIRS]]
+    np.save(tmp_path / "e.npy", vectors)
+    texts = [text for _, text in PAIRS]
+    options = {"cluster": 3, "block_size": 16, "embedder": str(tmp_path / "e.npy")}
+    path = write_lines(tmp_path / "docs.jsonl", texts)
+    first, again = (text_module(tmp_path, dataset=path, **options) for _ in range(2))
+    assert first.manifest == again.manifest
+    (page,) = (tmp_path / "cache").glob("clusters-*/clusters.html")
+    turned = write_lines(tmp_path / "turned.jsonl", texts[::-1])
+    options |= {"cluster": str(page.parent), "dataset": turned}
+    with pytest.raises(InputError, match="which belong to the documents they were made of"):
+        text_module(tmp_path, **{**options, "embedder": None})
+    np.save(tmp_path / "e.npy", vectors[::-1])
+    assert len(text_module(tmp_path, **options).train_sets) == 3
+
+
+def test_rows_of_embeddings_are_those_that_are_not_skipped(tmp_path):
+    path = tmp_path / "docs.jsonl"
+    lines = "".join(json.dumps({"text": text}) + "\n" for _, text in PAIRS)
+    path.write_text("{broken\n" + lines)
+    np.save(tmp_path / "e.npy", np.ones((181, 2)))
+    options = {"cluster": 3, "block_size": 16, "embedder": str(tmp_path / "e.npy")}
+    with pytest.raises(InputError, match="has 181 rows and the data have 180 without the 1 skip"):
+        text_module(tmp_path, dataset=str(path), corrupt="skip", **options)

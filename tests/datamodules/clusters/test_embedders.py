@@ -103,3 +103,24 @@ def test_a_file_of_another_kind_is_refused(array, tmp_path):
     for name in ("f.npy", "missing.npy"):
         with pytest.raises(InputError, match=r"cannot be read as an \.npy"):
             open_embedder(str(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    "vectors",
+    [np.ones((2, 3)), np.ones(3), np.full((3, 2), np.nan), [[1.0], [1.0, 2.0], [1.0]]],
+)
+def test_a_model_must_give_a_vector_for_each_text(vectors, folder, monkeypatch):
+    model = SimpleNamespace(encode=lambda texts: vectors)
+    static = SimpleNamespace(from_pretrained=lambda path: model)
+    fake(monkeypatch, "model2vec", "StaticModel", static)
+    with pytest.raises(InputError, match=r"embedder='.*static'.* for each of 3 texts"):
+        open_embedder(str(folder / "static")).embed(["a", "b", "c"])
+
+
+def test_what_names_no_embeddings_is_refused(tmp_path):
+    with pytest.raises(InputError, match="embedder='column:' names no column"):
+        open_embedder("column:")
+    with (tmp_path / "e.npy").open("wb") as file:
+        np.savez(file, a=np.eye(2))
+    with pytest.raises(InputError, match=r"as an \.npy file .it is an \.npz archive"):
+        open_embedder(str(tmp_path / "e.npy"))

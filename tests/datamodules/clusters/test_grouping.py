@@ -1,3 +1,5 @@
+import warnings
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,7 @@ from tandem_pl.datamodules.clusters.grouping import (
     fit_centres,
     largest_near_best,
     merge_small,
+    merging_remarks,
     nearest,
     smallest_size,
 )
@@ -72,3 +75,28 @@ def test_a_cluster_of_repeats_is_merged_into_the_nearest():
 def test_the_default_size_leaves_clusters_of_equal_size_alone():
     for documents, number in ((4, 2), (40, 4), (1000, 7), (10**6, 1000)):
         assert 1 <= smallest_size(documents, number) <= documents / number
+
+
+def test_identical_vectors_give_no_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert fit_centres(np.ones((20, 2), np.float32), 3, seed=0).shape == (3, 2)
+
+
+def test_fewer_clusters_than_were_asked_for_are_said():
+    assert merging_remarks("auto", 30, 20, 12, "documents") == []
+    assert merging_remarks(30, 30, 30, 12, "documents") == []
+    (some,) = merging_remarks(30, 30, 20, 12, "documents")
+    assert some == (
+        "30 clusters were asked for; 10 with fewer than 12 documents or 3 different ones were "
+        "merged into the nearest"
+    )
+    (one,) = merging_remarks(30, 30, 29, 1, "documents")
+    assert "1 with fewer than 3 different documents was merged" in one
+
+
+def test_a_smaller_smallest_cluster_is_advised_only_if_it_can_help():
+    with pytest.raises(InputError, match=r"\); give another cluster or more documents"):
+        merge_small(np.eye(2), np.array([9, 2]), 8, np.array([9, 2]))
+    with pytest.raises(InputError, match="give a smaller smallest_cluster, another"):
+        merge_small(np.eye(2), np.array([9, 3]), 4, np.array([9, 3]))

@@ -197,6 +197,9 @@ def test_options_that_cannot_be_used(unlabelled, corpus, tmp_path):
     refuse("is no folder of a model2vec", cluster=3, embedder=str(tmp_path))
     refuse("smallest_cluster=3 is used only with cluster", smallest_cluster=3)
     refuse("cluster_within=True does not go", cluster=str(corpus[0]), cluster_within=True)
+    refuse("embedder=5 is no text", cluster=3, embedder=5)
+    refuse("smallest_cluster='few' must be a whole number", cluster=3, smallest_cluster="few")
+    refuse(r"as domain_column, or leave cluster_within out\.$", cluster=3, cluster_within=True)
 
 
 def test_empty_documents_are_refused(corpus, tmp_path):
@@ -276,3 +279,12 @@ def test_the_verb_takes_the_options_from_yaml(unlabelled, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert f"{out}/clusters.html" in printed
     assert (out / "fit.yaml").exists()
+
+
+def test_too_little_text_of_a_target_is_no_matter_of_clusters(unlabelled, tmp_path):
+    """Its documents resemble its test document, so they are dropped."""
+    exam = ["this licence grants permission to copy and merge " * 4 + str(i) for i in "ab"]
+    target = {"exam": write_lines(tmp_path / "exam.jsonl", exam)}
+    options = {**OPTIONS, "near_duplicate": 0.5, "dataset": unlabelled, "target": target}
+    with pytest.raises(InputError, match=r"'exam' has no document left .* other documents\.$"):
+        prepare_corpus(str(tmp_path / "o"), cluster=3, **options)

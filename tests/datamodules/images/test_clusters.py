@@ -139,3 +139,33 @@ def test_what_cannot_be_clustered_is_refused(tmp_path):
         make(path, tmp_path, cluster=2, embedder=str(tmp_path))
     with pytest.raises(InputError, match="neither a number nor auto"):
         make(path, tmp_path, cluster="some")
+
+
+def test_a_missing_network_is_refused_although_features_are_in_the_cache(tmp_path):
+    path = write_images(tmp_path / "all", each=5)
+    make(path, tmp_path, cluster=2)
+    for embedder in ("missing", "e.npy", str(tmp_path)):
+        with pytest.raises(InputError, match="cannot be loaded as a timm network"):
+            make(path, tmp_path, cluster=2, embedder=embedder)
+
+
+def test_features_of_a_network_are_not_those_of_histograms(tmp_path, monkeypatch):
+    path = write_images(tmp_path / "all", each=5)
+    make(path, tmp_path, cluster=2)
+    opened = []
+    monkeypatch.setattr(features, "open_network", lambda folder: opened.append(folder) or histogram)
+    monkeypatch.setattr(features, "file_facts", lambda file: b"")
+    (tmp_path / "network").mkdir()
+    (tmp_path / "network" / "config.json").write_text("{}")
+    make(path, tmp_path, cluster=2, embedder=str(tmp_path / "network"))
+    assert opened
+
+
+def test_fewer_clusters_than_were_asked_for_are_said(tmp_path):
+    path = write_images(tmp_path / "all")
+    data = make_data(
+        {"all": path}, cache_dir=str(tmp_path / "cache"), cluster=9, smallest_cluster=10
+    )
+    said = r"9 clusters were asked for; \d with fewer than 10 images or 3 different ones were"
+    with pytest.warns(UserWarning, match=rf"into \d domains; see .*html; {said}"):
+        data.setup()
