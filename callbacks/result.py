@@ -12,6 +12,7 @@ from tandem_pl.mixture import Mixture
 from tandem_pl.run_files import mixture_table, versions
 from tandem_pl.simplex import Array
 from tandem_pl.steadiness import Steadiness, is_judged, judge
+from tandem_pl.text_tables import counted
 
 if TYPE_CHECKING:
     from .reweighting import ReweightingCallback
@@ -90,6 +91,8 @@ def end_text(callback: ReweightingCallback, folder: Path | None) -> str:
         if steadiness.judged:
             lines.append(f"mixture: {steadiness}")
     if callback.skipped_updates:
-        lines.append(f"{callback.skipped_updates} of {callback.tried()} updates were skipped")
+        skipped = callback.skipped_updates
+        were = "was" if skipped == 1 else "were"
+        lines.append(f"{skipped} of {counted(callback.tried(), 'update')} {were} skipped")
     lines.append("nothing written" if folder is None else f"written to {folder / 'mixture.yaml'}")
     return "\n".join(lines)

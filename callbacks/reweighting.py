@@ -20,6 +20,7 @@ from tandem_pl.mixture import Mixture
 from tandem_pl.run_files import write_run_files
 from tandem_pl.simplex import Array, check_weights
 from tandem_pl.steadiness import Steadiness
+from tandem_pl.text_tables import counted
 from tandem_pl.training.connection import check_parts, connect
 from tandem_pl.training.mixture_module import MixtureModule
 from tandem_pl.training.run_folder import run_folder
@@ -147,7 +148,7 @@ class ReweightingCallback(DeclaredState, Recorded, Callback):
         if self.skipped_updates.bit_count() == 1:
             rank_zero_warn(
                 f"step {trainer.global_step}: {reason}, so the weights do not change "
-                f"({domains}{self.skipped_updates} updates skipped so far)."
+                f"({domains}{counted(self.skipped_updates, 'update')} skipped so far)."
             )
         return self.weights, {"mixture/skipped_updates": float(self.skipped_updates)}
 

@@ -110,6 +110,7 @@ class MixtureDataModule(LightningDataModule):
         self.sampler: MixtureBatchSampler | None = None
         self.target_clusters: dict[str, dict[str, float]] = {}  # see `MixtureData`
         self.corpus: str | None = None  # folder of the data, if they are kept in one
+        self.cluster_folder: str | None = None  # of domains that are clusters, if it is not that
         self.digests: dict[str, str] = {}  # of each domain's training data, if they are known
         self.record: dict[str, Any] = {}  # what the data are, for `mixture.yaml`
 
@@ -126,7 +127,8 @@ class MixtureDataModule(LightningDataModule):
         final = final_length(self.final_samples, self.final_tokens, self._tokens_per_sample)
         self.pools = Pools(sizes, final=final).for_run(self.trainer, (), self.batch_size)
         self.mixture = resolve_data_weights(self.weights, self, budget=self.pools.budget)
-        self.record = data_record(self, self._identity(), self.corpus, self.digests)
+        known = (self.corpus, self.digests, self.cluster_folder)
+        self.record = data_record(self, self._identity(), *known)
         warn_if_other_data(self.mixture, self.record, self.weights)
         target_sizes = checked_sizes(self.target_sets, "target") if self.target_sets else {}
         streams = make_streams(sizes, target_sizes, self.seed, self.allocation)

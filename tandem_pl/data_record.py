@@ -30,6 +30,7 @@ def data_record(
     identity: Mapping[str, Any],
     folder: str | None,
     digests: Mapping[str, str] | None = None,
+    clusters: str | None = None,
 ) -> dict[str, Any]:
     """Return what the data are, as plain Python.
 
@@ -38,10 +39,11 @@ def data_record(
         identity: what must be the same to resume, with pairs (domain, samples) at "domains".
         folder: of the corpus on disk, if there is one that a later run can open.
         digests: of each domain's training data, if the data module knows them.
+        clusters: folder with the listing of the clusters that the domains are, in a cache.
 
     Returns:
         `class`; `samples` of each domain; `fingerprint` of the digests, or else of the rest of the
-        identity (files with their times, settings), if there is any; `folder`.
+        identity (files with their times, settings), if there is any; `folder`; `clusters`.
     """
     rest = {key: value for key, value in identity.items() if key not in OF_THE_RUN}
     content = digests or rest
@@ -51,6 +53,8 @@ def data_record(
         record["fingerprint"] = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
     if folder is not None:
         record["folder"] = os.path.abspath(folder)
+    if clusters is not None:
+        record["clusters"] = os.path.abspath(clusters)
     return record
 
 

@@ -188,9 +188,9 @@ def resolve_weights(
         spec: None or "uniform"; "proportional"; "temperature:TAU"; "unimax:EPOCHS:SAMPLES" for
             uniform, capping each domain at EPOCHS passes in a run of so many samples;
             "epoch_capped:EPOCHS:SAMPLES:SPEC" for another spec with the same caps (SPEC defaults to
-            temperature:2, and an empty SAMPLES to `budget`); "target", where it is known; a map; a
-            `Mixture`, or the path of a mixture file, which may be DoReMi's JSON, or of the folder
-            of a run (their average); "last:PATH" for a file's last weights.
+            temperature:2, and SAMPLES, which may be left out, to `budget`); "target", where it is
+            known; a map; a `Mixture`, or the path of a mixture file, which may be DoReMi's JSON, or
+            of the folder of a run (their average); "last:PATH" for a file's last weights.
         sizes: domain -> number of samples, in the order of the data set.
         key: name of the setting, for error messages.
         budget: samples of the run, for a spec without SAMPLES ("unimax:4").
@@ -252,10 +252,16 @@ def _bounded(
     budget: float | None,
     target: Callable[[str], Mixture] | None,
 ) -> Mixture:
-    rule, epochs, samples, start = [*spec.split(":", 3), "", "", ""][:4]
+    rule, epochs, rest = [*spec.split(":", 2), "", ""][:3]
+    samples, _, start = rest.partition(":")
+    if samples and not _is_number(samples):
+        samples, start = "", rest
+    if start and rule == "unimax":
+        raise InputError(
+            f"{key}={spec!r}: unimax is uniform but for its limits; write epoch_capped:{epochs}:"
+            f"{start} for another mixture with the same limits."
+        )
     try:
-        if start and rule == "unimax":  # it always starts from uniform
-            raise ValueError
         bounds = float(samples) if samples or budget is None else budget, float(epochs)
     except ValueError:
         raise InputError(
@@ -269,6 +275,14 @@ def _bounded(
         return Mixture.epoch_capped(sizes, *bounds, shares)
     except InputError as error:
         raise InputError(f"{key}={spec!r}: {error}") from None
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _normalise(domains: tuple[str, ...], weights: Mapping[str, float], key: str) -> Array:

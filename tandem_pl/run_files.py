@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -169,12 +169,12 @@ def _read_csv(path: Path) -> list[list[str]]:
         return list(csv.reader(file))
 
 
-def clustered_corpus(mixture: Mixture) -> Path | None:
-    """Return the folder of the corpus that a mixture was learned on, if its domains are clusters.
+def folder_of_clusters(mixture: Mixture) -> Path | None:
+    """Return the folder of the clusters that a mixture's domains are; None if there are none.
 
-    It has the files `LISTING` and `PAGE`.
+    It is in a cache, or is that of a prepared corpus, and has the files `LISTING` and `PAGE`.
     """
     record = mixture.about.get("data")
-    folder = record.get("folder") if isinstance(record, Mapping) else None
-    there = folder is not None and (Path(folder) / LISTING).is_file()
-    return Path(str(folder)) if there else None
+    known = record if isinstance(record, dict) else {}
+    folders = [Path(str(known[key])) for key in ("clusters", "folder") if known.get(key)]
+    return next((folder for folder in folders if (folder / LISTING).is_file()), None)

@@ -60,10 +60,11 @@ def epoch_capped(weights: ArrayLike, sizes: ArrayLike, budget: float, epochs: fl
             raise InputError(f"{name}={value:g} must be a positive number.")
     available = size[start > 0].sum()
     if epochs * available < budget:
+        more = ", or give weight to more domains" if (start <= 0).any() else ""
         raise InputError(
             f"{available:.0f} samples, each seen at most {epochs:g} times, cannot fill a run of "
             f"{budget:.0f}: allow at least {math.ceil(budget / available)} epochs, or train on at "
-            f"most {epochs * available:.0f} samples."
+            f"most {epochs * available:.0f} samples{more}."
         )
     caps = epochs * size / budget
     capped = start <= 0

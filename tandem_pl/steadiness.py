@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
@@ -12,12 +13,14 @@ from .run_files import Signal
 from .simplex import Array
 
 LEAST_UPDATES = 8  # for an interval
+ERROR = 0.05  # chance of a domain that is wrongly called significant, of all domains together
 SCALE_UPDATES = 15  # over which the scale of hyper-gradients is taken
 LEAST_JUDGED = 16  # rows in the last half, to compare its quarters
 MOVED = 0.02  # largest share of the data that moves between the quarters of a settled run
 NOISY = 0.05  # largest share of the data by which the weights of a settled run fluctuate
 SHARE_OF_WAY = 0.1  # largest `moved` over the way from the start, to stop a run
 SUSTAINED = 1 / 3  # of the updates, for which this holds before a run is stopped
+TOO_SHORT = "too short to judge"
 
 
 class Interval(NamedTuple):
@@ -49,8 +52,8 @@ class Steadiness(NamedTuple):
     """What is known of a run's weights so far.
 
     `distance` is the share of the data by which the average differs from the start. `significant`
-    [M] says for which domains the 95 % interval of the mean hyper-gradient is without 0; None for
-    methods without one, or too few updates.
+    [M] says which domains moved beyond chance, see `significant_moves`, and is all False while the
+    run is too short to judge; None for methods without hyper-gradients, or too few updates.
     """
 
     stability: Stability
@@ -76,7 +79,7 @@ class Steadiness(NamedTuple):
         )
 
     def __str__(self) -> str:
-        if self.significant is None:
+        if self.significant is None or not self.judged:
             return self.stability.verdict
         count = f"{int(self.significant.sum())} of {len(self.significant)} significant"
         return f"{self.stability.verdict}, {count}"
@@ -90,12 +93,11 @@ def judge(weights: Array, average: Array, signal: Signal | None) -> Steadiness:
         average: [M] the result of the run.
         signal: what was measured; significance needs a column "delta".
     """
-    significant = None
+    found, significant = stability(weights), None
     if signal is not None and "delta" in signal.columns and len(signal.steps) >= LEAST_UPDATES:
-        means = mean_gradients(signal)
-        significant = np.array([interval.distinct for interval in means])
+        significant = significant_moves(signal) & (found.verdict != TOO_SHORT)
     distance = 0.5 * float(np.abs(average - weights[0]).sum())
-    return Steadiness(stability(weights), distance, significant)
+    return Steadiness(found, distance, significant)
 
 
 def is_judged(updates: int) -> bool:
@@ -169,6 +171,30 @@ def mean_gradients(signal: Signal) -> list[Interval]:
     return [Interval(*pair) for pair in zip(means.tolist(), halves.tolist(), strict=True)]
 
 
+def significant_moves(signal: Signal) -> NDArray[np.bool_]:
+    """Return for which domains [M] the mean hyper-gradient differs from 0 beyond chance.
+
+    The 95 % hold for all domains together, by Holm's method: the k-th largest mean, in units of its
+    standard error, must be beyond chance at a level of 5 % / (M + 1 - k), and so must those before.
+    A domain's own 95 % interval would be without 0 by chance in one of 20 domains.
+
+    Args:
+        signal: with a column "delta".
+
+    >>> values = np.resize([0.1, -0.1], 40)[:, None] + np.array([1.0, -0.5, -0.5])
+    >>> significant_moves(Signal("s", ("delta",), range(40), values[:, None])).tolist()
+    [True, True, True]
+    """
+    means, halves = np.array(mean_gradients(signal)).T
+    sizes = np.divide(np.abs(means), halves, out=np.zeros_like(means), where=halves > 0)
+    order = np.argsort(-sizes)
+    tests = range(len(means), 0, -1)  # domains that are still to be tested
+    limits = [NormalDist().inv_cdf(1 - ERROR / (2 * count)) for count in tests]
+    found = np.empty(len(means), bool)
+    found[order] = np.logical_and.accumulate(1.96 * sizes[order] > limits)
+    return found
+
+
 def stability(weights: Array, learned: bool = True) -> Stability:
     """Compare the third and the fourth quarter of a trajectory [T, M].
 
@@ -182,7 +208,7 @@ def stability(weights: Array, learned: bool = True) -> Stability:
     if not learned:
         verdict = "given"
     elif len(third) + len(fourth) < LEAST_JUDGED:
-        verdict = "too short to judge"
+        verdict = TOO_SHORT
     elif moved > MOVED and moved > fluctuation:
         verdict = "drifting"
     else:

@@ -1,4 +1,7 @@
-"""Tables for a terminal and for Markdown: the first column to the left, the others to the right."""
+"""Tables for a terminal and for Markdown, and numbers of things.
+
+The first column of a table is to the left, the others to the right.
+"""
 
 from collections.abc import Iterable, Sequence
 
@@ -20,6 +23,15 @@ def text_table(
     books   12.5
     """
     return "\n".join(gap.join(cells).rstrip() for cells in _aligned([header, *rows], left))
+
+
+def counted(number: int, noun: str) -> str:
+    """Write a number of things.
+
+    >>> counted(1, "update"), counted(0, "update")
+    ('1 update', '0 updates')
+    """
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -69,7 +69,7 @@ class FixedMixture(ReweightingCallback):
     def __init__(
         self,
         weights: Any = None,
-        schedule: str | os.PathLike[str] | list[dict[str, Any]] | None = None,
+        schedule: list[dict[str, Any]] | str | os.PathLike[str] | None = None,
         episode_steps: int | None = None,
     ) -> None:
         super().__init__()

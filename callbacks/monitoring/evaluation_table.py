@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tandem_pl.episode import MixtureBatch
+from tandem_pl.domain_names import first_names
+from tandem_pl.episode import MixtureBatch, MixtureData
 from tandem_pl.files import csv_bytes, write_atomically
 from tandem_pl.text_tables import text_table
 from tandem_pl.training.connection import mixture_data
@@ -42,7 +43,8 @@ class EvaluationTable(Callback):
 
     Other metrics that were logged by domain, such as `test/accuracy/D` (see
     `ClassificationMetrics`), have columns before the samples, with their means over domains. A
-    sentence names the domains with fewer than 30 samples.
+    sentence names the domains with fewer than 30 samples. If target data have domains of their own,
+    tested beside others, a sentence has the means over these.
 
     After `predict` it writes `predictions.csv` there: the domain and the loss of each test sample,
     in the order of the data. It does nothing for validation during training.
@@ -105,7 +107,11 @@ class EvaluationTable(Callback):
         lines = zip([*losses, *averages], *columns.values(), strict=True)
         write_atomically(path, csv_bytes(["domain", *columns], lines))
         print(f"\n{format_table(list(losses), columns)}\nwritten to {path}")
-        if few := too_few(samples):
+        target = own_target(data, losses) if stage == "test" else []
+        if target:
+            print(target_means({name: losses[name] for name in target}, columns, len(losses)))
+        first = {name: samples[name] for name in target}  # of the domains that count most
+        if few := too_few(first | samples):
             print(few)
 
     # ---- predict ----
@@ -139,6 +145,29 @@ class EvaluationTable(Callback):
         rows = ([names[m], str(loss)] for m, loss in zip(domains, losses, strict=True))
         write_atomically(path, csv_bytes(["domain", "loss"], rows))
         print(f"\nlosses of {len(domains)} samples written to {path}")
+
+
+def own_target(data: MixtureData, tested: Collection[str]) -> list[str]:
+    """Return the target's domains, if they are tested beside others that it does not have."""
+    shares = data.target_shares
+    names = (
+        [] if shares is None else [n for n, s in zip(data.target_sets, shares, strict=True) if s]
+    )
+    return names if set(names) < set(tested) else []
+
+
+def target_means(losses: Mapping[str, float], columns: Columns, tested: int) -> str:
+    """Return a sentence with the means over the target's domains, which count the same.
+
+    >>> target_means({"exam": 0.5}, {"loss": [], "perplexity": []}, 9)
+    'The target alone (exam): mean loss 0.5000, exp(mean loss) 1.649; the means above count all 9.'
+    """
+    mean = float(np.mean(list(losses.values())))
+    perplexity = f", exp(mean loss) {np.exp(mean):.3f}" if "perplexity" in columns else ""
+    return (
+        f"The target alone ({first_names(list(losses), MOST_NAMES)}): mean loss {mean:.4f}"
+        f"{perplexity}; the means above count all {tested}."
+    )
 
 
 def other_metrics(metrics: Mapping[str, float], stage: str, domains: Sequence[str]) -> Columns:

@@ -19,6 +19,7 @@ from tandem_pl.objectives.samples import inputs_and_labels
 from tandem_pl.plots import shorten
 from tandem_pl.randomness import seeded_everywhere
 from tandem_pl.simplex import Array
+from tandem_pl.text_tables import counted
 from tandem_pl.training.connection import mixture_data
 
 from .logger_outputs import log_figure, takes_figures
@@ -189,7 +190,8 @@ def draw_sheet(rows: Mapping[str, Sequence[Tile]], weights: Array, domains: int)
             canvas[y : y + tall, x : x + wide] = tile.pixels
             write(left + SIDE / 2, y + tall + 1, tile.caption, va="top", ha="center", fontsize=7)
     if more:
-        write(LABEL, height - CAPTION, f"and {more} domains of lower weight", va="top", fontsize=8)
+        text = f"and {counted(more, 'domain')} of lower weight"
+        write(LABEL, height - CAPTION, text, va="top", fontsize=8)
     axes.imshow(canvas, extent=(0, width, height, 0), aspect="auto", interpolation="nearest")
     return figure
 

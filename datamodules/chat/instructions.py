@@ -12,6 +12,7 @@ from tandem_pl.checks import check_fractions
 from tandem_pl.datamodules.clusters.cached import cached_clusters
 from tandem_pl.datamodules.clusters.options import ClusterOptions, open_given
 from tandem_pl.datamodules.clusters.prepared import advise_merging
+from tandem_pl.datamodules.clusters.small import SmallClusters
 from tandem_pl.datamodules.sources.domains import (
     Source,
     SourceMap,
@@ -27,7 +28,6 @@ from tandem_pl.datamodules.text.documents import (
     document_keys,
     domains_of,
     parts_of,
-    splits_of,
 )
 from tandem_pl.errors import InputError
 
@@ -123,6 +123,7 @@ class InstructionMixtureDataModule(ResponseDataModule):
         self.clusters = ClusterOptions.checked(
             cluster, cluster_within, embedder, smallest_cluster, split_seed
         )
+        self.small_clusters = SmallClusters(self.clusters, bool(target))
         self.domains, self.dataset, self.domain_column = domains, dataset, domain_column
         self.target = target or {}
         self.encoding_errors, self.corrupt = encoding_errors, corrupt
@@ -134,12 +135,13 @@ class InstructionMixtureDataModule(ResponseDataModule):
         prompts = [prompt_column] if isinstance(prompt_column, str) else prompt_column
         self.columns = [*prompts, response_column] if messages_column is None else [messages_column]
         self._sources: dict[Part, Source] = {}
+        self._splits: dict[str, set[int]] = {}  # codes of those that each domain has samples in
         self._find_clusters: Callable[[], tuple[Sources, dict[str, Any]]] | None = None
 
     def prepare_data(self) -> None:
         """Build the cache if it does not exist."""
         with advise_merging(self.clusters):
-            super().prepare_data()
+            self.small_clusters.build(super().prepare_data)
 
     def settings(self) -> dict[str, Any]:
         """Return the options that decide the samples and splits, and a digest of every source."""
@@ -177,6 +179,7 @@ class InstructionMixtureDataModule(ResponseDataModule):
                 target,
                 self._read_to_cluster,
                 self.clusters,
+                self.small_clusters,
             )
         return settings
 
@@ -202,10 +205,13 @@ class InstructionMixtureDataModule(ResponseDataModule):
                 )
             stacked = np.stack(keys) if keys else np.empty((0, 2, 2), np.uint64)
             prompts[part], samples[part] = stacked[:, 0], stacked[:, 1]
-        codes = split_by_prompt(prompts, samples, self.target_fraction, self.test_fraction)
+        fractions = (self.target_fraction, self.test_fraction)
+        codes = split_by_prompt(prompts, samples, *fractions, self.small_clusters.train_only)
         dropped = dict.fromkeys(domains_of(codes), 0)
         chosen: dict[str, Iterator[Conversation]] = {domain: iter(()) for domain in dropped}
+        self._splits = {domain: set() for domain in dropped}
         for part, source in self._sources.items():
+            self._splits[part.domain] |= set(codes[part].tolist())
             dropped[part.domain] += int((codes[part] == DROPPED).sum())
             items = self._choose(source, codes[part])
             chosen[part.domain] = chain(chosen[part.domain], items)
@@ -213,9 +219,7 @@ class InstructionMixtureDataModule(ResponseDataModule):
 
     def splits_of(self, domain: str) -> Sequence[str]:
         """Return the splits in which a domain has samples."""
-        parts = [part for part in self._sources if part.domain == domain]
-        there = {split for part in parts for split in splits_of(part, bool(self.target))}
-        return [split for split in SPLIT_CODES if split in there]
+        return [split for split, code in SPLIT_CODES.items() if code in self._splits[domain]]
 
     def refuse(self, domain: str, error: InputError) -> None:
         """Raise the error, or leave the conversation out if `corrupt` is "skip"."""

@@ -1,6 +1,6 @@
 """Split samples by their prompt."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from tandem_pl.datamodules.text.documents import (
     Part,
     assign_splits,
     check_enough,
-    splits_of,
+    splits_for,
 )
 
 
@@ -18,6 +18,7 @@ def split_by_prompt(
     samples: Mapping[Part, np.ndarray],
     target_fraction: float,
     test_fraction: float,
+    train_only: Collection[str] | None = None,
 ) -> dict[Part, np.ndarray]:
     """Assign every sample to the split of its prompt, and drop repeated samples.
 
@@ -30,6 +31,7 @@ def split_by_prompt(
         samples: the same for whole samples.
         target_fraction: share of a part's prompts for the target split.
         test_fraction: share for the test split.
+        train_only: parts whose own prompts are all train, see `assign_splits`.
 
     Returns:
         part -> uint8 of shape `[samples]`: the codes of `SPLIT_CODES`, or `DROPPED`.
@@ -44,9 +46,12 @@ def split_by_prompt(
     own = np.bincount(np.repeat(np.arange(len(sizes)), sizes)[first], minlength=len(sizes))
     has_target = any(part.is_target for part in prompts)
     for part, size, count in zip(prompts, sizes, own.tolist(), strict=True):
-        what = f"prompts that no other has ({size} samples read)"
-        check_enough(part, splits_of(part, has_target), count, what, "add samples")
-    codes = np.concatenate(list(assign_splits(prompts, target_fraction, test_fraction).values()))
+        prompt, sample = "prompt" + "s" * (count != 1), "sample" + "s" * (size != 1)
+        what = f"{prompt} that no other has ({size} {sample} read)"
+        splits = splits_for(part, has_target, count, train_only)
+        check_enough(part, splits, count, what, "add samples")
+    fractions = (target_fraction, test_fraction)
+    codes = np.concatenate(list(assign_splits(prompts, *fractions, train_only).values()))
     first_of = first[prompt_number.reshape(-1)]  # of each sample, the first one of its prompt
     codes = codes[first_of]
     of_target = np.repeat([part.is_target for part in prompts], sizes)

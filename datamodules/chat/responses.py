@@ -12,7 +12,8 @@ from tqdm import tqdm
 
 from tandem_pl.checks import check_at_least, check_choice
 from tandem_pl.datamodules.batching import ConfiguredDataModule
-from tandem_pl.datamodules.clusters.targets import shares_of_clusters
+from tandem_pl.datamodules.clusters.small import SmallClusters
+from tandem_pl.datamodules.clusters.targets import cached_folder, shares_of_clusters
 from tandem_pl.datamodules.text.block_folder import (
     MANIFEST,
     blocks_path,
@@ -22,7 +23,7 @@ from tandem_pl.datamodules.text.block_folder import (
     write_manifest,
 )
 from tandem_pl.datamodules.text.caching import corpus_folder
-from tandem_pl.datamodules.text.documents import SPLITS
+from tandem_pl.datamodules.text.documents import SPLITS, TooLittleTextError
 from tandem_pl.datamodules.text.tokenization import load_tokenizer
 from tandem_pl.errors import InputError
 from tandem_pl.files import file_names, new_folder
@@ -94,12 +95,12 @@ class ResponseDataModule(ConfiguredDataModule):
         self.cache_dir, self.like = cache_dir, like
         self.cache_folder: Path | None = None
         self.cluster_summary: dict[str, Any] = {}  # for the manifest, see `cached_clusters`
+        self.small_clusters = SmallClusters(None)
         self._unused: Counter[str] = Counter()  # field -> conversations with it
         self._said = False
         self.collate_fn = PadToLongest(self.tokenizer.eos_token_id, pad_to_multiple_of, max_length)
 
-    #: Whether conversations may have more than a prompt and its response.
-    has_chats = False
+    has_chats = False  # whether conversations may have more than a prompt and its response
 
     # ---- what a subclass defines ----
 
@@ -151,6 +152,7 @@ class ResponseDataModule(ConfiguredDataModule):
         self.corpus = str(self.cache_folder)
         self.manifest = read_manifest(self.cache_folder)
         self.target_clusters = shares_of_clusters(self.manifest)
+        self.cluster_folder = cached_folder(self.manifest)
         names = file_names(every_domain(self.manifest))
         for split, sets in zip(SPLITS, ("train_sets", "target_sets", "test_sets"), strict=True):
             opened = {
@@ -220,10 +222,8 @@ class ResponseDataModule(ConfiguredDataModule):
         skipped = self.skipped()
         for domain, (count, first) in skipped.items():
             if count:
-                warnings.warn(
-                    f"domain {domain!r}: {count} unfit rows were left out; the first: {first}",
-                    stacklevel=2,
-                )
+                said = f"domain {domain!r}: {count} unfit rows were left out; the first: {first}"
+                warnings.warn(said, stacklevel=2)
         manifest = {
             "tokenizer_name": self.tokenizer_name,
             "vocab_size": self.vocab_size,
@@ -235,7 +235,7 @@ class ResponseDataModule(ConfiguredDataModule):
             "unused_fields": dict(self._unused),
         }
         if self.cluster_summary:
-            manifest["clusters"] = self.cluster_summary
+            manifest["clusters"] = self.cluster_summary | self.small_clusters.say(splits)
         write_manifest(folder, manifest)
 
     def _write(
@@ -266,11 +266,12 @@ class ResponseDataModule(ConfiguredDataModule):
                 writers[split].write(sample)
         for split, writer in writers.items():
             if writer.counts["samples"] == 0:
-                raise InputError(
+                raise TooLittleTextError(
                     f"domain {domain!r} has no sample in its {split} split ("
                     f"{writer.counts['dropped_long']} dropped as longer than max_length "
                     f"{self.max_length}, {writer.counts['dropped_empty']} without a response left)"
-                    "; give it more samples, a larger max_length, or leave the domain out."
+                    "; give it more samples, a larger max_length, or leave the domain out.",
+                    [domain] if "train" in writers else [],
                 )
         return {split: dict(writer.counts) for split, writer in writers.items()}
 

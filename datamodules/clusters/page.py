@@ -118,7 +118,10 @@ def describe_clusters(
                 ],
                 "examples": _examples(clustering, cluster),
                 "targets": [
-                    (target.shares(model.names)[model.names[cluster]], target.closeness[cluster])
+                    (
+                        target.shares(model.names).get(model.names[cluster], 0.0),
+                        target.closeness[cluster],
+                    )
                     for target in targets.values()
                 ],
             }

@@ -1,6 +1,6 @@
 """The clusters of a corpus while `tandem prepare` makes it, and what it keeps of them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,8 @@ from .merging import merge_into_nearest
 from .model import FOLDER
 from .options import ClusterOptions
 from .page import write_page
-from .targets import locate_targets
+from .small import SmallClusters
+from .targets import Target, locate_targets
 
 SPLIT_NAMES = {**{code: split for split, code in SPLIT_CODES.items()}, DROPPED: "dropped"}
 
@@ -56,8 +57,9 @@ class ClusteredText:
         threads: how many embed.
 
     Attributes:
-        sources: cluster -> its rows.
+        sources: cluster -> its rows, without those that are left out.
         merged: names of the clusters that had too little text for their splits.
+        small: the clusters of a folder that have, which are not merged.
     """
 
     def __init__(
@@ -72,19 +74,28 @@ class ClusteredText:
         self._folder, self._given, self._target, self._options = folder, sources, target, options
         self._read = partial(read_text_rows, text_column=text_column)
         self.merged: list[str] = []
+        self.small = SmallClusters(options, bool(target))
         self._use(cluster_sources(folder, sources, self._read, options, threads))
 
     def _use(self, clustering: Clustering) -> None:
-        self._clustering, self.sources = clustering, clustering.sources
-        self._targets = locate_targets(clustering, self._target, self._read)
+        self._clustering, self.sources = clustering, self.small.used(clustering.sources)
+        self._targets = self._locate()
 
-    def merge(self, names: Sequence[str]) -> bool:
+    def _locate(self) -> dict[str, Target]:
+        options = (self._target, self._read, self.small.left_out)
+        return locate_targets(self._clustering.model, self._clustering.clusters, *options)
+
+    def settle(self, names: Sequence[str]) -> bool:
         """Merge clusters into the nearest; return False if that cannot be done.
 
-        The clusters of another corpus stay as they are.
+        Those of another corpus are put into train only, or left out, see `SmallClusters`.
         """
         if self._options.given_folder():
-            return False
+            before = set(self.small.left_out)
+            settled = self.small.settle(names)
+            if self.small.left_out != before:
+                self._use(self._clustering)
+            return settled
         found = merge_into_nearest(self._clustering, names, self._given)
         if found is None:
             return False
@@ -92,13 +103,16 @@ class ClusteredText:
         self._use(found)
         return True
 
-    def summary(self) -> dict[str, Any]:
-        """Return what the manifest says of the clusters.
+    def summary(self, splits: Mapping[str, Collection[str]]) -> dict[str, Any]:
+        """Return what the manifest says of the clusters, with the domains of each split.
 
         Keys: `fingerprint`, `folder`, `embedder`, `domains` (name -> `documents` and `terms`), and
         for each name under `targets`: `documents`, the median `similarity` to the nearest centre,
         the `usual_similarity` that 95 % of the training documents exceed, and the `shares` of the
         clusters. `merged` and `remarks` if there are some.
+
+        Raises:
+            InputError: clusters of a folder leave a split empty.
         """
         model = self._clustering.model
         sizes = np.bincount(self._clustering.clusters, minlength=len(model.names)).tolist()
@@ -108,13 +122,16 @@ class ClusteredText:
             "folder": FOLDER,
             "embedder": model.embedder.name,
             "domains": {
-                name: {"documents": size, "terms": terms} for name, size, terms in about if size
+                name: {"documents": size, "terms": terms}
+                for name, size, terms in about
+                if size and name in splits["train"]
             },
         }
         if self.merged:
             summary["merged"] = self.merged
-        if self._clustering.remarks:
-            summary["remarks"] = self._clustering.remarks
+        small = self.small.remarks(splits)
+        if remarks := [*self._clustering.remarks, *small]:
+            summary["remarks"] = remarks
         if self._targets:
             rows = {name: target.summary(model.names) for name, target in self._targets.items()}
             summary["targets"] = rows

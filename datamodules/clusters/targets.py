@@ -1,13 +1,13 @@
 """Say how close target data are to the clusters."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from tandem_pl.datamodules.sources.source import Source
 
-from .build import Clustering
 from .documents import Read, batch_documents, read_documents
 from .embedders import GivenEmbeddings
 from .model import ClusterModel
@@ -49,18 +49,29 @@ class Target(NamedTuple):
 
 
 def locate_targets(
-    clustering: Clustering, sources: Mapping[str, Source], read: Read
+    model: ClusterModel,
+    clusters: np.ndarray,
+    sources: Mapping[str, Source],
+    read: Read,
+    without: Collection[str] = (),
 ) -> dict[str, Target]:
     """Give the documents of target data their nearest clusters that have documents, of any pool.
+
+    Args:
+        model: the clusters.
+        clusters: those of the training documents, `[documents]`.
+        sources: target name -> its rows.
+        read: gives the text of a row.
+        without: names of clusters that are left out, as if they had no documents.
 
     Raises:
         InputError: the clusters are of embeddings in a file, which has no row for target data.
     """
-    model = clustering.model
     given = model.embedder if isinstance(model.embedder, GivenEmbeddings) else None
     if given and sources:
         given = given.for_others("target")
-    there = np.isin(model.groups, clustering.clusters)
+    out = [number for number, name in enumerate(model.names) if name in without]
+    there = np.isin(model.groups, np.setdiff1d(clusters, out))
     arrays = (model.centres[there], model.groups[there], model.pools[there])
     present = ClusterModel(model.embedder, *arrays)
     absent = frozenset(range(len(model.names))) - frozenset(present.groups.tolist())
@@ -86,8 +97,8 @@ def locate_targets(
         every = np.concatenate(similarity)
         median = float(np.median(every)) if len(every) else 0.0
         closeness = sums / max(len(every), 1)
-        clusters = np.concatenate(labels)
-        found[name] = Target(where, clusters, median, closeness, model.usual, absent)
+        nearest = np.concatenate(labels)
+        found[name] = Target(where, nearest, median, closeness, model.usual, absent)
     return found
 
 
@@ -99,6 +110,12 @@ def shares_of_clusters(manifest: Mapping[str, Any]) -> dict[str, dict[str, float
     """
     targets = manifest.get("clusters", {}).get("targets", {})
     return {name: dict(row["shares"]) for name, row in targets.items()}
+
+
+def cached_folder(manifest: Mapping[str, Any]) -> str | None:
+    """Return the folder outside the corpus that has its clusters, by its manifest, if any."""
+    folder = manifest.get("clusters", {}).get("folder", "")
+    return folder if os.path.isabs(folder) else None
 
 
 def target_remarks(

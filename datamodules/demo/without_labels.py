@@ -39,7 +39,8 @@ def cluster_texts(
         sources = _write(folder / "train", {"documents": texts})
         read = partial(read_text_rows, text_column="text")
         found = cluster_sources(folder, sources, read, options, count_cores())
-        located = locate_targets(found, _write(folder / "target", targets), read)
+        target = _write(folder / "target", targets)
+        located = locate_targets(found.model, found.clusters, target, read)
         terms = found.model.terms
         names = name_clusters(terms, [""] * len(terms), held_out)
         summaries = {target: row.summary(names) for target, row in located.items()}

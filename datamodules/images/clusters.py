@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -29,13 +30,15 @@ from tandem_pl.datamodules.clusters.options import RULE, ClusterOptions
 from tandem_pl.datamodules.clusters.page import render_page
 from tandem_pl.datamodules.clusters.targets import Target, target_remarks
 from tandem_pl.errors import InputError
-from tandem_pl.files import write_atomically
+from tandem_pl.files import csv_bytes, write_atomically
+from tandem_pl.run_files import LISTING, PAGE
 
 from .batches import ImageSet
 from .features import embed_images
 
 SHEET = 20  # images of a cluster on the page
 COLUMNS = 10
+COLUMNS_OF_LISTING = ("document", "given_domain", "domain", "similarity")
 SIDE = 64  # pixels of each
 
 
@@ -46,13 +49,13 @@ def cluster_images(
     options: ClusterOptions,
     threads: int,
     cache_dir: Path,
-) -> tuple[dict[str, ImageSet], dict[str, dict[str, float]]]:
+) -> tuple[dict[str, ImageSet], dict[str, dict[str, float]], str]:
     """Return the clusters of each domain's images as domains, the largest of a domain first.
 
     Each domain is clustered by itself, since sources such as real and generated images are worth
     telling apart; names begin with the domain if there are several, and one of several domains that
-    cannot be divided stays one. A page with a sheet of images of each cluster is written to
-    `cache_dir`, and a warning names it.
+    cannot be divided stays one. A page with a sheet of images of each cluster, and a listing of all
+    images, are written to a folder in `cache_dir`, and a warning names the page.
 
     Args:
         sets: domain -> training images.
@@ -63,7 +66,8 @@ def cluster_images(
         cache_dir: folder of features and pages.
 
     Returns:
-        The domains; and target domain -> the share of its images that each is nearest to.
+        The domains; target domain -> the share of its images that each is nearest to; and the
+        folder of the page and the listing, as an absolute path.
 
     Raises:
         InputError: fewer images than clusters, or a network that cannot be loaded.
@@ -72,6 +76,7 @@ def cluster_images(
 
     found: dict[str, ImageSet] = {}
     rows: list[dict[str, Any]] = []
+    lines: list[tuple[str, ...]] = []  # of the listing
     parts: list[np.ndarray] = []  # centres of each domain's clusters
     similar: list[np.ndarray] = []  # of each image to its centre
     made = limit = 0  # clusters before small ones are merged, and the images that one must have
@@ -86,6 +91,7 @@ def cluster_images(
         names = [f"{domain}/{name}" if name in found else name for name in names]
         parts.append(to_unit(centres))
         similar.append(np.einsum("nd,nd->n", vectors, parts[-1][labels]))
+        lines += _list_images(domain, data, [names[label] for label in labels], similar[-1])
         cosines = parts[-1] @ parts[-1].T
         for cluster, name in enumerate(names):
             numbers = np.flatnonzero(labels == cluster)
@@ -110,8 +116,24 @@ def cluster_images(
         for name, data in target_sets.items()
     }
     merged = merging_remarks(options.cluster, made, len(found), limit, "images")
-    _write_page(rows, found, targets, target_sets, options, cache_dir, merged)
-    return found, {name: target.shares(list(found)) for name, target in targets.items()}
+    for name, target in targets.items():
+        nearest_names = [list(found)[cluster] for cluster in target.clusters]
+        lines += _list_images(name, target_sets[name], nearest_names)
+    folder = _cluster_folder(found, target_sets, options, cache_dir)
+    if not (folder / PAGE).exists():
+        write_atomically(folder / LISTING, csv_bytes(COLUMNS_OF_LISTING, lines))
+        _write_page(folder / PAGE, rows, targets, options, merged)
+    shares = {name: target.shares(list(found)) for name, target in targets.items()}
+    return found, shares, os.path.abspath(folder)
+
+
+def _list_images(
+    given: str, data: ImageSet, names: Sequence[str], similarity: np.ndarray | None = None
+) -> list[tuple[str, ...]]:
+    """Return a line of the listing for each image; similarities of target images are left out."""
+    similar = [""] * len(data) if similarity is None else [f"{some:.3f}" for some in similarity]
+    places = [data.source.place(int(row)) for row in data.rows]
+    return [(place, given, *pair) for place, *pair in zip(places, names, similar, strict=True)]
 
 
 def _locate(vectors: np.ndarray, centres: np.ndarray, usual: float) -> Target:
@@ -179,22 +201,26 @@ def _sheet(data: ImageSet, numbers: np.ndarray) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-def _write_page(
-    rows: list[dict[str, Any]],
+def _cluster_folder(
     sets: Mapping[str, ImageSet],
-    targets: Mapping[str, Target],
     target_sets: Mapping[str, ImageSet],
     options: ClusterOptions,
     caches: Path,
-    merged: Sequence[str],
-) -> None:
+) -> Path:
     digest = hashlib.blake2b(f"{RULE} {options}".encode(), digest_size=8)
     for name, data in [*sets.items(), *target_sets.items()]:
         digest.update(f"{name} {data.source.digest()}".encode())
         digest.update(np.ascontiguousarray(data.rows).data)
-    path = caches / "images" / f"clusters-{digest.hexdigest()}.html"
-    if path.exists():
-        return
+    return caches / "images" / f"clusters-{digest.hexdigest()}"
+
+
+def _write_page(
+    path: Path,
+    rows: list[dict[str, Any]],
+    targets: Mapping[str, Target],
+    options: ClusterOptions,
+    merged: Sequence[str],
+) -> None:
     names = [row["name"] for row in rows]
     summaries = {name: target.summary(names) for name, target in targets.items()}
     remarks = target_remarks(summaries, "images")

@@ -195,7 +195,7 @@ class ImageMixtureDataModule(AugmentedImageDataModule):
         if self.clusters:
             options = (self._classes, self.clusters, self._threads, self.cache_dir)
             found = cluster_images(sets["train"], sets["target"], *options)
-            sets["train"], self.target_clusters = found
+            sets["train"], self.target_clusters, self.cluster_folder = found
         self._sets = sets
         return sets
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tandem_pl.checks import check_at_least
+from tandem_pl.datamodules.clusters.small import SmallClusters
 from tandem_pl.files import new_folder
 from tandem_pl.machine import count_cores
 
@@ -47,6 +48,7 @@ class CachedTextDataModule(PackedTextDataModule):
         self.cache_dir, self.like = cache_dir, like
         self.cache_folder: Path | None = None
         self.cluster_summary: dict[str, Any] = {}  # for the manifest, see `cached_clusters`
+        self.small_clusters = SmallClusters(None)
 
     def build_once(
         self, settings: dict[str, Any], make: Callable[[], tuple[Documents, dict[str, int]]]
@@ -80,7 +82,7 @@ class CachedTextDataModule(PackedTextDataModule):
                     "splits": splits,
                 }
                 if self.cluster_summary:
-                    manifest["clusters"] = self.cluster_summary
+                    manifest["clusters"] = self.cluster_summary | self.small_clusters.say(splits)
                 write_manifest(scratch, manifest)
         self.cache_folder = folder
 

@@ -1,6 +1,6 @@
 """A corpus while it is prepared: its documents, and the split of each."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -56,7 +56,13 @@ class Corpus:
         self.for_bpe: dict[str, np.ndarray] = {}
         self.held_out_share = 0.0
 
-    def assign_splits(self, target_fraction: float, test_fraction: float, seed: int) -> None:
+    def assign_splits(
+        self,
+        target_fraction: float,
+        test_fraction: float,
+        seed: int,
+        train_only: Collection[str] | None = None,
+    ) -> None:
         """Read every document once and decide its split, see `documents.assign_splits`."""
         keys: dict[Part, np.ndarray] = {}
         lengths: dict[Part, int] = {}
@@ -75,7 +81,7 @@ class Corpus:
                     f"domain {part.domain!r} has no documents{skipped if source.skipped else ''}; "
                     "give it some text or leave it out."
                 )
-        codes = assign_splits(keys, target_fraction, test_fraction)
+        codes = assign_splits(keys, target_fraction, test_fraction, train_only)
         self.codes = {d: np.concatenate([codes[p] for p in row]) for d, row in self.parts.items()}
         self.characters = {d: sum(lengths[p] for p in row) for d, row in self.parts.items()}
         target = sum(length for part, length in lengths.items() if part.is_target)

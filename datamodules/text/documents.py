@@ -5,7 +5,7 @@ keys are sorted to find duplicates; afterwards one.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -132,8 +132,21 @@ def splits_of(part: Part, has_target: bool) -> tuple[str, ...]:
     return ("target", "test") if part.is_target else ("train", "test")
 
 
+def splits_for(
+    part: Part, has_target: bool, count: int, train_only: Collection[str] | None
+) -> tuple[str, ...]:
+    """Return the splits of a part with so many documents, see `assign_splits`."""
+    splits = splits_of(part, has_target)
+    if train_only is None or part.is_target:
+        return splits
+    return ("train",) if count < len(splits) or part.domain in train_only else splits
+
+
 def assign_splits(
-    keys: Mapping[Part, np.ndarray], target_fraction: float, test_fraction: float
+    keys: Mapping[Part, np.ndarray],
+    target_fraction: float,
+    test_fraction: float,
+    train_only: Collection[str] | None = None,
 ) -> dict[Part, np.ndarray]:
     """Assign every document to one split, by its content alone.
 
@@ -147,13 +160,15 @@ def assign_splits(
         keys: part -> keys of its documents as read, shape `[documents, 2]`; see `parts_of`.
         target_fraction: share of a part's documents for the target split.
         test_fraction: share for the test split.
+        train_only: domains whose documents are all train; so are those of other domains with too
+            few for their splits. None if each domain must have enough.
 
     Returns:
         part -> the code of each document's split, uint8 of shape `[documents]`: one of
         `SPLIT_CODES`, or `DROPPED` for a duplicate.
 
     Raises:
-        InputError: a part has fewer distinct documents than splits.
+        InputError: a part has fewer distinct documents than splits, or none with `train_only`.
     """
     every = np.concatenate([np.empty((0, 2), np.uint64), *keys.values()])
     order = np.lexsort((every[:, 1], every[:, 0]))  # stable: equal rows keep their order
@@ -164,15 +179,21 @@ def assign_splits(
     for part, part_keys in keys.items():
         start, stop = stop, stop + len(part_keys)
         kept = np.flatnonzero(first[start:stop])
-        splits = splits_of(part, has_target)
-        distinct = "distinct documents" if "target" in splits else "documents not in the target"
+        splits = splits_for(part, has_target, len(kept), train_only)
+        noun = "document" if len(kept) == 1 else "documents"
+        distinct = f"{noun} not in the target" if "target" not in splits else f"distinct {noun}"
         read = f"{distinct} ({len(part_keys)} read)"
         if len(part_keys) and not len(kept) and not has_target:
-            raise InputError(
+            raise TooLittleTextError(
                 f"domain {part.domain!r}: all {len(part_keys)} documents are also in an earlier "
-                "domain; give it other text, or leave it out."
+                "domain; give it other text, or leave it out.",
+                [part.domain],
             )
         check_enough(part, splits, len(kept), read, "add documents, split its file into several,")
+        if splits == ("train",):
+            codes[part] = np.full(len(part_keys), DROPPED, dtype=np.uint8)
+            codes[part][kept] = TRAIN
+            continue
         ranked = kept[np.lexsort((part_keys[kept, 1], part_keys[kept, 0]))]
         tests = max(1, min(round(test_fraction * len(kept)), len(kept) - len(splits) + 1))
         targets = max(1, min(round(target_fraction * len(kept)), len(kept) - tests - 1))
@@ -187,7 +208,7 @@ def assign_splits(
 def check_enough(part: Part, splits: Sequence[str], count: int, what: str, advice: str) -> None:
     """Raise `InputError` if a part has fewer documents than splits."""
     if count < len(splits):
-        names = f"{', '.join(splits[:-1])} and {splits[-1]}"
+        names = " and ".join(filter(None, (", ".join(splits[:-1]), splits[-1])))
         kind = "target" if part.is_target else "domain"
         raise TooLittleTextError(
             f"{kind} {part.domain!r} has {count} {what} but needs {len(splits)}, one each to "

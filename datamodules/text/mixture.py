@@ -7,6 +7,7 @@ from tandem_pl.checks import check_fractions
 from tandem_pl.datamodules.clusters.cached import cached_clusters
 from tandem_pl.datamodules.clusters.options import ClusterOptions, open_given
 from tandem_pl.datamodules.clusters.prepared import advise_merging
+from tandem_pl.datamodules.clusters.small import SmallClusters
 from tandem_pl.datamodules.sources.domains import (
     Source,
     SourceMap,
@@ -93,6 +94,7 @@ class TextMixtureDataModule(CachedTextDataModule):
         self._clusters = ClusterOptions.checked(
             cluster, cluster_within, embedder, smallest_cluster, split_seed
         )
+        self.small_clusters = SmallClusters(self._clusters, bool(target))
         self._open = partial(
             open_given,
             self._clusters,
@@ -125,7 +127,11 @@ class TextMixtureDataModule(CachedTextDataModule):
         if self._clusters:
             settings["clusters"] = self._clusters.identity()
         with advise_merging(self._clusters):
-            self.build_once(settings, lambda: self._split_documents(sources, target, settings))
+            self.small_clusters.build(
+                lambda: self.build_once(
+                    settings, lambda: self._split_documents(sources, target, settings)
+                )
+            )
 
     def _content(self, sources: dict[str, Source]) -> dict[str, Any]:
         return {
@@ -139,11 +145,11 @@ class TextMixtureDataModule(CachedTextDataModule):
         if self._clusters:
             read = partial(read_text_rows, text_column=self._text_column)
             sources, self.cluster_summary = cached_clusters(
-                self.cache_dir, settings, sources, target, read, self._clusters
+                self.cache_dir, settings, sources, target, read, self._clusters, self.small_clusters
             )
         parts = parts_of(sources, target)
         corpus = Corpus(parts, self._text_column, count_cores())
-        corpus.assign_splits(*self._split)
+        corpus.assign_splits(*self._split, self.small_clusters.train_only)
         for part, source in parts.items():
             source.warn_of_skipped(part.domain)
         return corpus.documents(), corpus.duplicates()

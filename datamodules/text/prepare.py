@@ -155,7 +155,8 @@ def prepare_corpus(
             used = clustered.sources if clustered else sources
             corpus = Corpus(parts_of(used, target_sources), text_column, threads)
             try:
-                corpus.assign_splits(target_fraction, test_fraction, split_seed)
+                small = clustered.small.train_only if clustered else None
+                corpus.assign_splits(target_fraction, test_fraction, split_seed, small)
                 duplicates = corpus.duplicates()
                 skipped, examples = count_skipped(parts_of(sources, target_sources))
                 read_as = {domain: source.summary() for domain, source in sources.items()}
@@ -167,7 +168,7 @@ def prepare_corpus(
                 splits = write_splits(scratch, corpus.documents(), encoder, block_size, threads)
                 break
             except TooLittleTextError as error:
-                if clustered is None or not clustered.merge(error.domains):
+                if clustered is None or not clustered.settle(error.domains):
                     raise
                 for split in SPLITS:  # files of clusters that are no more
                     rmtree(scratch / split, ignore_errors=True)
@@ -210,7 +211,7 @@ def prepare_corpus(
             manifest |= {"target_sources": target_digests, "target_read_as": target_read_as}
         if clustered and options:
             manifest["settings"] |= options.settings()
-            manifest["clusters"] = clustered.summary()
+            manifest["clusters"] = clustered.summary(splits)
             clustered.write(corpus.codes, f"Clusters of {folder.name}")
         for opened, before in ((sources, digests), (target_sources, target_digests)):
             for domain, digest in digest_texts(opened, text_column).items():

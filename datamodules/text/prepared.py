@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 
 from tandem_pl.datamodules.batching import ConfiguredDataModule
-from tandem_pl.datamodules.clusters.targets import shares_of_clusters
+from tandem_pl.datamodules.clusters.targets import cached_folder, shares_of_clusters
 from tandem_pl.errors import InputError
 
 from .block_folder import MANIFEST, open_blocks, read_manifest, summarize
@@ -28,6 +28,7 @@ class PackedTextDataModule(ConfiguredDataModule):
         self.manifest = read_manifest(folder)
         self.corpus, splits = str(folder), self.manifest["splits"]
         self.target_clusters = shares_of_clusters(self.manifest)
+        self.cluster_folder = cached_folder(self.manifest)
         train = splits["train"].items()  # folders of older versions have no digests
         self.digests = {domain: row["digest"] for domain, row in train if "digest" in row}
         opened = open_blocks(folder, self.manifest)

@@ -45,12 +45,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     from tandem_pl.errors import InputError, did_you_mean, find_input_error
 
+    from .notes import print_own_warnings_as_notes
+
     try:
         if verb not in VERBS:
             known = ", ".join(VERBS)
             hint = did_you_mean(verb, VERBS)
             raise InputError(f"unknown verb {verb!r}: {hint}use one of {known}.")
-        import_module(f"{__name__}.{VERBS[verb][0]}").main(arguments)
+        with print_own_warnings_as_notes():
+            import_module(f"{__name__}.{VERBS[verb][0]}").main(arguments)
     except Exception as error:
         cause = find_input_error(error)
         if cause is None:

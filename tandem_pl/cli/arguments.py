@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from tandem_pl.errors import InputError, did_you_mean
+from tandem_pl.yaml_files import SOURCE_MAPS
 
 from .yaml_options import quote_named_values  # whose import sets the reader of YAML
 
@@ -92,7 +93,9 @@ def one_sentence(message: str) -> str:
             return f"{where}: {owner} has no option {found[1]!r}"
         elif found := re.search(r"Expected (?:an? )?(.+?)(?:[.,] Got value: (.*))?$", line):
             if not re.match("path but|dot import|<class 'NoneType'|.*Subclass types", found[1]):
-                expected.append(_type_name(found[1]))
+                kind = _type_name(found[1])
+                of_sources = kind == "dict" and where.rpartition(".")[2].lstrip("-") in SOURCE_MAPS
+                expected.append(f"{where}.NAME FILE" if of_sources else kind)
                 if found[2]:
                     return f"{where}: expected {expected[-1]}, given: {found[2]}"
         elif (found := re.match(r"Given value: (.*?)(\. Got value: .*)?$", line)) and expected:

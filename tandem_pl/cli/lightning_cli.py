@@ -22,6 +22,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from tandem_pl.errors import InputError
 from tandem_pl.files import write_atomically
+from tandem_pl.text_tables import counted
 from tandem_pl.training.checkpoint_io import AtomicCheckpointIO
 from tandem_pl.training.connection import callbacks_of
 from tandem_pl.training.last_checkpoint import LastCheckpoint
@@ -107,7 +108,7 @@ class TandemCLI(LightningCLI):
             config.trainer.default_root_dir = run
         step = read_step(Path(path)) if path else None
         if step is not None:
-            say(f"{self.subcommand}: {path}, after {step} steps")
+            say(f"{self.subcommand}: {path}, after {counted(step, 'step')}")
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run the verb; delete the new folder of a run that fails before its first step.

@@ -118,13 +118,17 @@ def remarks(manifest: Mapping[str, Any]) -> list[str]:
 
 
 def write_configuration(out: str, manifest: Mapping[str, Any]) -> str:
-    """Write OUT/fit.yaml, which learns a mixture on the corpus, and return the command."""
+    """Write OUT/fit.yaml, which learns a mixture on the corpus, and return the command.
+
+    If there are clusters, and target data that lie in them, it begins at the target's shares.
+    """
     text = fill(
         ("run", "language_model", "data_prepared"),
         name=Path(out).name,
         manifest=json.dumps(os.path.abspath(f"{out}/manifest.yaml"), ensure_ascii=False),
         vocab_size=str(manifest["vocab_size"]),
         length=str(manifest["block_size"]),
+        weights="target" if manifest.get("clusters", {}).get("targets") else "uniform",
     )
     command = f"tandem fit --config {shlex.quote(f'{out}/fit.yaml')}"
     title = f"# Learn a mixture on the corpus of this folder:\n#   {command}\n\n"

@@ -12,7 +12,7 @@ from tandem_pl.report.run import Run
 from tandem_pl.report.sentences import verdict
 from tandem_pl.report.statistics import stability
 from tandem_pl.simplex import Array
-from tandem_pl.steadiness import LEAST_UPDATES, mean_gradients
+from tandem_pl.steadiness import LEAST_UPDATES, TOO_SHORT, significant_moves
 from tandem_pl.text_tables import text_table
 
 MOST_ROWS = 20  # target domains in the table
@@ -51,24 +51,24 @@ def losses_table(
 def mixture_lines(run: Run) -> list[str]:
     """Return whether learned weights are significant and settled, and how to use them.
 
-    A domain is significant if the 95 % interval of its hyper-gradients, less their mean over the
-    domains, is without 0 (see `mean_gradients`).
+    Of a run that is too short to judge nothing is said of significance; see `significant_moves`.
     """
     if not run.learned:
         return []
-    lines = [verdict(stability(run), run)]
+    found = stability(run)
+    lines = [verdict(found, run)]
     if not run.updates:
         return lines
-    if run.signal is not None and len(run.signal.steps) >= LEAST_UPDATES:
-        means = dict(zip(run.mixture.domains, mean_gradients(run.signal), strict=True))
-        beyond = [name for name, interval in means.items() if interval.distinct]
-        intervals = "95 % intervals of the hyper-gradient"
+    if run.signal is not None and found.verdict != TOO_SHORT:
+        names, moves = run.mixture.domains, significant_moves(run.signal)
+        beyond = [name for name, significant in zip(names, moves, strict=True) if significant]
+        level = "hyper-gradients, 95 % for all domains together"
         lines.append(
-            f"Significant ({intervals}): the moves of {len(beyond)} of {len(means)} weights, "
+            f"Significant ({level}): the moves of {len(beyond)} of {len(names)} weights, "
             f"{first_names(beyond, MOST_NAMES)}."
             if beyond
             else "Not significant: this run alone does not rule out chance for any weight "
-            f"({intervals}); runs of other seeds, a longer one or more measured samples may."
+            f"({level}); runs of other seeds, a longer one or more measured samples may."
         )
     if run.updates >= LEAST_UPDATES:
         lines.append(

@@ -10,8 +10,10 @@ from lightning.pytorch import Trainer
 from tandem_pl.callbacks.episode_lengths import ENOUGH_SAMPLES
 from tandem_pl.callbacks.methods.method import Length
 from tandem_pl.callbacks.monitoring.trainer_parts import reweighting_of
+from tandem_pl.domain_names import first_names
 from tandem_pl.episode import MEASURE, WITHOUT_STEP
 from tandem_pl.steadiness import LEAST_JUDGED
+from tandem_pl.text_tables import counted
 from tandem_pl.training.connection import mixture_data
 from tandem_pl.training.trainer_flags import total_steps
 
@@ -89,42 +91,49 @@ def start_lines(start: Start) -> list[str]:
     head = "training at given weights"
     if start.learned:
         head = f"learning the weights of {counted(start.domains, 'domain')} by {start.method}"
-    length = f"{'no limit of' if steps is None else steps} steps of {start.batch_size} samples"
+    length = "no limit of steps" if steps is None else counted(steps, "step")
+    length += f" of {counted(start.batch_size, 'sample')}"
     if start.step:
         length += f", from step {start.step} on"
     if steps is not None and start.learned:
-        length += f"; {counted(-(-steps // episode), 'episode')} of {episode} steps"
+        length += f"; {counted(-(-steps // episode), 'episode')} of {counted(episode, 'step')}"
         length += f", {counted(start.updates or 0, 'update')}"
     lines = [f"{head}: {length}"]
     parts = []
     if start.learned and start.measured is not None:
-        parts.append(f"an update measures {short(start.measured)} samples of each domain")
+        parts.append(f"an update measures {some(start.measured, 'sample')} of each domain")
     if start.cost is not None:
+        times = "" if short(start.cost) == "1" else f"{short(start.cost)} times "
         parts.append(
-            f"the run costs {short(start.cost)} times as much as plain training (forward and "
-            "backward passes)"
+            f"the run costs {times}as much as plain training (forward and backward passes)"
         )
     if parts:
         lines.append("; ".join(parts))
     if steps is not None:
         lines.append(f"passes over each domain at these weights: {listed(start.passes)}")
+        without = [name for name, passes in start.passes.items() if not passes]
+        if without and start.steps:
+            names = first_names(without, MOST_NAMES)
+            lines.append(f"{len(without)} of {start.domains} domains begin without weight: {names}")
     return lines + warnings_of(start) if start.learned else lines
 
 
 def warnings_of(start: Start) -> list[str]:
     """Return a sentence for each number that is too small to learn from."""
     lines = []
-    if start.updates is not None and start.updates < ENOUGH_UPDATES:
-        steps = math.ceil(ENOUGH_UPDATES * start.episode / start.frozen)
+    updates, steps = start.updates, start.steps
+    if updates is not None and steps is not None and updates < ENOUGH_UPDATES:
+        enough = math.ceil(ENOUGH_UPDATES * start.episode / start.frozen)
         lines.append(
-            f"{counted(start.updates, 'update')} in {start.steps} steps "
-            f"{'is' if start.updates == 1 else 'are'} too few to learn weights "
-            f"from: raise max_steps to {steps} "
+            f"{counted(updates, 'update')} in {counted(steps, 'step')} "
+            f"{'is' if updates == 1 else 'are'} too few to learn weights "
+            f"from: raise max_steps to {enough} "
             f"({ENOUGH_UPDATES} updates) or more."
         )
     if start.measured is not None and start.measured < ENOUGH_SAMPLES:
         lines.append(
-            f"{short(start.measured)} measured samples of each domain make noisy updates: raise "
+            f"{some(start.measured, 'measured sample')} of each domain "
+            f"{'makes' if short(start.measured) == '1' else 'make'} noisy updates: raise "
             f"measure_batches for {ENOUGH_SAMPLES} or more."
         )
     if start.steps is not None and max(start.passes.values()) > MOST_PASSES:
@@ -148,13 +157,13 @@ def listed(passes: dict[str, float]) -> str:
     return f"{short(passes[least])} ({least}) to {short(passes[most])} ({most})"
 
 
-def counted(number: int, noun: str) -> str:
-    """Write a number of things.
+def some(value: float, noun: str) -> str:
+    """Write a number of things that may be a fraction.
 
-    >>> counted(1, "update"), counted(0, "update")
-    ('1 update', '0 updates')
+    >>> some(1.0, "sample"), some(0.5, "sample")
+    ('1 sample', '0.5 samples')
     """
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    return f"{short(value)} {noun}{'' if short(value) == '1' else 's'}"
 
 
 def short(value: float) -> str:

@@ -17,13 +17,14 @@ from tandem_pl.episode import MixtureData
 from tandem_pl.machine import choose_threads, count_cores, share_of_busy_cores
 from tandem_pl.report.run import read_run
 from tandem_pl.simplex import Array
+from tandem_pl.text_tables import counted
 from tandem_pl.training.connection import find_data
 from tandem_pl.training.mixture_module import MixtureModule
 from tandem_pl.training.run_folder import run_folder
 from tandem_pl.training.trainer_flags import is_dry_run, total_steps
 
 from .run_end import losses_table, mixture_lines, sample_line
-from .run_start import counted, read_start, start_lines
+from .run_start import read_start, start_lines
 from .text_sample import write_sample
 
 MOST_SAMPLES, LEAST_SAMPLES = 64, 8  # of a target domain in an evaluation

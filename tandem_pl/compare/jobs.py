@@ -94,13 +94,14 @@ class Job(FolderJob):
 
 
 def read_result(cell: Cell) -> dict[str, Any]:
-    """Return losses by domain, weights, epochs, settings and seconds of a finished run."""
+    """Return losses by domain, target, weights, epochs, settings and seconds of a finished run."""
     with open(cell.run / "test.csv", newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["domain"] != "exp(mean loss)"]
     losses = {row["domain"]: float(row["loss"]) for row in rows[:-1]}  # the last is their mean
     mixture = read_yaml(cell.run / "mixture.yaml")
     return {
         "losses": losses,
+        "target": mixture.get("data", {}).get("target", {}),
         "weights": mixture["weights" if cell.stage == FINAL else "average"],
         "epochs": mixture.get("epochs"),
         "settings": mixture["settings"],

@@ -29,7 +29,7 @@ def draw_differences(comparison: Comparison, runs: Runs) -> Figure | None:
     from matplotlib.patches import Patch
 
     metric = "perplexity" if of_tokens(comparison) else "loss"
-    values = differences(metrics(runs.losses)[[metric]], comparison.baseline)
+    values = differences(metrics(runs.counted_losses)[[metric]], comparison.baseline)
     networks = values.index.droplevel("seed")
     values = values[networks != (comparison.baseline, FRESH)].dropna()
     if values.empty:

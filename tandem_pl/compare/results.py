@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,7 +31,8 @@ class Runs(NamedTuple):
     fresh networks before online ones, the lowest mean loss first; the frames of runs have the same
     order. Its columns count all runs that the network needs: `cost` in plain runs (NaN if the
     method does not state it), `extra_runs` and `seconds` of training, means over the seeds.
-    `failures` says why a run has no result.
+    `failures` says why a run has no result. `counted` are the domains that averages count: the
+    target's, if they are tested beside others that it does not have, and else all.
     """
 
     losses: pd.DataFrame
@@ -39,6 +40,12 @@ class Runs(NamedTuple):
     epochs: pd.DataFrame
     networks: pd.DataFrame
     failures: dict[tuple[str, str, int], str]
+    counted: list[str]
+
+    @property
+    def counted_losses(self) -> pd.DataFrame:
+        """The columns of `losses` that averages count."""
+        return self.losses[self.counted]
 
 
 def collect(comparison: Comparison, cells: Sequence[Cell]) -> Runs:
@@ -70,11 +77,28 @@ def collect(comparison: Comparison, cells: Sequence[Cell]) -> Runs:
     )
     networks = pd.DataFrame(list(spent.values()), pd.MultiIndex.from_tuples(list(spent), names=RUN))
     networks = networks.groupby(level=NETWORK, sort=False).mean().astype({"extra_runs": int})
-    networks["loss"] = losses.mean(axis=1).groupby(level=NETWORK).mean()
+    counted = counted_domains(losses.columns, finished.values())
+    losses = losses[[*counted, *losses.columns.difference(counted, sort=False)]]
+    networks["loss"] = losses[counted].mean(axis=1).groupby(level=NETWORK).mean()
     networks = networks.sort_values(["network", "loss"]).drop(columns="loss")
     order = np.argsort(networks.index.get_indexer(runs.droplevel("seed")), kind="stable")
     epochs = epochs.reindex(columns=weights.columns)
-    return Runs(losses.iloc[order], weights.iloc[order], epochs.iloc[order], networks, failures)
+    frames = losses.iloc[order], weights.iloc[order], epochs.iloc[order]
+    return Runs(*frames, networks, failures, counted)
+
+
+def counted_domains(tested: Iterable[str], results: Iterable[Result]) -> list[str]:
+    """Return the tested domains that averages count; see `Runs`.
+
+    >>> counted_domains(["a", "b", "notes"], [{"target": {"notes": 1.0}}])
+    ['notes']
+    >>> counted_domains(["a", "b"], [{"target": {"a": 0.5, "b": 0.5}}])
+    ['a', 'b']
+    """
+    tested = list(tested)
+    target = {name for result in results for name, s in result.get("target", {}).items() if s}
+    own = bool(target) and target < set(tested)
+    return [name for name in tested if name in target or not own]
 
 
 def network_name(key: tuple[str, str]) -> str:

@@ -17,6 +17,7 @@ from tandem_pl.yaml_files import parse_yaml
 
 from .cells import Cell, build_cells, dump
 from .config import Comparison
+from .entries import Entry
 from .executors import Executor, open_executor
 from .jobs import Job
 from .locks import lock_folder
@@ -104,14 +105,30 @@ def open_studies(comparisons: Sequence[Comparison]) -> Iterator[list[Study]]:
         ]
 
 
-def try_out(study: Study) -> None:
+def try_out(study: Study, rows: bool) -> None:
     """Run one step and one test batch, to check the base and build the data's cache.
 
+    Args:
+        study: to try.
+        rows: whether to try the rows too whose weights depend on the data's target.
+
     Raises:
-        InputError: the run failed; the message says why.
+        InputError: a run failed; the message says why.
     """
     comparison = study.comparison
-    name = f"{comparison.baseline}/seed-{comparison.seeds[0]}/"
+    labels = [entry.label for entry in comparison.entries if rows and of_target(entry)]
+    for label in dict.fromkeys([comparison.baseline, *labels]):
+        what = "the base configuration" if label == comparison.baseline else f"methods.{label}"
+        _try(study, f"{label}/seed-{comparison.seeds[0]}/", what)
+
+
+def of_target(entry: Entry) -> bool:
+    """Return whether a row's weights are the target's shares of the training domains."""
+    return str(entry.settings.get("weights")).split(":")[-1] == "target"
+
+
+def _try(study: Study, name: str, what: str) -> None:
+    comparison = study.comparison
     cell = next(cell for cell in study.cells if cell.name.startswith(name))
     folder = comparison.folder / ".try"
     shutil.rmtree(folder, ignore_errors=True)
@@ -128,7 +145,7 @@ def try_out(study: Study) -> None:
             text = (folder / "log.txt").read_text(errors="replace")
             if "tandem: error:" not in text:
                 print(text, file=sys.stderr)
-            raise InputError(f"the base configuration cannot be run: {job.failure}")
+            raise InputError(f"{what} cannot be run: {job.failure}")
     finally:
         job.end()
         shutil.rmtree(folder, ignore_errors=True)

@@ -86,7 +86,7 @@ def run_suite(
                 try:
                     if len(queue) == len(study.cells):
                         print("trying one step, and building the data if it is not built yet")
-                        try_out(study)
+                        try_out(study, rows=len(studies) == 1)  # a row may fail in a suite
                 except InputError as error:
                     if len(studies) == 1:
                         raise

@@ -52,7 +52,7 @@ def summarize(
     networks = list(dict.fromkeys(key for pair in pairs for key in _rows(*pair)))
     losses: dict[str, pd.DataFrame] = {}
     for comparison, one in pairs:
-        frame = one.losses.mean(axis=1).unstack("seed")
+        frame = one.counted_losses.mean(axis=1).unstack("seed")
         frame = frame.reindex(pd.MultiIndex.from_tuples(networks, names=NETWORK))
         losses[comparison.name] = frame.reindex(columns=comparison.seeds)
     index = pd.MultiIndex.from_tuples(networks, names=NETWORK)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import pandas as pd
 
+from tandem_pl.domain_names import first_names
 from tandem_pl.plots import MOST_DOMAINS
 from tandem_pl.text_tables import markdown_table
 
@@ -16,6 +17,7 @@ from .results import FRESH, NETWORK, ONLINE, Runs, network_name
 from .statistics import CONFIDENCE, Estimate, differences, metrics, over_seeds, perplexities
 
 LEAST_MARKED = 3  # seeds; an interval of two is mostly chance
+MOST_NAMED = 8  # domains in a sentence
 
 
 def markdown(comparison: Comparison, runs: Runs) -> str:
@@ -50,12 +52,13 @@ def opening(comparison: Comparison, runs: Runs) -> str:
     """Return what was run, and how to read the tables."""
     count = len(comparison.seeds)
     text = (
-        f"{count} seed{'s' if count > 1 else ''}, {comparison.steps} batches a run. Averages "
-        f"count all domains the same; ± is the standard deviation over seeds. Differences are to "
-        f"{comparison.baseline}, seed by seed, with a {100 * CONFIDENCE:.0f} % Student t interval; "
-        f"bold ones, from {LEAST_MARKED} seeds on, have an interval without 0. Cost is in plain "
-        "runs (one proxy step, forward and backward, counts 1), all runs that a row needs "
-        "together; minutes are measured, and several cells ran at once.\n"
+        f"{count} seed{'s' if count > 1 else ''}, {comparison.steps} batches a run. "
+        f"Averages count {_counted(runs)} the same; ± is the standard deviation over seeds. "
+        f"Differences are to {comparison.baseline}, seed by seed, with a "
+        f"{100 * CONFIDENCE:.0f} % Student t interval; bold ones, from {LEAST_MARKED} seeds on, "
+        "have an interval without 0. Cost is in plain runs (one proxy step, forward and backward, "
+        "counts 1), all runs that a row needs together; minutes are measured, and several cells "
+        "ran at once.\n"
     )
     own = [f"{entry.label} {entry.steps}" for entry in comparison.entries if entry.steps]
     if own:
@@ -69,6 +72,12 @@ def opening(comparison: Comparison, runs: Runs) -> str:
             "marked online is the network that the mixture was learned with.\n"
         )
     return text
+
+
+def _counted(runs: Runs) -> str:
+    if len(runs.counted) == runs.losses.shape[1]:
+        return "all domains"
+    return f"the domains of the target alone ({first_names(runs.counted, MOST_NAMED)})"
 
 
 def overview(comparison: Comparison, runs: Runs) -> str:
@@ -103,9 +112,9 @@ def averages(comparison: Comparison, runs: Runs) -> str:
 
 
 def by_domain(runs: Runs, domains: list[str], metric: str, digits: int) -> str:
-    """Return the "loss" or "perplexity" of each domain, and the average over all domains."""
+    """Return the "loss" or "perplexity" of each domain, and the average over those that count."""
     values = runs.losses if metric == "loss" else perplexities(runs.losses)
-    frames = (values[domains], metrics(runs.losses)[[metric]])
+    frames = (values[domains], metrics(runs.counted_losses)[[metric]])
     cells = (_texts(over_seeds(frame), spread, digits) for frame in frames)
     return _table([*domains, "average"], *cells)
 
@@ -145,7 +154,7 @@ def results_csv(runs: Runs) -> bytes:
 
 def summary_csv(comparison: Comparison, runs: Runs) -> bytes:
     """Return a line for each network and metric; `low` and `high` bound the difference."""
-    values, networks = metrics(runs.losses), runs.networks
+    values, networks = metrics(runs.counted_losses), runs.networks
     whole = over_seeds(values)
     gap = over_seeds(differences(values, comparison.baseline))
     columns = {"mean": whole.mean, "sd": whole.sd}
@@ -160,7 +169,7 @@ def summary_csv(comparison: Comparison, runs: Runs) -> bytes:
 
 def _compared(comparison: Comparison, runs: Runs, metric: str, digits: int) -> pd.DataFrame:
     """Return a metric and its difference to the baseline; "" for the baseline itself."""
-    values = metrics(runs.losses)[[metric]]
+    values = metrics(runs.counted_losses)[[metric]]
     gaps = _texts(over_seeds(differences(values, comparison.baseline)), difference, digits)
     gaps[gaps.index == (comparison.baseline, FRESH)] = ""
     return pd.concat([_texts(over_seeds(values), spread, digits), gaps], axis=1)

@@ -10,7 +10,7 @@ import yaml
 from tandem_pl.checks import check_choice
 from tandem_pl.errors import InputError, did_you_mean
 from tandem_pl.mixture import Mixture, check_domains
-from tandem_pl.run_files import LISTING, clustered_corpus, read_trajectory
+from tandem_pl.run_files import LISTING, folder_of_clusters, read_trajectory
 from tandem_pl.yaml_files import read_yaml
 
 from .formats import FORMATS, Blend, Schedule, placeholder, without_zeros
@@ -62,8 +62,8 @@ def export_mixture(
         schedule = _read_schedule(file.parent / "trajectory.csv", mixture)
     weights = mixture.weights if which == "last" else mixture.average
     notes = []
-    if corpus := clustered_corpus(mixture):
-        notes.append(f"domains are clusters: {corpus / LISTING} has the domain of each document.")
+    if folder := folder_of_clusters(mixture):
+        notes.append(f"domains are clusters: {folder / LISTING} has the domain of each document.")
     if not form.zeros:
         weights, zeros = without_zeros(weights)
         if zeros:

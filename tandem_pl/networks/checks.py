@@ -1,8 +1,12 @@
 """Checks that a network fits the data: vocabulary, channels and classes."""
 
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
 from tandem_pl.errors import InputError
+
+MUCH_LARGER = 4.0  # a network's vocabulary than the data's, times
+MANY_UNUSED = 4096  # tokens of the network that the data has not; fewer cost little
 
 
 def vocabulary_size(network: nn.Module) -> int | None:
@@ -14,16 +18,24 @@ def vocabulary_size(network: nn.Module) -> int | None:
 
 
 def check_vocabulary(network: nn.Module, tokens: int | None) -> None:
-    """Raise an error for data with more tokens than the network embeds.
+    """Raise an error for data with more tokens than the network embeds; warn if it has far fewer.
 
     Raises:
         InputError: the ids of such tokens would be out of range.
     """
     size = vocabulary_size(network)
-    if size is not None and tokens is not None and tokens > size:
+    if size is None or tokens is None:
+        return
+    if tokens > size:
         raise InputError(
             f"the data has a vocabulary of {tokens} tokens and the network embeds {size}: set the "
             "network's config.vocab_size to at least that, or use the network's own tokenizer."
+        )
+    if size >= MUCH_LARGER * tokens and size - tokens > MANY_UNUSED:
+        rank_zero_warn(
+            f"the network has a vocabulary of {size} tokens and the data one of {tokens}: training "
+            f"spends much of its time on tokens that never occur, so set "
+            f"model.network.config.vocab_size to {tokens}, or use the network's own tokenizer."
         )
 
 

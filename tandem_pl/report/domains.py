@@ -11,15 +11,17 @@ import numpy as np
 from tandem_pl.errors import InputError
 from tandem_pl.mixture import Mixture, check_domains
 from tandem_pl.steadiness import (
+    TOO_SHORT,
     Interval,
     centred,
     evenly_scaled,
     last_quarters,
     mean_gradients,
+    significant_moves,
 )
 
 from .run import Run
-from .statistics import batch_means
+from .statistics import batch_means, stability
 
 EPOCHS_LIMIT = 4.0  # Muennighoff et al. 2023, arXiv 2305.16264
 
@@ -30,9 +32,10 @@ class DomainSummary(NamedTuple):
     Weights are shares of samples. `spread` is the standard deviation of the weight over the second
     half of the run, `drift` its mean over the fourth quarter minus that over the third. `late` is
     the mean of the centred hyper-gradient in nats over the second half, `mean` that over the whole
-    run; updates weigh as in `evenly_scaled`. `epochs` are the passes over the domain in this run,
-    `final_epochs` those in the final one. `seeds` is the mean and the standard deviation of the
-    average weights of this run and its repetitions.
+    run; updates weigh as in `evenly_scaled`. `significant` is whether `mean` differs from 0 beyond
+    chance in a run that is not too short to judge, see `significant_moves`. `epochs` are
+    the passes over the domain in this run, `final_epochs` those in the final one. `seeds` is the
+    mean and the standard deviation of the average weights of this run and its repetitions.
     """
 
     name: str
@@ -43,6 +46,7 @@ class DomainSummary(NamedTuple):
     drift: float
     late: Interval | None
     mean: Interval | None
+    significant: bool
     epochs: float | None
     final_epochs: float | None
     seeds: tuple[float, float] | None = None
@@ -75,11 +79,13 @@ def summarize_domains(
     spread = run.weights[len(run.weights) // 2 :].std(axis=0)
     drift = fourth.mean(axis=0) - third.mean(axis=0)
     late: Sequence[Interval | None] = [None] * len(names)
-    means = late
+    means, significant = late, [False] * len(names)
     if run.signal is not None:
         deltas = centred(run.signal)
         late = batch_means(evenly_scaled(deltas[len(deltas) // 2 :]))
         means = mean_gradients(run.signal)
+        if stability(run).verdict != TOO_SHORT:
+            significant = significant_moves(run.signal).tolist()
     epochs = run.mixture.about.get("epochs") or {}
     final = final_epochs(run.mixture, tokens, tokens_per_domain, samples)
     averages = [mixture.average for mixture in (run.mixture, *others)]
@@ -93,6 +99,7 @@ def summarize_domains(
             float(drift[m]),
             late[m],
             means[m],
+            significant[m],
             epochs.get(name),
             final.get(name),
             _mean_and_sd([average[name] for average in averages]),

@@ -15,7 +15,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from tandem_pl.files import png_bytes, write_atomically
 from tandem_pl.mixture import Mixture
 from tandem_pl.plots import MOST_DOMAINS, draw_mixture, draw_signal
-from tandem_pl.run_files import PAGE, clustered_corpus
+from tandem_pl.run_files import PAGE, folder_of_clusters
+from tandem_pl.text_tables import counted
 from tandem_pl.yaml_files import read_yaml
 
 from .domains import EPOCHS_LIMIT, DomainSummary
@@ -172,15 +173,15 @@ def _facts(run: Run) -> str:
     of_planned = f" of {planned}" if isinstance(planned, int) and planned > 0 else ""
     facts = [
         f"method {about.get('method', 'unknown')}",
-        f"{len(run.mixture)} domains",
-        f"{run.updates} updates",
+        counted(len(run.mixture), "domain"),
+        counted(run.updates, "update"),
         f"the last at step {run.steps[-1]}{of_planned}",
     ]
     facts += [f"{key} {_short(v)}" for key, v in run.settings.items() if v is not None]
     effective = Mixture(run.mixture.average).effective_domains()
     text = f"{', '.join(facts)}. Effective domains of the average: {effective:.1f}."
-    corpus = clustered_corpus(run.mixture)
-    return f"{text} Domains are clusters, see {corpus / PAGE}." if corpus else text
+    folder = folder_of_clusters(run.mixture)
+    return f"{text} Domains are clusters, see {folder / PAGE}." if folder else text
 
 
 def _short(value: Any) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from tandem_pl.steadiness import Stability
+from tandem_pl.steadiness import TOO_SHORT, Stability
+from tandem_pl.text_tables import counted
 
 from .domains import EPOCHS_LIMIT, DomainSummary
 from .run import Run
@@ -28,7 +29,7 @@ def explain(domain: DomainSummary, run: Run) -> str:
     reasons = []
     delta = domain.mean
     if run.learned and delta is not None and not math.isnan(delta.half):
-        if delta.distinct:
+        if domain.significant:
             verb = "lowered" if delta.mean < 0 else "raised"
             size = f"{plus_minus(abs(delta.mean), delta.half)} nats an episode"
             reasons.append(f"relative to the average domain, target data {verb} its loss by {size}")
@@ -69,8 +70,8 @@ def verdict(result: Stability, run: Run) -> str:
     more = f", and {' or '.join(advice)}" if advice else ""
     return {
         "given": "The weights were given, not learned: there is nothing to settle.",
-        "too short to judge": (
-            f"Too short to judge: the run has {run.updates} updates; its average is a "
+        TOO_SHORT: (
+            f"Too short to judge: the run has {counted(run.updates, 'update')}; its average is a "
             "snapshot, and a longer run is needed."
         ),
         "drifting": f"Still drifting: {numbers}. A longer run may give other weights.",

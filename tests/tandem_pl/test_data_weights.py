@@ -57,7 +57,10 @@ def test_passes_over_domains_can_be_limited_from_there() -> None:
     data = data_for("one", clusters={"one": {"twin": 0.75, "other": 0.25}})
     expected = [0.5, 0.5, 0]
     assert shares(data, "epoch_capped:2:480:target") == expected
-    assert shares(data, "epoch_capped:2::target", budget=480) == expected
+    for spec in ("epoch_capped:2::target", "epoch_capped:2:target"):
+        assert shares(data, spec, budget=480) == expected
+    with pytest.raises(InputError, match=r"240 samples, each .* or give weight to more domains\.$"):
+        shares(data, "epoch_capped:1:target", budget=481)
 
 
 @pytest.mark.parametrize(

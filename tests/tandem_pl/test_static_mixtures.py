@@ -113,7 +113,11 @@ def test_epoch_capped_starts_from_temperature_or_any_spec(tmp_path) -> None:
     [
         ("unimax", "weights='unimax' needs the most epochs of a domain and the samples of the run"),
         ("unimax:4", "such as 'unimax:4:64000'"),
-        ("unimax:4:3000:proportional", "such as 'unimax:4:64000'"),
+        (
+            "unimax:4:3000:proportional",
+            "unimax is uniform .* write epoch_capped:4:proportional for",
+        ),
+        ("unimax:4:target", "write epoch_capped:4:target for another"),
         ("unimax:many:3000", "such as 'unimax:4:64000'"),
         ("epoch_capped:4", "such as 'epoch_capped:4:64000'"),
         ("unimax:0:3000", "weights='unimax:0:3000': epochs=0 must be a positive number"),

@@ -205,7 +205,7 @@ def test_a_round_of_visits_alone_has_no_training_segment(tmp_path):
 def test_a_target_loss_that_is_not_finite_leaves_the_weights_alone(tmp_path):
     target = {"t": with_marker(random_rows(30, WIDTH, 7), 0)}
     method = AioliReweighting(5, lp_rounds=1, lp_steps=2, evaluation_samples=None)
-    with pytest.warns(UserWarning, match=r"target loss is not finite, .*\(domains: t; 1 updates"):
+    with pytest.warns(UserWarning, match=r"target loss is not finite, .*\(domains: t; 1 update "):
         fit(tmp_path, *build(poisoned, target=target), method, max_epochs=2)
     assert method.skipped_updates == 2
     np.testing.assert_array_equal(method.trajectory, np.full((3, 2), 0.5))

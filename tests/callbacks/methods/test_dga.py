@@ -184,7 +184,7 @@ def test_gradients_that_are_not_finite_leave_the_weights(tmp_path) -> None:
     data.target_sets["t"].tensors[0][5] = math.nan
     with pytest.warns(
         UserWarning,
-        match="product of gradients is not finite, .*: twin, other, noise; 1 updates",
+        match="product of gradients is not finite, .*: twin, other, noise; 1 update ",
     ):
         _, record = run(tmp_path, method, epochs=5, data=data)
     bad = [bool(b.target_samples[0].isnan().any()) for b in record.batches if b.phase == "measure"]

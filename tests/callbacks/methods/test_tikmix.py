@@ -300,7 +300,7 @@ def test_an_influence_that_is_not_finite_leaves_the_weights_alone(tmp_path):
     target = {"t": with_marker(random_rows(8, WIDTH, 7), 0)}
     method = TiKMiXReweighting(2, 1)
     module = MixtureModule(small_network(WIDTH), poisoned, adamw)
-    with pytest.warns(UserWarning, match="influence is not finite, .*domains: a, b; 1 updates"):
+    with pytest.warns(UserWarning, match="influence is not finite, .*domains: a, b; 1 update "):
         fit(tmp_path, module, make_data(target=target), method, max_epochs=2)
     assert method.skipped_updates == 2
     np.testing.assert_array_equal(method.trajectory, np.full((3, 2), 0.5))

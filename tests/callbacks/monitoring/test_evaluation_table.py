@@ -225,3 +225,21 @@ def test_other_metrics_by_domain_have_columns(parts, tmp_path, capsys):
     assert lines[1].split()[-3:] == ["0.1000", "1.0000", "5"]
     assert all(line.index("0.1000") > lines[0].index("perplexity") for line in lines[1:2])
     assert {len(line) for line in lines[1:4]} == {len(lines[0])}
+
+
+def test_a_target_of_its_own_has_its_means(tmp_path, capsys):
+    """It is tested beside held-out data of the training domains, and is named first."""
+    train = {name: SETS[name] for name in ("code", "web")}
+    exam = {"books, old": SETS["books, old"]}
+    module = MixtureModule(QuadraticNetwork(4), OfTokens(), lambda p: torch.optim.SGD(p, lr=0.1))
+    data = MixtureDataModule(train, target=exam, test={**train, **exam}, batch_size=4)
+    data.setup("fit")
+    trainer = quiet_trainer(tmp_path, callbacks=[EvaluationTable()])
+    trainer.test(module, data, verbose=False)
+    printed = capsys.readouterr().out
+    mean = float(LOSSES["books, old"].mean())
+    assert (
+        f"The target alone (books, old): mean loss {mean:.4f}, exp(mean loss) "
+        f"{math.exp(mean):.3f}; the means above count all 3." in printed
+    )
+    assert "few samples of books, old (3), code (5)" in printed

@@ -156,7 +156,7 @@ def test_a_prompt_falls_in_one_split_and_a_sample_is_there_once(domains, seed):
         own.append(len(mine))
         new |= mine
     if min(own) < 3:
-        with pytest.raises(InputError, match="prompts that no other has"):
+        with pytest.raises(InputError, match=r"prompts? that no other has"):
             split_by_prompt(prompts, samples, 0.2, 0.1)
         return
     codes = split_by_prompt(prompts, samples, 0.2, 0.1)

@@ -1,3 +1,4 @@
+import csv
 import json
 
 import numpy as np
@@ -7,10 +8,14 @@ pytest.importorskip("sklearn")
 
 from cluster_texts import TOPICS, documents, write_lines
 
+from tandem_pl.cli import main
 from tandem_pl.datamodules import InstructionMixtureDataModule, TextMixtureDataModule
 from tandem_pl.datamodules.clusters import cached, hashed
+from tandem_pl.datamodules.clusters.model import ClusterModel
 from tandem_pl.datamodules.text.prepare import prepare_corpus
 from tandem_pl.errors import InputError
+from tandem_pl.mixture import Mixture
+from tandem_pl.run_files import folder_of_clusters
 
 PAIRS = documents()
 
@@ -91,6 +96,58 @@ def test_instructions_are_clustered_by_prompt_and_response(chats, tmp_path):
         assert kept == 60
     for domain in data.train_sets:
         assert any(set(domain.split("-")) <= set(own) for own in TOPICS.values())
+
+
+@pytest.mark.parametrize("chats", [False, True])
+def test_small_clusters_of_a_folder_are_said(chats, tmp_path):
+    """Of sailing there is one document; all of chess is in the target."""
+    path = write_lines(tmp_path / "docs.jsonl", [text for _, text in PAIRS])
+    corpus = str(tmp_path / "corpus")
+    options = {"block_size": 16, "near_duplicate": None, "workers": 1}
+    prepare_corpus(corpus, dataset=path, cluster=3, **options)
+    new = {topic: [t for some, t in documents(9, seed=1) if some == topic] for topic in TOPICS}
+    names = ClusterModel.load(corpus).assign([texts[0] for texts in new.values()])
+    train = [*new["baking"], new["sailing"][0], *new["chess"]]
+    paths = []
+    for name, texts in (("train", train), ("exam", new["chess"])):
+        rows = [{"text": t, "prompt": t[:60], "response": t[60:]} for t in texts]
+        paths.append(str(tmp_path / f"{name}.jsonl"))
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    make = InstructionMixtureDataModule if chats else TextMixtureDataModule
+    for target in ({}, {"exam": paths[1]}):
+        data = make(
+            dataset=paths[0], target=target, cluster=corpus, cache_dir=str(tmp_path / "cache")
+        )
+        said = f"without held-out data, for too little text in a split: clusters {names[1]}"
+        with pytest.warns(UserWarning, match=said) as caught:
+            data.setup()
+        left = any(f"to train on: clusters {names[2]}" in str(some.message) for some in caught)
+        assert left == bool(target)
+        assert set(data.train_sets) == set(names[:2] if left else names)
+        assert set(data.test_sets) == ({names[0], "exam"} if left else {names[0], names[2]})
+        assert said in data.manifest["clusters"]["remarks"]
+    assert set(data.target_clusters["exam"]) == set(names[:2])
+    assert sum(data.target_clusters["exam"].values()) == pytest.approx(1)
+
+
+def test_the_listing_of_clusters_in_the_cache_is_named(tmp_path, capsys):
+    path = write_lines(tmp_path / "docs.jsonl", [text for _, text in PAIRS])
+    for _ in range(2):  # the second time from the cache
+        data = text_module(tmp_path, dataset=path, cluster=3, block_size=16)
+    (folder,) = (tmp_path / "cache").glob("clusters-*")
+    with (folder / "clusters.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["document", "given_domain", "domain", "similarity"]
+    assert {row["domain"] for row in rows} == set(data.train_sets)
+    assert len(rows) == len(PAIRS)
+    weights = dict.fromkeys(data.train_sets, 1 / 3)
+    run = tmp_path / "run"
+    run.mkdir()
+    Mixture(weights, weights, {"data": data.record}).save(run / "mixture.yaml")
+    assert f"clusters: {folder}\n" in (run / "mixture.yaml").read_text()
+    main(["export", str(run), "--to", "json"])
+    assert f"{folder}/clusters.csv has the domain of each document" in capsys.readouterr().err
+    assert folder_of_clusters(Mixture.load(run / "mixture.yaml")) == folder
 
 
 def test_too_large_blocks_are_refused_with_advice(tmp_path):

@@ -4,6 +4,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import yaml
 
 pytest.importorskip("sklearn")
 
@@ -234,8 +235,51 @@ def test_a_cluster_of_near_duplicates_is_merged(tmp_path):
     assert model.assign(licences[:1]) == [next(iter(manifest["splits"]["train"]))]
     only = write_lines(tmp_path / "only.jsonl", licences)
     options["dataset"] = only
-    with pytest.raises(InputError, match=r"no document left in its .* or make new clusters"):
+    with pytest.raises(InputError, match=r"leaves no target data, .* or make new clusters"):
         prepare_corpus(str(tmp_path / "o"), cluster=str(tmp_path / "out"), **options)
+
+
+def topic_texts(topic, each, seed=1):
+    return [text for _, text in documents(each, topics={topic: TOPICS[topic]}, seed=seed)]
+
+
+@pytest.mark.parametrize("resemble", [False, True])
+def test_small_clusters_of_a_folder_have_no_held_out_data_or_are_left_out(
+    resemble, corpus, tmp_path
+):
+    """Of sailing there is one document, or copies of it; that of chess has less than a block."""
+    sailing = [
+        text + f" {i}" for text in topic_texts("sailing", 1) for i in range(1 + 6 * resemble)
+    ]
+    texts = [*topic_texts("baking", 30), *sailing, "bishop rook"]
+    target = {"exam": write_lines(tmp_path / "exam.jsonl", topic_texts("chess", 9))}
+    path = write_lines(tmp_path / "new.jsonl", texts)
+    options = {**OPTIONS, "near_duplicate": 0.6, "dataset": path, "cluster": str(corpus[0])}
+    baking, lone, out = ClusterModel.load(corpus[0]).assign([texts[0], sailing[0], texts[-1]])
+    for number, more in enumerate(({}, {"target": target})):
+        folder = tmp_path / f"out{number}"
+        manifest = prepare_corpus(str(folder), **options, **more)
+        splits = manifest["splits"]
+        assert set(splits["train"]) == set(manifest["clusters"]["domains"]) == {baking, lone}
+        assert set(splits["test"]) == {baking, *more.get("target", ())}
+        assert splits["train"][lone]["documents"] == len(sailing)
+        split_of = {row["document"]: row["split"] for row in listing(folder)}
+        assert split_of[f"{path}, line {len(texts)}"] == "dropped"
+        said = "\n".join(remarks(manifest))
+        assert f"without held-out data, for too little text in a split: clusters {lone}\n" in said
+        assert f"left out, for too little text to train on: clusters {out}" in said
+        data = PreparedTextDataModule(str(folder))
+        data.setup()
+        assert set(data.target_clusters.get("exam", {baking, lone})) == {baking, lone}
+    assert sum(data.target_clusters["exam"].values()) == pytest.approx(1)
+
+
+def test_clusters_of_a_folder_that_are_all_too_small_are_refused(corpus, tmp_path):
+    options = {**OPTIONS, "cluster": str(corpus[0])}
+    for texts, match in ((["bishop rook"], "no cluster has enough"), (PAIRS[0][1:], "no target")):
+        path = write_lines(tmp_path / "few.jsonl", texts)
+        with pytest.raises(InputError, match=rf"{match}.* or make new clusters of them"):
+            prepare_corpus(str(tmp_path / "o"), dataset=path, **options)
 
 
 @pytest.mark.parametrize("train_bpe", [None, 300])
@@ -278,7 +322,24 @@ def test_the_verb_takes_the_options_from_yaml(unlabelled, tmp_path, capsys):
     main(["prepare", "--config", str(config), "--out", str(out), "--smallest-cluster", "5"])
     printed = capsys.readouterr().out
     assert f"{out}/clusters.html" in printed
-    assert (out / "fit.yaml").exists()
+    written = yaml.safe_load((out / "fit.yaml").read_text())
+    assert written["data"]["init_args"]["weights"] == "uniform"
+
+
+def test_a_run_begins_at_the_targets_shares_of_the_clusters(unlabelled, tmp_path):
+    """As `fit.yaml` says, if target data lie in them."""
+    baking = [text for topic, text in documents(20, seed=2) if topic == "baking"]
+    exam = write_lines(tmp_path / "exam.jsonl", baking)
+    out = tmp_path / "out"
+    config = {"dataset": unlabelled, "cluster": 3, "block_size": 16, "near_duplicate": None}
+    (tmp_path / "prepare.yaml").write_text(yaml.safe_dump(config))
+    given = ["--config", str(tmp_path / "prepare.yaml"), "--target.exam", exam, "--out", str(out)]
+    main(["prepare", *given])
+    written = yaml.safe_load((out / "fit.yaml").read_text())
+    data = PreparedTextDataModule(**written["data"]["init_args"])
+    data.setup("fit")
+    assert data.mixture.weights == data.target_clusters["exam"]
+    assert max(data.mixture.weights.values()) == 1
 
 
 def test_too_little_text_of_a_target_is_no_matter_of_clusters(unlabelled, tmp_path):

@@ -1,3 +1,4 @@
+import csv
 import json
 import re
 import warnings
@@ -80,17 +81,29 @@ def test_target_images_have_shares_of_the_clusters(tmp_path):
         (colour,) = colours(images)
         count = sum(colour in target.source.place(int(row)) for row in target.rows)
         assert shares[name] == pytest.approx(count / len(target), abs=1e-6)
-    (page,) = (tmp_path / "cache" / "images").glob("clusters-*.html")
+    (page,) = (tmp_path / "cache" / "images").glob("clusters-*/clusters.html")
     assert "<th>all: share</th>" in page.read_text()
 
 
 def test_the_page_has_a_sheet_of_each_cluster(tmp_path):
     make(write_images(tmp_path / "all"), tmp_path, cluster=3)
-    (page,) = (tmp_path / "cache" / "images").glob("clusters-*.html")
+    (page,) = (tmp_path / "cache" / "images").glob("clusters-*/clusters.html")
     text = page.read_text()
     assert text.count("data:image/png;base64,") == 3
     assert "54 images" not in text.split("<table>")[1]
     assert "http" not in text
+
+
+def test_the_listing_has_every_image_and_is_in_the_record(tmp_path):
+    data = make(write_images(tmp_path / "all", each=40), tmp_path, cluster=3)
+    (folder,) = (tmp_path / "cache" / "images").glob("clusters-*")
+    assert data.record["clusters"] == str(folder)
+    with (folder / "clusters.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for name, images in data.train_sets.items():
+        places = {images.source.place(int(row)) for row in images.rows}
+        assert {r["document"] for r in rows if r["domain"] == name and r["similarity"]} == places
+    assert len(rows) == sum(map(len, [*data.train_sets.values(), *data.target_sets.values()]))
 
 
 def test_features_are_kept_and_clusters_are_the_same_again(tmp_path, monkeypatch):

@@ -48,7 +48,7 @@ def test_spellings(arguments, expected):
         ("r s", "unrecognized arguments: s: see"),
         ("r --block_size x", "--block_size: expected int, given: x: see"),
         ("r --seeds 0 x", "--seeds: expected int, given: x: see"),
-        ("r --domains 3", "--domains: expected dict, given: 3: see"),
+        ("r --domains 3", "--domains: expected --domains.NAME FILE, given: 3: see"),
         ("r --seeds", "expected one argument: see"),
     ],
 )

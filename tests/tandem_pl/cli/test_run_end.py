@@ -52,7 +52,8 @@ def test_a_settled_run_with_two_significant_moves(tmp_path):
     assert lines == [
         "Settled: the means of the third and the fourth quarter differ by 0.0 % of the data, and "
         "the weights fluctuate by 0.0 % within a quarter.",
-        "Significant (95 % intervals of the hyper-gradient): the moves of 2 of 3 weights, a, b.",
+        "Significant (hyper-gradients, 95 % for all domains together): the moves of 2 of 3 "
+        "weights, a, b.",
         f"Keep the network, which is trained: tandem export {tmp_path} --network exported",
         f"Or train another at the average: tandem init train --run {tmp_path}",
         f"See why the weights moved: tandem report {tmp_path}",
@@ -61,8 +62,9 @@ def test_a_settled_run_with_two_significant_moves(tmp_path):
 
 def test_a_mixture_that_is_not_significant_is_said_to_be(tmp_path):
     assert mixture_lines(learned_run(tmp_path, 60))[1] == (
-        "Not significant: this run alone does not rule out chance for any weight (95 % intervals "
-        "of the hyper-gradient); runs of other seeds, a longer one or more measured samples may."
+        "Not significant: this run alone does not rule out chance for any weight "
+        "(hyper-gradients, 95 % for all domains together); runs of other seeds, a longer one or "
+        "more measured samples may."
     )
 
 
@@ -74,6 +76,13 @@ def test_a_short_run_says_so_and_a_run_without_updates_no_more(tmp_path):
     )
     assert len(lines) == 2  # no advice to train with it
     assert len(mixture_lines(learned_run(tmp_path, 0))) == 1
+    assert "the run has 1 update;" in mixture_lines(learned_run(tmp_path, 1))[0]
+
+
+def test_a_run_too_short_to_judge_claims_no_significance(tmp_path):
+    lines = mixture_lines(learned_run(tmp_path, 10, (-0.1, 0.1, 0.0)))
+    assert lines[0].startswith("Too short to judge: the run has 10 updates;")
+    assert not any("ignificant" in line for line in lines)
 
 
 def test_given_weights_are_not_judged(tmp_path):

@@ -59,6 +59,14 @@ def test_too_few_measured_samples_are_a_sentence():
     ]
 
 
+def test_one_of_a_thing_is_in_the_singular():
+    one = QUICKSTART._replace(steps=30, episode=1, batch_size=1, measured=1.0, cost=1.0)
+    lines = start_lines(one)
+    assert lines[0] == HEAD + "30 steps of 1 sample; 30 episodes of 1 step, 30 updates"
+    assert lines[1].startswith("an update measures 1 sample of each domain; the run costs as much ")
+    assert lines[3].startswith("1 measured sample of each domain makes noisy updates: ")
+
+
 def test_a_resumed_run_and_one_without_a_limit():
     assert start_lines(QUICKSTART._replace(step=1000))[0] == (
         HEAD + "3000 steps of 16 samples, from step 1000 on; 150 episodes of 20 steps, 150 updates"

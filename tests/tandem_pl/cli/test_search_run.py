@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -201,7 +202,7 @@ def test_later_mixtures_are_chosen_by_the_results_so_far(place, monkeypatch, bot
     monkeypatch.setattr(run, "POOL", 20)
     name = swarm(place, proxies=5, stack=2, initial=2)
     assert main(["search", "run", name]) == 0
-    mixtures = table().to_numpy()
+    mixtures = pd.read_csv("swarm/mixtures.csv").to_numpy()
     assert [len(values) for _, values, _ in asked] == [2, 4]
     assert asked[1][0] == mixtures[:4].tolist()
     assert mixtures[2:5].tolist() == [*asked[0][2][[7, 3]].tolist(), asked[1][2][7].tolist()]

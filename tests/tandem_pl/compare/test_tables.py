@@ -6,10 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
+import yaml
 from comparisons import comparison
 
+from tandem_pl.compare.cells import build_cells
 from tandem_pl.compare.files import write_results
-from tandem_pl.compare.results import NETWORK, RUN, Runs
+from tandem_pl.compare.results import NETWORK, RUN, Runs, collect
 from tandem_pl.compare.statistics import differences, estimate, over_seeds
 from tandem_pl.compare.tables import difference, markdown
 
@@ -62,7 +64,7 @@ def test_the_page_says_what_was_measured(tmp_path):
     index = pd.MultiIndex.from_tuples(list(lines), names=NETWORK)
     networks = pd.DataFrame(list(lines.values()), index, ["cost", "extra_runs", "seconds"])
     broken = {("tandem", "online", 0): "it broke."}
-    page = markdown(study, Runs(losses, weights, epochs, networks, broken))
+    page = markdown(study, Runs(losses, weights, epochs, networks, broken, ["a", "b"]))
 
     def cells(heading, start):
         lines = page.split(heading)[1].splitlines()
@@ -88,7 +90,7 @@ def finished(losses):
     """Runs that all succeeded, with equal weights."""
     networks = losses.groupby(level=NETWORK, sort=False).size().to_frame("cost") * math.nan
     networks["extra_runs"], networks["seconds"] = 0, 60.0
-    return Runs(losses, losses * 0 + 0.5, losses * math.nan, networks, {})
+    return Runs(losses, losses * 0 + 0.5, losses * math.nan, networks, {}, list(losses))
 
 
 def test_two_seeds_mark_nothing_and_images_have_no_perplexity(tmp_path):
@@ -118,3 +120,28 @@ def test_pictures_without_data_are_not_made(tmp_path):
     text = (tmp_path / "out/comparison.md").read_text()
     assert "mixtures.png" in text
     assert "comparison.png" not in text
+
+
+def test_averages_count_a_target_of_its_own_alone(tmp_path):
+    """Held-out data of the training domains are tested too, and are shown after it."""
+    study = comparison(tmp_path, methods=["uniform", "tandem"], seeds=[0], overrides=OF_TOKENS)
+    for cell in build_cells(study):
+        if cell.stage == "final":
+            own = 1.0 if cell.label == "tandem" else 2.0
+            result = {
+                "losses": {"a": 3.0 - own, "b": 3.0 - own, "exam": own},
+                "target": {"exam": 1.0},
+                "weights": {"a": 0.5, "b": 0.5},
+                "settings": {},
+                "seconds": 1.0,
+            }
+            cell.folder.mkdir(parents=True)
+            cell.result.write_text(yaml.safe_dump(result))
+    runs = collect(study, build_cells(study))
+    assert list(runs.losses) == ["exam", "a", "b"]
+    page = markdown(study, runs)
+    assert "Averages count the domains of the target alone (exam) the same" in page
+    rows = [[cell.strip() for cell in line.split("|")] for line in page.splitlines()]
+    (first,) = (row[:4] for row in rows if row[1:3] == ["tandem", "1.0000"])
+    assert first[3] == "-1.0000"
+    assert any(row[1:3] == ["uniform", "2.0000"] for row in rows)

@@ -185,3 +185,14 @@ def test_the_vocabulary_must_fit():
     check_vocabulary(nn.Linear(2, 2), 99)
     with pytest.raises(InputError, match=r"62 tokens and the network embeds 61: .*vocab_size"):
         check_vocabulary(network, 62)
+
+
+def test_a_vocabulary_far_beyond_that_of_the_data_is_said(recwarn):
+    check_vocabulary(nn.Embedding(9, 4), 257)  # which does not say its size
+    for size, tokens in ((4300, 257), (50_304, 20_000)):
+        check_vocabulary(causal_language_model("qwen2", QWEN | {"vocab_size": size}), tokens)
+    assert not recwarn
+    check_vocabulary(causal_language_model("qwen2", QWEN | {"vocab_size": 4400}), 257)
+    (said,) = (str(warning.message) for warning in recwarn)
+    assert "a vocabulary of 4400 tokens and the data one of 257" in said
+    assert "model.network.config.vocab_size to 257" in said

@@ -187,6 +187,11 @@ def test_sentences_admit_that_nothing_was_seen():
     assert level.endswith("nats next to the average's.")
 
 
+def test_a_run_too_short_to_judge_rules_out_no_chance():
+    up, _ = sentences(line(0.5, 0.9, 21), noise([-0.05, 0.05], 20))
+    assert up.endswith("nats next to the average's, does not rule out chance.")
+
+
 def test_sentences_name_floors_caps_and_repeats():
     weights = np.vstack([line(0.5, 0.9), [[0.9, 0.1]] * 3])
     settings = {"floor": 0.1, "caps": {"d0": 0.9}}

@@ -71,14 +71,13 @@ def test_a_measured_loss_that_is_not_finite_leaves_the_weights(tmp_path, caplog)
     module, data = TandemModule(small_network(WIDTH), poisoned, sgd), make_data(batch_size=8)
     data.train_sets["a"] = with_marker(data.train_sets["a"], 3)
     recorder, reweighting = Recorder(), make_reweighting(1, 1)
-    said = r"a measured loss is not finite, .* change \(domains: a; 1 updates skipped so far\)"
+    said = r"a measured loss is not finite, .* change \(domains: a; 1 update skipped so far\)"
     caplog.set_level("INFO")
     with pytest.warns(UserWarning, match=said):
         fit(tmp_path, module, data, reweighting, recorder, max_epochs=6)
     bad = [has_marker(b.samples) for b in recorder.batches if b.phase == MEASURE]
-    assert 0 < sum(bad) < len(bad)
-    assert reweighting.skipped_updates == sum(bad)
-    assert f"\n{sum(bad)} of 6 updates were skipped\n" in caplog.text
+    assert reweighting.skipped_updates == sum(bad) == 1
+    assert "\n1 of 6 updates was skipped\n" in caplog.text
     pairs = zip(reweighting.trajectory, reweighting.trajectory[1:], strict=False)
     same = [bool((old == new).all()) for old, new in pairs]
     assert all(still for still, skipped in zip(same, bad, strict=True) if skipped)
