@@ -1,6 +1,6 @@
 """Checks that a user's names of domains are those of the data."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from .errors import InputError, did_you_mean
@@ -59,3 +59,17 @@ def first_names(names: Sequence[str], most: int) -> str:
     """
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def own_domains(target: Collection[str], tested: Sequence[str]) -> list[str]:
+    """Return the tested domains that are the target's, if others are tested that it does not have.
+
+    Args:
+        target: domains that have a share of the target.
+        tested: domains that a network is tested on.
+
+    >>> own_domains({"exam"}, ["web", "exam"]), own_domains({"web", "code"}, ["web", "code"])
+    (['exam'], [])
+    """
+    own = set(target) < set(tested)
+    return [name for name in tested if own and name in target]

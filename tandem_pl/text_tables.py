@@ -25,13 +25,13 @@ def text_table(
     return "\n".join(gap.join(cells).rstrip() for cells in _aligned([header, *rows], left))
 
 
-def counted(number: int, noun: str) -> str:
-    """Write a number of things.
+def counted(number: int | str, noun: str) -> str:
+    """Write a number of things; a text is a number that is written already.
 
-    >>> counted(1, "update"), counted(0, "update")
-    ('1 update', '0 updates')
+    >>> counted(1, "update"), counted(0, "update"), counted("0.5", "update")
+    ('1 update', '0 updates', '0.5 updates')
     """
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    return f"{number} {noun}{'' if str(number) == '1' else 's'}"
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

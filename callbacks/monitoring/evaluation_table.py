@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,8 +10,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tandem_pl.domain_names import first_names
-from tandem_pl.episode import MixtureBatch, MixtureData
+from tandem_pl.data_record import with_target
+from tandem_pl.domain_names import first_names, own_domains
+from tandem_pl.episode import MixtureBatch
 from tandem_pl.files import csv_bytes, write_atomically
 from tandem_pl.text_tables import text_table
 from tandem_pl.training.connection import mixture_data
@@ -107,7 +108,8 @@ class EvaluationTable(Callback):
         lines = zip([*losses, *averages], *columns.values(), strict=True)
         write_atomically(path, csv_bytes(["domain", *columns], lines))
         print(f"\n{format_table(list(losses), columns)}\nwritten to {path}")
-        target = own_target(data, losses) if stage == "test" else []
+        shared = [name for name, share in with_target(data).get("target", {}).items() if share]
+        target = own_domains(shared, list(losses)) if stage == "test" else []
         if target:
             print(target_means({name: losses[name] for name in target}, columns, len(losses)))
         first = {name: samples[name] for name in target}  # of the domains that count most
@@ -145,15 +147,6 @@ class EvaluationTable(Callback):
         rows = ([names[m], str(loss)] for m, loss in zip(domains, losses, strict=True))
         write_atomically(path, csv_bytes(["domain", "loss"], rows))
         print(f"\nlosses of {len(domains)} samples written to {path}")
-
-
-def own_target(data: MixtureData, tested: Collection[str]) -> list[str]:
-    """Return the target's domains, if they are tested beside others that it does not have."""
-    shares = data.target_shares
-    names = (
-        [] if shares is None else [n for n, s in zip(data.target_sets, shares, strict=True) if s]
-    )
-    return names if set(names) < set(tested) else []
 
 
 def target_means(losses: Mapping[str, float], columns: Columns, tested: int) -> str:

@@ -115,8 +115,9 @@ def merging_remarks(
     """
     if not isinstance(cluster, int) or left == made:
         return []
-    few = f"{smallest} {unit} or {SPLITS} different ones"
-    few = few if smallest > SPLITS else f"{SPLITS} different {unit}"
+    few = f"{SPLITS} different {unit}"
+    if smallest > SPLITS:
+        few = f"{smallest} {unit} or {SPLITS} different ones"
     merged = f"{made - left} with fewer than {few} {'was' if made - left == 1 else 'were'} merged"
     return [f"{made} clusters were asked for; {merged} into the nearest"]
 

@@ -10,9 +10,9 @@ import numpy as np
 from tandem_pl.domain_names import first_names
 from tandem_pl.report.run import Run
 from tandem_pl.report.sentences import verdict
-from tandem_pl.report.statistics import stability
+from tandem_pl.report.statistics import significance, stability
 from tandem_pl.simplex import Array
-from tandem_pl.steadiness import LEAST_UPDATES, TOO_SHORT, significant_moves
+from tandem_pl.steadiness import LEAST_UPDATES
 from tandem_pl.text_tables import text_table
 
 MOST_ROWS = 20  # target domains in the table
@@ -55,16 +55,14 @@ def mixture_lines(run: Run) -> list[str]:
     """
     if not run.learned:
         return []
-    found = stability(run)
-    lines = [verdict(found, run)]
+    lines = [verdict(stability(run), run)]
     if not run.updates:
         return lines
-    if run.signal is not None and found.verdict != TOO_SHORT:
-        names, moves = run.mixture.domains, significant_moves(run.signal)
-        beyond = [name for name, significant in zip(names, moves, strict=True) if significant]
+    if (moves := significance(run)) is not None:
+        beyond = [name for name, significant in moves.items() if significant]
         level = "hyper-gradients, 95 % for all domains together"
         lines.append(
-            f"Significant ({level}): the moves of {len(beyond)} of {len(names)} weights, "
+            f"Significant ({level}): the moves of {len(beyond)} of {len(moves)} weights, "
             f"{first_names(beyond, MOST_NAMES)}."
             if beyond
             else "Not significant: this run alone does not rule out chance for any weight "

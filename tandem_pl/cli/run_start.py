@@ -101,7 +101,9 @@ def start_lines(start: Start) -> list[str]:
     lines = [f"{head}: {length}"]
     parts = []
     if start.learned and start.measured is not None:
-        parts.append(f"an update measures {some(start.measured, 'sample')} of each domain")
+        parts.append(
+            f"an update measures {counted(short(start.measured), 'sample')} of each domain"
+        )
     if start.cost is not None:
         times = "" if short(start.cost) == "1" else f"{short(start.cost)} times "
         parts.append(
@@ -132,7 +134,7 @@ def warnings_of(start: Start) -> list[str]:
         )
     if start.measured is not None and start.measured < ENOUGH_SAMPLES:
         lines.append(
-            f"{some(start.measured, 'measured sample')} of each domain "
+            f"{counted(short(start.measured), 'measured sample')} of each domain "
             f"{'makes' if short(start.measured) == '1' else 'make'} noisy updates: raise "
             f"measure_batches for {ENOUGH_SAMPLES} or more."
         )
@@ -155,15 +157,6 @@ def listed(passes: dict[str, float]) -> str:
         return ", ".join(f"{name} {short(value)}" for name, value in passes.items())
     least, most = min(passes, key=passes.__getitem__), max(passes, key=passes.__getitem__)
     return f"{short(passes[least])} ({least}) to {short(passes[most])} ({most})"
-
-
-def some(value: float, noun: str) -> str:
-    """Write a number of things that may be a fraction.
-
-    >>> some(1.0, "sample"), some(0.5, "sample")
-    ('1 sample', '0.5 samples')
-    """
-    return f"{short(value)} {noun}{'' if short(value) == '1' else 's'}"
 
 
 def short(value: float) -> str:

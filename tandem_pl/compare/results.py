@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from tandem_pl.domain_names import own_domains
 from tandem_pl.yaml_files import read_yaml
 
 from .cells import FINAL, LEARN, Cell
@@ -97,8 +98,7 @@ def counted_domains(tested: Iterable[str], results: Iterable[Result]) -> list[st
     """
     tested = list(tested)
     target = {name for result in results for name, s in result.get("target", {}).items() if s}
-    own = bool(target) and target < set(tested)
-    return [name for name in tested if name in target or not own]
+    return own_domains(target, tested) or tested
 
 
 def network_name(key: tuple[str, str]) -> str:

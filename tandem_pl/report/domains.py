@@ -11,17 +11,15 @@ import numpy as np
 from tandem_pl.errors import InputError
 from tandem_pl.mixture import Mixture, check_domains
 from tandem_pl.steadiness import (
-    TOO_SHORT,
     Interval,
     centred,
     evenly_scaled,
     last_quarters,
     mean_gradients,
-    significant_moves,
 )
 
 from .run import Run
-from .statistics import batch_means, stability
+from .statistics import batch_means, significance
 
 EPOCHS_LIMIT = 4.0  # Muennighoff et al. 2023, arXiv 2305.16264
 
@@ -79,13 +77,11 @@ def summarize_domains(
     spread = run.weights[len(run.weights) // 2 :].std(axis=0)
     drift = fourth.mean(axis=0) - third.mean(axis=0)
     late: Sequence[Interval | None] = [None] * len(names)
-    means, significant = late, [False] * len(names)
+    means, significant = late, significance(run) or {}
     if run.signal is not None:
         deltas = centred(run.signal)
         late = batch_means(evenly_scaled(deltas[len(deltas) // 2 :]))
         means = mean_gradients(run.signal)
-        if stability(run).verdict != TOO_SHORT:
-            significant = significant_moves(run.signal).tolist()
     epochs = run.mixture.about.get("epochs") or {}
     final = final_epochs(run.mixture, tokens, tokens_per_domain, samples)
     averages = [mixture.average for mixture in (run.mixture, *others)]
@@ -99,7 +95,7 @@ def summarize_domains(
             float(drift[m]),
             late[m],
             means[m],
-            significant[m],
+            significant.get(name, False),
             epochs.get(name),
             final.get(name),
             _mean_and_sd([average[name] for average in averages]),

@@ -6,7 +6,13 @@ import math
 
 from tandem_pl import steadiness
 from tandem_pl.simplex import Array
-from tandem_pl.steadiness import LEAST_UPDATES, Interval, Stability
+from tandem_pl.steadiness import (
+    LEAST_UPDATES,
+    TOO_SHORT,
+    Interval,
+    Stability,
+    significant_moves,
+)
 
 from .run import Run
 
@@ -37,3 +43,13 @@ def batch_means(values: Array) -> list[Interval]:
 def stability(run: Run) -> Stability:
     """Return `steadiness.stability` of a run."""
     return steadiness.stability(run.weights, run.learned)
+
+
+def significance(run: Run) -> dict[str, bool] | None:
+    """Return domain -> whether its weight moved beyond chance, see `significant_moves`.
+
+    None for a run without hyper-gradients, or that is too short to judge.
+    """
+    if run.signal is None or stability(run).verdict == TOO_SHORT:
+        return None
+    return dict(zip(run.mixture.domains, significant_moves(run.signal).tolist(), strict=True))

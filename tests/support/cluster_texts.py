@@ -8,6 +8,7 @@ TOPICS = {
     "sailing": ["harbour", "anchor", "mast", "rudder", "keel", "breeze", "captain", "deck", "tide"],
     "chess": ["bishop", "rook", "pawn", "castle", "queen", "gambit", "checkmate", "knight"],
 }
+PREPARE = {"block_size": 16, "near_duplicate": None, "workers": 1}  # options of `prepare_corpus`
 COMMON = ["today", "people", "often", "think", "about", "what", "comes", "next", "many", "things"]
 
 

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("sklearn")
 
-from cluster_texts import documents, write_lines
+from cluster_texts import PREPARE, documents, write_lines
 
 from tandem_pl.cli.prepare import remarks
 from tandem_pl.datamodules import TextMixtureDataModule
@@ -17,12 +17,7 @@ from tandem_pl.datamodules.text.prepare import prepare_corpus
 from tandem_pl.errors import InputError
 
 PAIRS = documents()
-OPTIONS = {"block_size": 16, "near_duplicate": None, "workers": 1}
-
-
-@pytest.fixture(autouse=True)
-def _few_features(monkeypatch):
-    monkeypatch.setattr(hashed, "BITS", 12)
+pytestmark = pytest.mark.usefixtures("few_features")
 
 
 def listing(out):
@@ -35,7 +30,7 @@ def test_new_documents_of_a_given_domain_take_its_clusters(tmp_path):
     texts = [text for _, text in PAIRS]
     names = ["web", "books"] * 90
     path = write_lines(tmp_path / "docs.jsonl", texts, domain=names)
-    options = {**OPTIONS, "dataset": path, "cluster": 3}
+    options = {**PREPARE, "dataset": path, "cluster": 3}
     first = prepare_corpus(str(tmp_path / "first"), cluster_within=True, **options)
     options["cluster"] = str(tmp_path / "first")
     again = prepare_corpus(str(tmp_path / "again"), **options)
@@ -66,12 +61,12 @@ def test_a_given_domain_that_cannot_be_divided_stays_one(tmp_path):
         for name, some in texts.items()
     }
     manifest = prepare_corpus(
-        str(tmp_path / "out"), paths, cluster="auto", cluster_within=True, **OPTIONS
+        str(tmp_path / "out"), paths, cluster="auto", cluster_within=True, **PREPARE
     )
     found = Counter(name.split("/")[0] for name in manifest["clusters"]["domains"])
     assert found == {"web": 3, "notes": 1, "tiny": 1}
     with pytest.raises(InputError, match="of domain 'tiny' needs at least 4 different documents"):
-        prepare_corpus(str(tmp_path / "o"), paths, cluster=4, cluster_within=True, **OPTIONS)
+        prepare_corpus(str(tmp_path / "o"), paths, cluster=4, cluster_within=True, **PREPARE)
 
 
 @pytest.mark.filterwarnings("ignore:480 documents were clustered")
@@ -98,7 +93,7 @@ def test_features_are_learned_of_few_documents_if_clusters_are_many(tmp_path, mo
 
     monkeypatch.setattr(hashed.HashedEmbedder, "fit", counted)
     path = write_lines(tmp_path / "docs.jsonl", [text for _, text in PAIRS])
-    prepare_corpus(str(tmp_path / "out"), dataset=path, cluster=3, **OPTIONS)
+    prepare_corpus(str(tmp_path / "out"), dataset=path, cluster=3, **PREPARE)
     assert sizes == [30]
     pairs = zip([topic for topic, _ in PAIRS], listing(tmp_path / "out"), strict=True)
     found = Counter((topic, row["domain"]) for topic, row in pairs)
@@ -115,7 +110,7 @@ def test_clusters_within_domains_do_not_depend_on_their_order(tmp_path, monkeypa
     for number, names in enumerate((["web", "books"], ["books", "web"])):
         out = tmp_path / str(number)
         given = {name: paths[name] for name in names}
-        prepare_corpus(str(out), given, cluster=5, cluster_within=True, **OPTIONS)
+        prepare_corpus(str(out), given, cluster=5, cluster_within=True, **PREPARE)
         with np.load(out / "clusters" / "arrays.npz") as file:
             found.append(file["directions"])
     assert np.array_equal(*found)
@@ -134,7 +129,7 @@ def test_the_sample_of_many_given_domains_is_bounded(cluster, size, tmp_path, mo
     monkeypatch.setattr(build, "sample_documents", counted)
     texts = [text for _, text in PAIRS]
     path = write_lines(tmp_path / "docs.jsonl", texts, domain=["web", "books"] * 90)
-    options = {**OPTIONS, "dataset": path, "cluster_within": True}
+    options = {**PREPARE, "dataset": path, "cluster_within": True}
     prepare_corpus(str(tmp_path / "out"), cluster=cluster, smallest_cluster=1, **options)
     assert sizes == [size]
 
@@ -142,7 +137,7 @@ def test_the_sample_of_many_given_domains_is_bounded(cluster, size, tmp_path, mo
 def test_a_target_has_no_share_of_a_cluster_without_documents(tmp_path):
     """With the clusters of a folder, some have no document of the new data."""
     path = write_lines(tmp_path / "docs.jsonl", [text for _, text in PAIRS])
-    prepare_corpus(str(tmp_path / "first"), dataset=path, cluster=3, **OPTIONS)
+    prepare_corpus(str(tmp_path / "first"), dataset=path, cluster=3, **PREPARE)
     new = write_lines(tmp_path / "new.jsonl", [text for topic, text in PAIRS if topic != "chess"])
     chess = [text for topic, text in documents(9, seed=1) if topic == "chess"]
     manifest = prepare_corpus(
@@ -150,7 +145,7 @@ def test_a_target_has_no_share_of_a_cluster_without_documents(tmp_path):
         dataset=new,
         target={"exam": write_lines(tmp_path / "exam.jsonl", chess)},
         cluster=str(tmp_path / "first"),
-        **OPTIONS,
+        **PREPARE,
     )
     shares = manifest["clusters"]["targets"]["exam"]["shares"]
     assert set(shares) == set(manifest["splits"]["train"])
@@ -162,7 +157,7 @@ def test_a_target_has_no_share_of_a_cluster_without_documents(tmp_path):
 def test_small_clusters_that_were_merged_are_said(tmp_path):
     path = write_lines(tmp_path / "docs.jsonl", [text for _, text in PAIRS])
     options = {"dataset": path, "cluster": 12, "smallest_cluster": 40}
-    manifest = prepare_corpus(str(tmp_path / "out"), **options, **OPTIONS)
+    manifest = prepare_corpus(str(tmp_path / "out"), **options, **PREPARE)
     (said,) = manifest["clusters"]["remarks"]
     assert said in remarks(manifest)
     left = len(manifest["clusters"]["domains"])
@@ -175,5 +170,5 @@ def test_small_clusters_that_were_merged_are_said(tmp_path):
 @pytest.mark.parametrize("seed", [-1, 2**32])
 def test_any_seed_can_be_given(seed, tmp_path):
     path = write_lines(tmp_path / "docs.jsonl", [text for _, text in PAIRS])
-    options = {**OPTIONS, "dataset": path, "split_seed": seed}
+    options = {**PREPARE, "dataset": path, "split_seed": seed}
     assert prepare_corpus(str(tmp_path / "out"), cluster=3, **options)["clusters"]

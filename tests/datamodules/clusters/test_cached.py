@@ -10,7 +10,7 @@ from cluster_texts import TOPICS, documents, write_lines
 
 from tandem_pl.cli import main
 from tandem_pl.datamodules import InstructionMixtureDataModule, TextMixtureDataModule
-from tandem_pl.datamodules.clusters import cached, hashed
+from tandem_pl.datamodules.clusters import cached
 from tandem_pl.datamodules.clusters.model import ClusterModel
 from tandem_pl.datamodules.text.prepare import prepare_corpus
 from tandem_pl.errors import InputError
@@ -18,11 +18,7 @@ from tandem_pl.mixture import Mixture
 from tandem_pl.run_files import folder_of_clusters
 
 PAIRS = documents()
-
-
-@pytest.fixture(autouse=True)
-def _few_features(monkeypatch):
-    monkeypatch.setattr(hashed, "BITS", 12)
+pytestmark = pytest.mark.usefixtures("few_features")
 
 
 def text_module(tmp_path, **options):

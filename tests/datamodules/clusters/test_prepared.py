@@ -8,7 +8,7 @@ import yaml
 
 pytest.importorskip("sklearn")
 
-from cluster_texts import TOPICS, documents, write_lines
+from cluster_texts import PREPARE, TOPICS, documents, write_lines
 
 from tandem_pl.cli.prepare import main, remarks
 from tandem_pl.datamodules import PreparedTextDataModule
@@ -19,7 +19,6 @@ from tandem_pl.datamodules.text.prepare import prepare_corpus
 from tandem_pl.errors import InputError
 
 PAIRS = documents()
-OPTIONS = {"block_size": 16, "near_duplicate": None, "workers": 1}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -41,7 +40,7 @@ def unlabelled(tmp_path_factory):
 def corpus(unlabelled, tmp_path_factory):
     """A corpus of three clusters, and its manifest."""
     out = tmp_path_factory.mktemp("corpus") / "out"
-    return out, prepare_corpus(str(out), dataset=unlabelled, cluster=3, **OPTIONS)
+    return out, prepare_corpus(str(out), dataset=unlabelled, cluster=3, **PREPARE)
 
 
 def listing(out):
@@ -94,7 +93,7 @@ def test_new_documents_get_the_same_clusters(corpus, tmp_path):
     names = ClusterModel.load(moved).assign([text for _, text in PAIRS])
     assert names == [row["domain"] for row in listing(out)][:-1]
     new = write_lines(tmp_path / "new.jsonl", [text for _, text in documents(30, seed=1)])
-    manifest = prepare_corpus(str(tmp_path / "again"), dataset=new, cluster=str(moved), **OPTIONS)
+    manifest = prepare_corpus(str(tmp_path / "again"), dataset=new, cluster=str(moved), **PREPARE)
     assert set(topics_of(tmp_path / "again", documents(30, seed=1)).values()) == {30}
     assert manifest["clusters"]["fingerprint"] == ClusterModel.load(out).fingerprint()
 
@@ -106,7 +105,7 @@ def test_clusters_do_not_depend_on_workers_folders_or_batches(
     copy = tmp_path / "elsewhere.jsonl"
     shutil.copy(unlabelled, copy)
     out = tmp_path / "out"
-    other = prepare_corpus(str(out), dataset=str(copy), cluster=3, **{**OPTIONS, "workers": 3})
+    other = prepare_corpus(str(out), dataset=str(copy), cluster=3, **{**PREPARE, "workers": 3})
     assert other["clusters"] == corpus[1]["clusters"]
     assert other["fingerprint"] == corpus[1]["fingerprint"]
     strip = [{**row, "document": ""} for row in listing(out)]
@@ -123,7 +122,7 @@ def test_the_page_is_one_file_with_all_clusters(corpus):
 
 
 def test_auto_finds_the_topics(unlabelled, tmp_path):
-    prepare_corpus(str(tmp_path / "out"), dataset=unlabelled, cluster="auto", **OPTIONS)
+    prepare_corpus(str(tmp_path / "out"), dataset=unlabelled, cluster="auto", **PREPARE)
     assert sorted(topics_of(tmp_path / "out", PAIRS).values()) == [60, 60, 60]
 
 
@@ -134,7 +133,7 @@ def test_clusters_within_given_domains(tmp_path):
         "books": write_lines(tmp_path / "b.jsonl", [t for _, t in PAIRS[:120]]),
     }
     manifest = prepare_corpus(
-        str(tmp_path / "out"), paths, cluster=2, cluster_within=True, **OPTIONS
+        str(tmp_path / "out"), paths, cluster=2, cluster_within=True, **PREPARE
     )
     domains = list(manifest["clusters"]["domains"])
     assert [domain.split("/")[0] for domain in domains] == ["web", "web", "books", "books"]
@@ -153,7 +152,7 @@ def test_a_target_gets_shares_of_clusters_and_a_remark_if_it_is_far(unlabelled, 
         "far": write_lines(tmp_path / "far.jsonl", far),
     }
     out = tmp_path / "out"
-    manifest = prepare_corpus(str(out), dataset=unlabelled, cluster=3, target=target, **OPTIONS)
+    manifest = prepare_corpus(str(out), dataset=unlabelled, cluster=3, target=target, **PREPARE)
     shares = manifest["clusters"]["targets"]["near"]["shares"]
     assert sorted(shares.values()) == pytest.approx([0, 0.5, 0.5])
     said = [line for line in remarks(manifest) if "far from all clusters" in line]
@@ -175,17 +174,17 @@ def test_embeddings_computed_elsewhere(tmp_path):
     np.save(tmp_path / "e.npy", np.array(vectors))
     for number, embedder in enumerate(("column:vector", str(tmp_path / "e.npy"))):
         out = tmp_path / f"out{number}"
-        prepare_corpus(str(out), dataset=path, cluster=3, embedder=embedder, **OPTIONS)
+        prepare_corpus(str(out), dataset=path, cluster=3, embedder=embedder, **PREPARE)
         assert sorted(topics_of(out, PAIRS[1:]).values()) == [59, 60, 60]
     np.save(tmp_path / "e.npy", np.array(vectors)[:-1])
     with pytest.raises(InputError, match=r"has 179 rows, and the data have more.*line 180"):
-        prepare_corpus(str(tmp_path / "o"), dataset=path, cluster=3, embedder=embedder, **OPTIONS)
+        prepare_corpus(str(tmp_path / "o"), dataset=path, cluster=3, embedder=embedder, **PREPARE)
 
 
 def test_options_that_cannot_be_used(unlabelled, corpus, tmp_path):
     def refuse(match, **options):
         with pytest.raises(InputError, match=match):
-            prepare_corpus(str(tmp_path / "o"), dataset=unlabelled, **options, **OPTIONS)
+            prepare_corpus(str(tmp_path / "o"), dataset=unlabelled, **options, **PREPARE)
         assert not (tmp_path / "o").exists()
 
     refuse("cluster=1 must be at least 2", cluster=1)
@@ -207,11 +206,11 @@ def test_empty_documents_are_refused(corpus, tmp_path):
     path = write_lines(tmp_path / "empty.jsonl", ["", " \n"])
     for cluster in (2, "auto", str(corpus[0])):
         with pytest.raises(InputError, match="finds no document that is not empty"):
-            prepare_corpus(str(tmp_path / "o"), dataset=path, cluster=cluster, **OPTIONS)
+            prepare_corpus(str(tmp_path / "o"), dataset=path, cluster=cluster, **PREPARE)
 
 
 def test_clusters_with_too_little_text_are_refused_with_advice(unlabelled, tmp_path):
-    options = {**OPTIONS, "block_size": 4000}
+    options = {**PREPARE, "block_size": 4000}
     with pytest.raises(InputError, match=r"fewer than one block.* or a larger smallest_cluster"):
         prepare_corpus(str(tmp_path / "o"), dataset=unlabelled, cluster=3, **options)
     with pytest.raises(InputError, match=r"or more documents\.$"):
@@ -223,7 +222,7 @@ def test_a_cluster_of_near_duplicates_is_merged(tmp_path):
     licence = "this licence grants permission to copy modify merge and sublicense the software "
     licences = [licence * 4 + str(number) for number in range(40)]
     path = write_lines(tmp_path / "docs.jsonl", [text for _, text in PAIRS] + licences)
-    options = {**OPTIONS, "near_duplicate": 0.5, "dataset": path}
+    options = {**PREPARE, "near_duplicate": 0.5, "dataset": path}
     manifest = prepare_corpus(str(tmp_path / "out"), cluster=4, **options)
     (merged,) = manifest["clusters"]["merged"]
     assert set(merged.split("-")) <= set(licence.split())
@@ -254,7 +253,7 @@ def test_small_clusters_of_a_folder_have_no_held_out_data_or_are_left_out(
     texts = [*topic_texts("baking", 30), *sailing, "bishop rook"]
     target = {"exam": write_lines(tmp_path / "exam.jsonl", topic_texts("chess", 9))}
     path = write_lines(tmp_path / "new.jsonl", texts)
-    options = {**OPTIONS, "near_duplicate": 0.6, "dataset": path, "cluster": str(corpus[0])}
+    options = {**PREPARE, "near_duplicate": 0.6, "dataset": path, "cluster": str(corpus[0])}
     baking, lone, out = ClusterModel.load(corpus[0]).assign([texts[0], sailing[0], texts[-1]])
     for number, more in enumerate(({}, {"target": target})):
         folder = tmp_path / f"out{number}"
@@ -275,7 +274,7 @@ def test_small_clusters_of_a_folder_have_no_held_out_data_or_are_left_out(
 
 
 def test_clusters_of_a_folder_that_are_all_too_small_are_refused(corpus, tmp_path):
-    options = {**OPTIONS, "cluster": str(corpus[0])}
+    options = {**PREPARE, "cluster": str(corpus[0])}
     for texts, match in ((["bishop rook"], "no cluster has enough"), (PAIRS[0][1:], "no target")):
         path = write_lines(tmp_path / "few.jsonl", texts)
         with pytest.raises(InputError, match=rf"{match}.* or make new clusters of them"):
@@ -289,7 +288,7 @@ def test_a_cluster_with_less_than_a_block_in_a_split_is_merged(train_bpe, tmp_pa
     texts = [text for topic, text in PAIRS if topic != "chess"]
     texts += [text for _, text in documents(12, words=6, topics=chess)]
     path = write_lines(tmp_path / "docs.jsonl", texts)
-    options = {**OPTIONS, "block_size": 64, "dataset": path, "train_bpe": train_bpe}
+    options = {**PREPARE, "block_size": 64, "dataset": path, "train_bpe": train_bpe}
     out = tmp_path / "out"
     manifest = prepare_corpus(str(out), cluster=3, **options)
     (merged,) = manifest["clusters"]["merged"]
@@ -303,7 +302,7 @@ def test_a_cluster_with_less_than_a_block_in_a_split_is_merged(train_bpe, tmp_pa
 
 def test_a_model_of_another_clustering_is_refused(corpus, unlabelled, tmp_path):
     out = tmp_path / "out"
-    prepare_corpus(str(out), dataset=unlabelled, cluster=2, **OPTIONS)
+    prepare_corpus(str(out), dataset=unlabelled, cluster=2, **PREPARE)
     mixed = tmp_path / "mixed"
     shutil.copytree(out, mixed)
     shutil.rmtree(mixed / "clusters")
@@ -346,6 +345,6 @@ def test_too_little_text_of_a_target_is_no_matter_of_clusters(unlabelled, tmp_pa
     """Its documents resemble its test document, so they are dropped."""
     exam = ["this licence grants permission to copy and merge " * 4 + str(i) for i in "ab"]
     target = {"exam": write_lines(tmp_path / "exam.jsonl", exam)}
-    options = {**OPTIONS, "near_duplicate": 0.5, "dataset": unlabelled, "target": target}
+    options = {**PREPARE, "near_duplicate": 0.5, "dataset": unlabelled, "target": target}
     with pytest.raises(InputError, match=r"'exam' has no document left .* other documents\.$"):
         prepare_corpus(str(tmp_path / "o"), cluster=3, **options)
